@@ -1,0 +1,57 @@
+# The commands of this repository. `make demo` and `make test` need Python, make and a package registry, nothing else.
+
+PYTHON ?= python3
+FRAMES ?=
+OUT ?= demo-out
+PIP = -m pip install -q --disable-pip-version-check -c constraints.txt
+# Its stubs run under protobuf 6 and 7 alike. It asks for protobuf 6 without needing it, hence --no-deps where it is used.
+GRPC_TOOLS = grpcio-tools==1.72.0
+
+.PHONY: demo test test-full lint proto demo-frames clean
+
+# Starts the server with the embedded bundle, plays frames to it, stops it. FRAMES=folder plays your own images.
+demo: .venv/installed
+	@.venv/bin/python -m agvas_runtime.demo $(if $(FRAMES),--frames "$(FRAMES)") --out "$(OUT)"
+
+# Lint, types, import directions and every test in its short form.
+test: lint
+	.venv-test/bin/python -m pytest -m "not slow"
+
+# The same at the sizes that the issues name; hours, not minutes.
+test-full: lint
+	.venv-test/bin/python -m pytest
+
+lint: .venv-test/installed
+	.venv-test/bin/ruff check
+	.venv-test/bin/ruff format --check
+	.venv-test/bin/mypy
+	.venv-test/bin/lint-imports
+
+# Generates the checked-in gRPC stubs anew.
+proto: .venv-proto/installed
+	.venv-proto/bin/python protos/generate.py
+
+# Draws the demo's own frames anew, from the synthetic defects of agvas_train.
+demo-frames: .venv-test/installed
+	.venv-test/bin/python tools/demo_frames.py
+
+# The torch-free runtime and nothing else.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python $(PIP) -e '.[cpu]'
+	@touch $@
+
+.venv-test/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-test
+	.venv-test/bin/python $(PIP) -e '.[dev]'
+	.venv-test/bin/python $(PIP) --no-deps $(GRPC_TOOLS)
+	@touch $@
+
+.venv-proto/installed: Makefile
+	$(PYTHON) -m venv .venv-proto
+	.venv-proto/bin/python -m pip install -q --disable-pip-version-check $(GRPC_TOOLS) setuptools
+	@touch $@
+
+clean:
+	rm -rf .venv .venv-test .venv-proto build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo-out
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

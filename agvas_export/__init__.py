@@ -1,0 +1,1 @@
+"""From a merged checkpoint to a bundle: graphs, quantisation, and the proof that both compute the same."""

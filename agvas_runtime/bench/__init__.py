@@ -1,0 +1,1 @@
+"""agvas-bench: latency per stage, throughput and memory of engines, measured side by side."""

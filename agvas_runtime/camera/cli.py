@@ -1,0 +1,63 @@
+"""`agvas-camera`: the camera's side of an inspection line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agvas_runtime import console
+
+app = console.make_app("The camera's side of an inspection line: frames to a server, verdicts back.")
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps `play` a command of its own: other sources will stand beside it."""
+
+
+@app.command("play")
+def play_folder(
+    frames: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of images, or one image file.")],
+    server: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where the server listens.")] = "127.0.0.1:50051",
+    fps: Annotated[float, typer.Option(min=0, help="Triggers a second; 0: as fast as answers come.")] = 0.0,
+    count: Annotated[int | None, typer.Option(min=1, help="Frames to send; each file once by default.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Send pixels, as a camera does, not encoded files.")] = False,
+    instruction: Annotated[str | None, typer.Option(help="What to look for; the bundle's default sentence.")] = None,
+    min_area: Annotated[int, typer.Option(min=1, help="Smallest region that counts as a defect, in pixels.")] = 1,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Lowest mean score of such a region.")] = 0.0,
+    out: Annotated[Path | None, typer.Option(help="Folder for overlay pictures, one a file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    r"""Play image files to a server as a line camera would. Exits with 0 whatever the verdicts.
+
+    \b
+    Examples:
+      agvas-camera play photos/
+      agvas-camera play photos/ --server 127.0.0.1:50051 --fps 10 --count 100 --out overlays
+    """
+    from agvas_runtime.camera.player import Playback
+    from agvas_runtime.camera.session import run_playback
+    from agvas_runtime.client import Client, ConnectionLostError
+    from agvas_runtime.frames import find_images
+    from agvas_runtime.verdict import Recipe
+
+    images = find_images(frames)
+    recipe = Recipe(min_area_px=min_area, min_score=min_score)
+    playback = Playback(images, count or len(images), fps, raw, instruction=instruction, recipe=recipe)
+    with Client(server) as client:
+        client.wait_ready(timeout_s=5)
+        shots = run_playback(client, playback, out, as_json=as_json)
+    lost = sum(shot.connection_lost for shot in shots)
+    if lost:
+        raise ConnectionLostError(f"{server}: the connection was lost for {lost} of {len(shots)} frames")
+
+
+def main() -> None:
+    """Entry point of `agvas-camera`."""
+    console.run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Plays image files to a server as a line camera would: paced, numbered, stamped, one frame on its way at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from time import perf_counter, sleep
+
+from agvas_runtime.client import Client, ConnectionLostError
+from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.frames import read_bytes, read_image
+from agvas_runtime.verdict import Recipe, Verdict
+from agvas_runtime.wire import FrameIdentity, SegmentReply
+
+
+@dataclass(frozen=True)
+class Playback:
+    """How the camera behaves."""
+
+    frames: Sequence[Path]
+    count: int
+    """Frames to send; the files are repeated, in order, until there are that many."""
+    fps: float = 0.0
+    """Triggers a second; 0 triggers as soon as the answer to the frame before is in."""
+    raw: bool = False
+    """Send pixels (RGB8), as a camera does, instead of the image files as they are."""
+    camera_id: str = "folder"
+    instruction: str | None = None
+    recipe: Recipe | None = None
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One frame and what became of it."""
+
+    sequence: int
+    path: Path
+    late_ms: float
+    """How long after its trigger the frame was sent, because the answer before it was still due."""
+    reply: SegmentReply | None
+    error: str = ""
+    """Why there is no reply."""
+    connection_lost: bool = False
+
+    @property
+    def verdict(self) -> Verdict:
+        """NO_ANSWER where there is no reply."""
+        return Verdict.NO_ANSWER if self.reply is None else self.reply.verdict
+
+
+def play(client: Client, playback: Playback) -> Iterator[Shot]:
+    """Send the frames and yield each with its answer; a frame without one is a shot like any other."""
+    started = perf_counter()
+    for sequence in range(playback.count):
+        path = playback.frames[sequence % len(playback.frames)]
+        due = started + sequence / playback.fps if playback.fps > 0 else perf_counter()
+        sleep(max(0.0, due - perf_counter()))
+        late_ms = (perf_counter() - due) * 1000
+        identity = FrameIdentity(
+            camera_id=playback.camera_id, sequence=sequence, capture_time=datetime.now(timezone.utc)
+        )
+        try:
+            reply = client.segment(
+                read_image(path) if playback.raw else read_bytes(path),
+                playback.instruction,
+                recipe=playback.recipe,
+                identity=identity,
+            )
+        except (InputError, EngineError) as error:
+            lost = isinstance(error, ConnectionLostError)
+            yield Shot(sequence, path, late_ms, None, str(error), lost)
+        else:
+            yield Shot(sequence, path, late_ms, reply)

@@ -1,0 +1,96 @@
+"""What every command line shares: one-line errors with their exit codes, consoles, progress bars, JSON on stdout.
+
+Exit codes: 0 done, 1 failure, 2 bad usage or input, 130 interrupted. Nothing here knows what a command does.
+"""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from agvas_runtime.errors import EngineError, InputError
+
+Item = TypeVar("Item")
+
+# Typer brings its own click or the public one, by its version: take the class from what it exports.
+_UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
+
+
+def make_app(summary: str) -> typer.Typer:
+    r"""A command group with plain help: paragraphs that begin with a `\b` line keep their line breaks."""
+    return typer.Typer(
+        help=summary, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True
+    )
+
+
+def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line and leave the process with its exit code; every expected error is one line on stderr."""
+    try:
+        result = typer.main.get_command(app).main(args=args, standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(130)
+    except _UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+            sys.exit(2)
+        fail(error.format_message(), error.exit_code)
+    except InputError as error:
+        fail(str(error), 2)
+    except EngineError as error:
+        fail(str(error), 1)
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Print `error: <one line>` to stderr and leave with this exit code."""
+    print(f"error: {one_line(message)}", file=sys.stderr)
+    sys.exit(code)
+
+
+def one_line(text: str) -> str:
+    """The text with every run of white space and control characters as one blank: fit for a terminal and a log."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
+def output() -> Console:
+    """The console for results (stdout). As wide as the terminal; 120 columns where there is none."""
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def note(message: str) -> None:
+    """A line for the person at the terminal (stderr): progress, warnings, where a file went."""
+    print(message, file=sys.stderr)
+
+
+def progress(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
+    """Pass the items on, with a progress bar on stderr; silent when stderr is not a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        yield from bar.track(items, total=total, description=label)
+
+
+def print_json(value: object) -> None:
+    """One JSON document on stdout; numbers that are not finite become null."""
+    print(json.dumps(finite(value), indent=2, ensure_ascii=False))
+
+
+def finite(value: Any) -> Any:
+    """The value with every NaN and infinity in its lists and dicts replaced by None, as JSON demands."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

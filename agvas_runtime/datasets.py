@@ -1,0 +1,153 @@
+"""Anomaly segmentation data sets on disk: AnomalyCLIP's meta.json, Bayes-PFL's meta_<SET>.json, plain MVTec folders.
+
+Only lists files and reads masks; images are read by frames.py. Nothing is downloaded.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agvas_runtime.errors import InputError
+from agvas_runtime.frames import SUFFIXES, nominal_range, open_image, read_bytes, upright
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a data set."""
+
+    image: Path
+    mask: Path | None
+    """The ground truth; None for a normal image."""
+    category: str
+    kind: str
+    """The defect's name, "good" for a normal image."""
+    anomalous: bool
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set's test images by category."""
+
+    name: str
+    categories: dict[str, list[Item]]
+
+    @property
+    def items(self) -> list[Item]:
+        """All images, category by category."""
+        return [item for items in self.categories.values() for item in items]
+
+
+def load_dataset(root: Path | str) -> Dataset:
+    """List a data set: a folder with meta.json (or one meta_<SET>.json, or such a file itself), or MVTec's folders.
+
+    Raises InputError when there is no data set, or when a listed file is not there.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise InputError(f"{root}: no such data set")
+    meta = _meta_file(root)
+    items = list(_from_meta(meta) if meta else _from_folders(root))
+    if not items:
+        raise InputError(f"{root}: no data set here (neither meta.json nor <category>/test/<kind>/ with images)")
+    categories: dict[str, list[Item]] = {}
+    for item in items:
+        _check_files(item)
+        categories.setdefault(item.category, []).append(item)
+    return Dataset(root.stem if root.is_file() else root.resolve().name, categories)
+
+
+def load_mask(item: Item, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Ground truth bool [H,W] of an image of this (H, W): at or above half of the mask format's range is defect.
+
+    Raises InputError for a mask of another size, and for one that holds something but nothing that counts as defect.
+    """
+    if item.mask is None:
+        return np.zeros(size, np.bool_)
+    name = str(item.mask)
+    image = open_image(read_bytes(item.mask), name)
+    deep = image.mode.startswith("I")
+    grey = np.asarray(image if deep or image.mode == "L" else image.convert("RGB").convert("L"))
+    half = (nominal_range(image, name) + 1) // 2 if deep else 128
+    mask = upright(grey >= half, image)
+    if mask.shape != size:
+        sides = f"{mask.shape[1]} x {mask.shape[0]}, its image {item.image} {size[1]} x {size[0]}"
+        raise InputError(f"{name}: the mask is {sides}; must be the same")
+    if grey.any() and not mask.any():
+        raise InputError(f"{name}: the mask's largest value is {grey.max()}, but defect begins at {half}; scale it")
+    return mask
+
+
+def _meta_file(root: Path) -> Path | None:
+    if root.is_file():
+        return root
+    beside = root.resolve().parent / f"meta_{root.resolve().name}.json"
+    for meta in (root / "meta.json", beside):
+        if meta.is_file():
+            return meta
+    several = sorted(root.glob("meta_*.json"))
+    if len(several) > 1:
+        raise InputError(
+            f"{root}: several data sets ({', '.join(meta.name for meta in several)}): name one of the files"
+        )
+    return several[0] if several else None
+
+
+def _from_meta(meta: Path) -> Iterator[Item]:
+    try:
+        phase: dict[str, list[dict[str, Any]]] = json.loads(read_bytes(meta))["test"]
+        records = [(category, record) for category, listed in phase.items() for record in listed]
+        for category, record in records:
+            if record["img_path"]:  # Bayes-PFL marks an empty phase by one record without a path
+                yield _from_record(meta, category, record)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"no field {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise InputError(f"{meta}: not a data set's list ({reason})") from None
+
+
+def _from_record(meta: Path, category: str, record: dict[str, Any]) -> Item:
+    anomalous = bool(int(record["anomaly"]))
+    mask = record.get("mask_path")
+    return Item(
+        image=_below(meta, record["img_path"]),
+        mask=_below(meta, mask or "") if anomalous else None,
+        category=category,
+        kind=record.get("specie_name") or ("anomaly" if anomalous else "good"),
+        anomalous=anomalous,
+    )
+
+
+def _below(meta: Path, name: str) -> Path:
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts:
+        raise InputError(f"{meta}: {name!r} leaves the data set's folder")
+    return meta.parent / name
+
+
+def _from_folders(root: Path) -> Iterator[Item]:
+    single = (root / "test").is_dir()
+    for category in [root] if single else sorted(path for path in root.iterdir() if (path / "test").is_dir()):
+        for kind in sorted(path for path in (category / "test").iterdir() if path.is_dir()):
+            for image in sorted(path for path in kind.iterdir() if path.suffix.lower() in SUFFIXES):
+                anomalous = kind.name != "good"
+                mask = _folder_mask(category, image) if anomalous else None
+                yield Item(image, mask, category.resolve().name, kind.name, anomalous)
+
+
+def _folder_mask(category: Path, image: Path) -> Path:
+    folder = category / "ground_truth" / image.parent.name
+    names = (f"{image.stem}_mask.png", f"{image.stem}.png", f"{image.stem}_mask{image.suffix}", image.name)
+    return next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
+
+
+def _check_files(item: Item) -> None:
+    if not item.image.is_file():
+        raise InputError(f"{item.image}: the data set lists this image, but there is none")
+    if item.mask is not None and item.mask.is_dir():
+        raise InputError(f"{item.image}: no pixel labels (its mask is the folder {item.mask})")
+    if item.mask is not None and not item.mask.is_file():
+        raise InputError(f"{item.mask}: the data set lists this mask, but there is none")

@@ -1,0 +1,55 @@
+"""ONNX Runtime: one graph, one session."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from agvas_runtime.engines import Tensors
+from agvas_runtime.errors import EngineError
+
+
+class OrtEngine:
+    """A graph in ONNX Runtime on the CPU, or on the execution providers that are named."""
+
+    def __init__(
+        self, path: Path | str, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)
+    ) -> None:
+        """Load the ONNX file at `path` with this many threads (None: one for each core). Raises EngineError."""
+        self.name = Path(path).stem
+        ort = _onnxruntime()
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.intra_op_num_threads = threads or 0
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # errors reach the caller as exceptions; stderr stays free of them
+        # The pipeline runs one graph after another, each with its own threads: they must not spin into the next one.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if missing := [name for name in providers if name not in ort.get_available_providers()]:
+            have = ", ".join(ort.get_available_providers())
+            raise EngineError(f"graph {self.name}: ONNX Runtime has no {missing[0]} here (it has {have})")
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=list(providers))
+        except Exception as error:  # ONNX Runtime's errors have no common base class
+            raise EngineError(f"graph {self.name}: cannot be loaded: {_one_line(error)}") from None
+        self.inputs = {spec.name: (spec.type, spec.shape) for spec in self._session.get_inputs()}
+        self.outputs = [spec.name for spec in self._session.get_outputs()]
+
+    def run(self, feeds: Tensors) -> Tensors:
+        """Input name to array -> output name to array. Raises EngineError naming the graph and what it was given."""
+        try:
+            return dict(zip(self.outputs, self._session.run(self.outputs, feeds), strict=True))
+        except Exception as error:
+            given = ", ".join(f"{name} {value.dtype}{list(value.shape)}" for name, value in feeds.items())
+            raise EngineError(f"graph {self.name}: {_one_line(error)} (given {given})") from None
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise EngineError("ONNX Runtime is not installed: pip install agvas[cpu] or agvas[gpu]") from None
+    return onnxruntime
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

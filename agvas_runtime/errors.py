@@ -1,0 +1,17 @@
+"""The errors a user can meet. Every message is one line that names the thing, what was found and what was expected."""
+
+
+class InputError(Exception):
+    """Bad usage or bad input (a file, a bundle, a request). Commands print it as one line and exit with code 2."""
+
+
+class BundleError(InputError):
+    """A bundle is incomplete, altered, unsafe or too new; nothing of it was loaded."""
+
+
+class EngineError(Exception):
+    """Valid input could not be processed. Commands print it as one line and exit with code 1."""
+
+
+class LeftTrieError(EngineError):
+    """Greedy decoding left the template trie, so one pass cannot prove the answer."""

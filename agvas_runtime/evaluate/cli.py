@@ -1,0 +1,137 @@
+"""agvas-eval: a data set through a bundle or a checkpoint. Only the command line lives here; scoring is in score.py."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from agvas_runtime import __version__, console
+from agvas_runtime.datasets import Dataset, load_dataset
+from agvas_runtime.engines.registry import Segments, open_segmenter
+from agvas_runtime.errors import InputError
+from agvas_runtime.evaluate.pictures import Pictures, file_name, spread
+from agvas_runtime.evaluate.score import FIGURES, Evaluation, Row, Scored, score_category
+from agvas_runtime.files import make_folder, write_whole
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command()
+def evaluate(
+    data: Annotated[Path, typer.Argument(help="Folder in MVTec's layout or with a meta.json; or a meta_<SET>.json.")],
+    bundle: Annotated[Path | None, typer.Option(help="Bundle to evaluate [default: the embedded one].")] = None,
+    engine: Annotated[str, typer.Option(help="ort (a bundle) or reference (a checkpoint, in PyTorch).")] = "ort",
+    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint for --engine reference.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Images of each category, evenly spread.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for results.json and pictures.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON instead of a table.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads [default: one for each core].")] = None,
+) -> None:
+    """Score a data set: AP, F1-Max, IoU_ano and IoU_nor per category and their mean, in percent.
+
+    \b
+    Examples:
+      agvas-eval data/mvtec --bundle bundles/tiny --out results/
+      agvas-eval data/mvtec --engine reference --checkpoint checkpoints/tiny --limit 20 --json
+    """
+    path = _model_path(engine, bundle, checkpoint)
+    dataset = load_dataset(data)
+    if out is not None:
+        make_folder(out)
+    evaluation = evaluate_dataset(open_segmenter(engine, path, threads), dataset, limit, out)
+    report = as_report(evaluation, dataset.name, engine, path, limit)
+    if out is not None:
+        write_whole(out / "results.json", (json.dumps(console.finite(report), indent=2) + "\n").encode())
+        console.note(f"written: {out / 'results.json'} and the pictures beside it")
+    if as_json:
+        console.print_json(report)
+    else:
+        console.output().print(as_table(evaluation, dataset.name))
+        for image, reason in evaluation.no_answers[:10]:
+            console.note(f"no answer: {image}: {reason}")
+        if len(evaluation.no_answers) > 10:
+            console.note(f"no answer: and {len(evaluation.no_answers) - 10} more images (--json lists all)")
+
+
+def evaluate_dataset(
+    segmenter: Segments, dataset: Dataset, limit: int | None = None, out: Path | None = None
+) -> Evaluation:
+    """Score every category, with pictures below `out` if given. Raises InputError, EngineError."""
+    evaluation = Evaluation()
+    for category, items in dataset.categories.items():
+        chosen = [items[index] for index in spread(len(items), limit or len(items))]
+        pictures = Pictures(out / "pictures" / file_name(category), len(chosen)) if out else None
+
+        def on_scored(scored: Scored, pictures: Pictures | None = pictures) -> None:
+            if scored.outcome == "no answer":
+                evaluation.no_answers.append((str(scored.item.image), scored.reason))
+            if pictures:
+                pictures.add(scored)
+
+        bar = console.progress(chosen, category, len(chosen))
+        evaluation.rows.append(score_category(segmenter, category, bar, on_scored))
+        if pictures:
+            pictures.finish()
+    return evaluation
+
+
+def as_report(
+    evaluation: Evaluation, dataset: str, engine: str, path: Path | None, limit: int | None
+) -> dict[str, Any]:
+    """The results for a machine: figures in percent, undefined ones NaN (null in JSON)."""
+    mean = asdict(evaluation.mean())
+    del mean["category"]
+    return {
+        "schema": 1,
+        "agvas": __version__,
+        "dataset": dataset,
+        "engine": engine,
+        "model": str(path) if path else "embedded",
+        "limit": limit,
+        "categories": [asdict(row) for row in evaluation.rows],
+        "mean": mean,
+        "no_answers": [{"image": image, "reason": reason} for image, reason in evaluation.no_answers],
+    }
+
+
+def as_table(evaluation: Evaluation, dataset: str) -> Table:
+    """The results for a person."""
+    table = Table(title=f"{dataset}: percent, mean over the categories", title_justify="left")
+    table.add_column("category")
+    for head in ("AP", "F1-Max", "IoU_ano", "IoU_nor", "images", "normal", "rejected", "defective", "rejected"):
+        table.add_column(head, justify="right")
+    table.add_column("no answer", justify="right")
+    table.add_column("ms/image", justify="right")
+    for row in evaluation.rows:
+        table.add_row(*_cells(row))
+    table.add_section()
+    table.add_row(*_cells(evaluation.mean()), style="bold")
+    return table
+
+
+def _cells(row: Row) -> list[str]:
+    figures = [_number(getattr(row, name)) for name in FIGURES]
+    counts = (row.images, row.normal, row.rejected_normals, row.anomalous, row.rejected_defectives, row.no_answer)
+    return [row.category, *figures, *map(str, counts), _number(row.ms_per_image)]
+
+
+def _number(value: float) -> str:
+    return "n/a" if value != value else f"{value:.1f}"
+
+
+def _model_path(engine: str, bundle: Path | None, checkpoint: Path | None) -> Path | None:
+    if bundle and checkpoint:
+        raise InputError("can't use both --bundle and --checkpoint; choose one")
+    if checkpoint and engine == "ort":
+        raise InputError("--checkpoint needs --engine reference; for --engine ort export a bundle first (agvas-export)")
+    if bundle and engine != "ort":
+        raise InputError(f"--bundle needs --engine ort; --engine {engine} takes --checkpoint")
+    return bundle or checkpoint
+
+
+def main() -> None:
+    """Console script."""
+    console.run(app)

@@ -1,0 +1,51 @@
+"""Writing result files: whole or not at all, and never two results under one name."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from agvas_runtime.errors import EngineError, InputError
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder for results; raises InputError naming it when that is impossible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot make this folder: {error.strerror}") from None
+    return folder
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file in one step: readers see the old file or the new one, never half of it.
+
+    Raises:
+        EngineError: the file cannot be written (no rights, disk full); nothing of it is left behind.
+    """
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise EngineError(f"{path}: cannot write: {error.strerror}") from None
+
+
+def result_names(images: Sequence[tuple[Path, Path]]) -> list[str]:
+    """For each image the name its results carry: its path inside the folder it was found in, without its suffix.
+
+    Where that would give two images one name, all keep their path from their common folder on, and where even that is
+    not enough (`part.png` beside `part.jpg`) their suffix too.
+
+    Args:
+        images: (folder, image below it) each; no image twice.
+    """
+    paths = [Path(os.path.abspath(image)) for _, image in images]
+    common = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
+    short = [str(image.relative_to(folder).with_suffix("")) for folder, image in images]
+    long = [path.relative_to(common) for path in paths]
+    for names in (short, [str(path.with_suffix("")) for path in long]):
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in long]

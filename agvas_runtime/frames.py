@@ -1,0 +1,158 @@
+"""From an encoded image (bytes or file) to an upright RGB array, or to one line that says why not.
+
+Reads PNG, JPEG, BMP, TIFF and WebP; of several frames or pages the first. Colour profiles are ignored. Nothing here
+knows what the image is for.
+"""
+
+import threading
+from io import BytesIO
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from agvas_runtime.errors import InputError
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+MAX_PIXELS = 200_000_000
+
+_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"RIFF")
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274
+_PIL_LIMIT = threading.Lock()
+
+
+def read_image(path: Path | str) -> NDArray[np.uint8]:
+    """Image file -> uint8 RGB [H,W,3]. Raises InputError with the file's name and the reason."""
+    return decode_image(read_bytes(path), str(path))
+
+
+def decode_image(data: bytes, name: str = "image") -> NDArray[np.uint8]:
+    """Encoded image -> uint8 RGB [H,W,3], upright by its EXIF orientation; the array may be read-only.
+
+    Grey deeper than 8 bits is scaled by its nominal depth, never by what a frame holds (of 16-bit colour PIL gives the
+    upper byte); alpha is dropped, the colour kept. Raises InputError with the name and the reason.
+    """
+    image = open_image(data, name)
+    pixels = np.asarray(_to_rgb(image, name))
+    if pixels.dtype != np.uint8:
+        top = nominal_range(image, name)
+        pixels = ((pixels.astype(np.uint32) * 510 + top) // (2 * top)).astype(np.uint8)  # v * 255 / top, rounded
+        if _tiff_tag(image, _PHOTOMETRIC, 1) == 0:  # white is zero; PIL turns 8-bit images only
+            pixels = 255 - pixels
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    return upright(pixels, image)
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """The file's content. Raises InputError when there is none to read."""
+    try:
+        data = Path(path).read_bytes()
+    except IsADirectoryError:
+        raise InputError(f"{path}: a folder, not an image file") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    if not data:
+        raise InputError(f"{path}: the file is empty")
+    return data
+
+
+def open_image(data: bytes, name: str) -> Image.Image:
+    """The decoded first frame as PIL has it, in its own mode. Raises InputError."""
+    image = _open(data, name)
+    if image.width * image.height > MAX_PIXELS:
+        limit = f"the limit of {MAX_PIXELS // 10**6} megapixels"
+        raise InputError(f"{name}: {image.width} x {image.height} pixels are more than {limit}")
+    try:
+        image.load()
+    except Exception as error:  # decoders meet hostile bytes here and raise nearly anything
+        raise InputError(f"{name}: {_damage(error, data)}") from None
+    return image
+
+
+def nominal_range(image: Image.Image, name: str) -> int:
+    """The largest value that a grey image of more than 8 bits can hold: 65535, or 4095 for a TIFF of 12 bits."""
+    bits = _tiff_tag(image, _BITS_PER_SAMPLE, 16)
+    if image.mode == "I" and image.format == "TIFF":  # signed 16 bit or any 32 bit; PNG's I is unsigned 16 bit
+        kind = "signed" if bits == 16 else "integer"
+        raise InputError(f"{name}: {bits}-bit {kind} pixels; save the image as 8 or 16 bit unsigned")
+    return (1 << min(bits, 16)) - 1
+
+
+def upright(pixels: NDArray[Scalar], image: Image.Image) -> NDArray[Scalar]:
+    """The array [H,W,...] turned as the image's EXIF orientation (1 to 8) says."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a broken EXIF block does not make the pixels worse
+        orientation = 1
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def find_images(path: Path | str) -> list[Path]:
+    """The file itself, or the folder's image files by name, without its subfolders. Raises InputError when none."""
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise InputError(f"{path}: no such file or folder")
+    found = (item for item in path.iterdir() if item.suffix.lower() in SUFFIXES and not item.name.startswith("."))
+    images = sorted(item for item in found if item.is_file())
+    if not images:
+        suffixes = ", ".join(sorted(SUFFIXES))
+        raise InputError(f"{path}: no images in this folder ({suffixes}; subfolders are not searched)")
+    return images
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    """PIL's lazy image: the header is read, no pixel yet. PIL's own size limit is global: ours stands in its place."""
+    with _PIL_LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(BytesIO(data), formats=FORMATS)
+        except UnidentifiedImageError:
+            if data.startswith(_SIGNATURES):
+                raise InputError(f"{name}: truncated, damaged or unsupported image (header)") from None
+            raise InputError(f"{name}: not an image file agvas can read (PNG, JPEG, BMP, TIFF, WebP)") from None
+        except Exception as error:
+            raise InputError(f"{name}: {_damage(error, data)}") from None
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _damage(error: Exception, data: bytes) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    short_riff = data.startswith(b"RIFF") and int.from_bytes(data[4:8], "little") + 8 > len(data)
+    short_jpeg = data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-64:]
+    cut = short_riff or short_jpeg or isinstance(error, EOFError) or "truncat" in text.lower()
+    return f"{'truncated' if cut else 'damaged'} image ({text})"
+
+
+def _tiff_tag(image: Image.Image, tag: int, default: int) -> int:
+    """A TIFF's tag (the first of several values); the default for other formats and absent tags."""
+    value = getattr(image, "tag_v2", {}).get(tag, default)
+    return int(value[0] if isinstance(value, tuple) else value)
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """8-bit images in mode L or RGB, deeper grey as it is. Raises InputError for modes without a nominal range."""
+    if image.mode in ("L", "RGB") or image.mode.startswith("I"):
+        return image
+    if image.mode == "F":
+        raise InputError(f"{name}: 32-bit float pixels have no nominal range; save the image as 8 or 16 bit")
+    try:
+        if image.mode in ("P", "PA"):  # by way of RGBA: PIL warns of a palette's transparency otherwise
+            return image.convert("RGBA").convert("RGB")
+        return image.convert("L" if image.mode in ("1", "LA", "La") else "RGB")
+    except (ValueError, OSError) as error:
+        raise InputError(f"{name}: pixels in mode {image.mode} cannot become RGB ({error})") from None

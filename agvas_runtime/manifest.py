@@ -1,0 +1,102 @@
+"""The schema of a bundle's manifest.json. Reading, checking and writing bundles is in bundle.py."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from agvas_runtime.preprocess import PixelView, SemanticView
+from agvas_runtime.prompts import PromptSpec
+
+SCHEMA_VERSION = 1
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileEntry(_Part):
+    """What a listed file must be."""
+
+    sha256: Sha256
+    size: int = Field(ge=0)
+    """Bytes."""
+
+
+class TensorSpec(_Part):
+    """One input or output of a graph; a dimension that varies has a name instead of a number."""
+
+    name: str
+    dtype: str
+    shape: list[int | str]
+
+
+class GraphSpec(_Part):
+    """One ONNX graph of the bundle."""
+
+    file: str
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    precision: str
+    opset: int = Field(gt=0)
+
+
+class Source(_Part):
+    """The checkpoint that the bundle was exported from."""
+
+    checkpoint_sha256: Sha256
+    preset: str
+    random_weights: bool = False
+    """True where the weights are random: good for speed and parity only."""
+
+
+class Preprocessing(_Part):
+    """How a frame becomes the two encoders' inputs."""
+
+    semantic: SemanticView
+    pixel: PixelView
+
+
+class ModelSpec(_Part):
+    """The numbers of the model that the runtime needs."""
+
+    hidden_size: int = Field(gt=0)
+    """Width d of the language model."""
+    visual_tokens: int = Field(gt=0)
+    """Tokens that the image placeholder expands to: f_s, the newline token if there is one, f_align."""
+    map_size: int = Field(gt=0)
+    """Side of the decoder's maps."""
+    canvas: int = Field(gt=0)
+    """Side of the pixel encoder's input."""
+    anchor_state: Literal["token", "predicting"]
+    """The state that stands for an anchor: at its own position, or the one that emitted it."""
+    alpha: float = Field(ge=0, le=1)
+    """Share of P_seg in the fused map."""
+    threshold: float = Field(ge=0, le=1)
+    """The mask is where the fused map lies strictly above this."""
+
+
+class Manifest(_Part):
+    """Everything that a runtime must know of a bundle before it opens any other file."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    licence: str
+    created_with: dict[str, str]
+    """Tool to version."""
+    source: Source
+    files: dict[str, FileEntry] = Field(default_factory=dict)
+    """Path inside the bundle (with "/") to what must be found there; write_manifest fills it."""
+    graphs: dict[str, GraphSpec]
+    preprocessing: Preprocessing
+    prompt: PromptSpec
+    model: ModelSpec
+    parity: dict[str, JsonValue] = Field(default_factory=dict)
+    """Figures that the export measured against the reference."""
+
+    @model_validator(mode="after")
+    def _graphs_are_listed(self) -> "Manifest":
+        if missing := [spec.file for spec in self.graphs.values() if self.files and spec.file not in self.files]:
+            raise ValueError(f"graph file {missing[0]} is not listed under files")
+        return self

@@ -1,0 +1,53 @@
+"""From the decoder's map to the original image's size, and to a mask."""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float32]
+
+
+def to_image_size(p: Matrix, canvas: int, resized: tuple[int, int], size: tuple[int, int]) -> Matrix:
+    """Probability map float32 [M,M] in [0,1] of the padded canvas -> float32 [H,W] of the original image.
+
+    As SAM does: bilinear (align_corners = False) to canvas x canvas, cropped to the resized image's (h, w), bilinear to
+    `size` = (H, W). Both steps are linear and separable, so they are one product rows @ p @ columns.T.
+    """
+    if p.ndim != 2 or p.shape[0] != p.shape[1]:
+        raise ValueError(f"p.shape = {p.shape}, must be square [M,M]")
+    if not (0 < resized[0] <= canvas and 0 < resized[1] <= canvas):
+        raise ValueError(f"resized = {resized} must lie inside the canvas of {canvas} x {canvas}")
+    rows = _two_steps(p.shape[0], canvas, resized[0], size[0])
+    columns = _two_steps(p.shape[1], canvas, resized[1], size[1])
+    out: Matrix = rows @ (p.astype(np.float32, copy=False) @ columns.T)
+    return np.minimum(out, 1, out=out)  # the rounded weights of a row may sum to a little more than 1
+
+
+def binarise(p: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+    """Map float32 [H,W] -> bool [H,W]: strictly above the threshold."""
+    return p > np.float32(threshold)
+
+
+@lru_cache(maxsize=64)
+def _two_steps(cells: int, canvas: int, resized: int, size: int) -> Matrix:
+    """The two steps along one axis as one float32 [size, cells] matrix: cells -> canvas, cropped to resized -> size."""
+    low, high, weight = _taps(canvas, cells)
+    first = np.zeros((canvas, cells))
+    np.add.at(first, (np.arange(canvas), low), 1 - weight)
+    np.add.at(first, (np.arange(canvas), high), weight)
+    low, high, weight = _taps(size, resized)
+    matrix = (first[low] * (1 - weight[:, None]) + first[high] * weight[:, None]).astype(np.float32)
+    matrix.setflags(write=False)
+    return matrix
+
+
+def _taps(outputs: int, inputs: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """For every output sample its two input samples and the second one's weight, [outputs] each.
+
+    The positions are rounded to float32 where torch rounds them, so that both agree on large images too.
+    """
+    scale = np.float32(inputs) / np.float32(outputs)
+    centre = np.maximum(scale * (np.arange(outputs, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)
+    low = np.minimum(centre.astype(np.int64), inputs - 1)
+    return low, np.minimum(low + 1, inputs - 1), np.minimum(centre - low, 1.0)

@@ -1,0 +1,1 @@
+"""Generated gRPC stubs of `protos/`; `make proto` writes them anew. Nothing here is edited by hand."""

@@ -1,0 +1,1 @@
+"""The agvas protocols, one package a version."""

@@ -1,0 +1,325 @@
+from google.protobuf import struct_pb2 as _struct_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class PixelFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PIXEL_FORMAT_UNSPECIFIED: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_MONO8: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_MONO10: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_MONO12: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_MONO16: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_RGB8: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_BGR8: _ClassVar[PixelFormat]
+
+class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VERDICT_UNSPECIFIED: _ClassVar[Verdict]
+    VERDICT_PASS: _ClassVar[Verdict]
+    VERDICT_REJECT: _ClassVar[Verdict]
+    VERDICT_NO_ANSWER: _ClassVar[Verdict]
+
+class NoAnswerAction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    NO_ANSWER_ACTION_UNSPECIFIED: _ClassVar[NoAnswerAction]
+    NO_ANSWER_ACTION_REJECT: _ClassVar[NoAnswerAction]
+    NO_ANSWER_ACTION_PASS: _ClassVar[NoAnswerAction]
+    NO_ANSWER_ACTION_STOP: _ClassVar[NoAnswerAction]
+
+class Gate(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    GATE_UNSPECIFIED: _ClassVar[Gate]
+    GATE_PASS: _ClassVar[Gate]
+    GATE_REJECT: _ClassVar[Gate]
+    GATE_STOP: _ClassVar[Gate]
+
+class AnswerKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ANSWER_KIND_UNSPECIFIED: _ClassVar[AnswerKind]
+    ANSWER_KIND_SEGMENTED: _ClassVar[AnswerKind]
+    ANSWER_KIND_REJECTED: _ClassVar[AnswerKind]
+    ANSWER_KIND_OTHER: _ClassVar[AnswerKind]
+
+class MaskFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MASK_FORMAT_UNSPECIFIED: _ClassVar[MaskFormat]
+    MASK_FORMAT_NONE: _ClassVar[MaskFormat]
+    MASK_FORMAT_PNG: _ClassVar[MaskFormat]
+    MASK_FORMAT_PACKED_BITS: _ClassVar[MaskFormat]
+
+class ProbabilityFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PROBABILITY_FORMAT_UNSPECIFIED: _ClassVar[ProbabilityFormat]
+    PROBABILITY_FORMAT_NONE: _ClassVar[ProbabilityFormat]
+    PROBABILITY_FORMAT_FLOAT32: _ClassVar[ProbabilityFormat]
+    PROBABILITY_FORMAT_PNG16: _ClassVar[ProbabilityFormat]
+PIXEL_FORMAT_UNSPECIFIED: PixelFormat
+PIXEL_FORMAT_MONO8: PixelFormat
+PIXEL_FORMAT_MONO10: PixelFormat
+PIXEL_FORMAT_MONO12: PixelFormat
+PIXEL_FORMAT_MONO16: PixelFormat
+PIXEL_FORMAT_RGB8: PixelFormat
+PIXEL_FORMAT_BGR8: PixelFormat
+VERDICT_UNSPECIFIED: Verdict
+VERDICT_PASS: Verdict
+VERDICT_REJECT: Verdict
+VERDICT_NO_ANSWER: Verdict
+NO_ANSWER_ACTION_UNSPECIFIED: NoAnswerAction
+NO_ANSWER_ACTION_REJECT: NoAnswerAction
+NO_ANSWER_ACTION_PASS: NoAnswerAction
+NO_ANSWER_ACTION_STOP: NoAnswerAction
+GATE_UNSPECIFIED: Gate
+GATE_PASS: Gate
+GATE_REJECT: Gate
+GATE_STOP: Gate
+ANSWER_KIND_UNSPECIFIED: AnswerKind
+ANSWER_KIND_SEGMENTED: AnswerKind
+ANSWER_KIND_REJECTED: AnswerKind
+ANSWER_KIND_OTHER: AnswerKind
+MASK_FORMAT_UNSPECIFIED: MaskFormat
+MASK_FORMAT_NONE: MaskFormat
+MASK_FORMAT_PNG: MaskFormat
+MASK_FORMAT_PACKED_BITS: MaskFormat
+PROBABILITY_FORMAT_UNSPECIFIED: ProbabilityFormat
+PROBABILITY_FORMAT_NONE: ProbabilityFormat
+PROBABILITY_FORMAT_FLOAT32: ProbabilityFormat
+PROBABILITY_FORMAT_PNG16: ProbabilityFormat
+
+class FrameIdentity(_message.Message):
+    __slots__ = ("camera_id", "part_id", "trigger_id", "sequence", "encoder_count", "capture_time")
+    CAMERA_ID_FIELD_NUMBER: _ClassVar[int]
+    PART_ID_FIELD_NUMBER: _ClassVar[int]
+    TRIGGER_ID_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CAPTURE_TIME_FIELD_NUMBER: _ClassVar[int]
+    camera_id: str
+    part_id: str
+    trigger_id: str
+    sequence: int
+    encoder_count: int
+    capture_time: _timestamp_pb2.Timestamp
+    def __init__(self, camera_id: _Optional[str] = ..., part_id: _Optional[str] = ..., trigger_id: _Optional[str] = ..., sequence: _Optional[int] = ..., encoder_count: _Optional[int] = ..., capture_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class RawImage(_message.Message):
+    __slots__ = ("pixel_format", "width", "height", "stride", "data")
+    PIXEL_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    STRIDE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    pixel_format: PixelFormat
+    width: int
+    height: int
+    stride: int
+    data: bytes
+    def __init__(self, pixel_format: _Optional[_Union[PixelFormat, str]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., stride: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class Frame(_message.Message):
+    __slots__ = ("identity", "raw", "encoded")
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    RAW_FIELD_NUMBER: _ClassVar[int]
+    ENCODED_FIELD_NUMBER: _ClassVar[int]
+    identity: FrameIdentity
+    raw: RawImage
+    encoded: bytes
+    def __init__(self, identity: _Optional[_Union[FrameIdentity, _Mapping]] = ..., raw: _Optional[_Union[RawImage, _Mapping]] = ..., encoded: _Optional[bytes] = ...) -> None: ...
+
+class Recipe(_message.Message):
+    __slots__ = ("min_area_px", "min_score", "on_no_answer")
+    MIN_AREA_PX_FIELD_NUMBER: _ClassVar[int]
+    MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    ON_NO_ANSWER_FIELD_NUMBER: _ClassVar[int]
+    min_area_px: int
+    min_score: float
+    on_no_answer: NoAnswerAction
+    def __init__(self, min_area_px: _Optional[int] = ..., min_score: _Optional[float] = ..., on_no_answer: _Optional[_Union[NoAnswerAction, str]] = ...) -> None: ...
+
+class SegmentRequest(_message.Message):
+    __slots__ = ("frame", "instruction", "recipe", "mask_format", "probability_format")
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_FIELD_NUMBER: _ClassVar[int]
+    MASK_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    frame: Frame
+    instruction: str
+    recipe: Recipe
+    mask_format: MaskFormat
+    probability_format: ProbabilityFormat
+    def __init__(self, frame: _Optional[_Union[Frame, _Mapping]] = ..., instruction: _Optional[str] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ..., mask_format: _Optional[_Union[MaskFormat, str]] = ..., probability_format: _Optional[_Union[ProbabilityFormat, str]] = ...) -> None: ...
+
+class SegmentResponse(_message.Message):
+    __slots__ = ("identity", "verdict", "reason", "gate", "answer", "answer_kind", "confidence", "scores", "width", "height", "defect_area_px", "regions", "mask", "probability", "timings", "model")
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    GATE_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_KIND_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    DEFECT_AREA_PX_FIELD_NUMBER: _ClassVar[int]
+    REGIONS_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    identity: FrameIdentity
+    verdict: Verdict
+    reason: str
+    gate: Gate
+    answer: str
+    answer_kind: AnswerKind
+    confidence: float
+    scores: Scores
+    width: int
+    height: int
+    defect_area_px: int
+    regions: _containers.RepeatedCompositeFieldContainer[Region]
+    mask: Mask
+    probability: ProbabilityMap
+    timings: _containers.RepeatedCompositeFieldContainer[StageTiming]
+    model: ModelIdentity
+    def __init__(self, identity: _Optional[_Union[FrameIdentity, _Mapping]] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., reason: _Optional[str] = ..., gate: _Optional[_Union[Gate, str]] = ..., answer: _Optional[str] = ..., answer_kind: _Optional[_Union[AnswerKind, str]] = ..., confidence: _Optional[float] = ..., scores: _Optional[_Union[Scores, _Mapping]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., defect_area_px: _Optional[int] = ..., regions: _Optional[_Iterable[_Union[Region, _Mapping]]] = ..., mask: _Optional[_Union[Mask, _Mapping]] = ..., probability: _Optional[_Union[ProbabilityMap, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., model: _Optional[_Union[ModelIdentity, _Mapping]] = ...) -> None: ...
+
+class Scores(_message.Message):
+    __slots__ = ("p_answer", "p_reject", "p_other", "anomaly", "min_margin")
+    P_ANSWER_FIELD_NUMBER: _ClassVar[int]
+    P_REJECT_FIELD_NUMBER: _ClassVar[int]
+    P_OTHER_FIELD_NUMBER: _ClassVar[int]
+    ANOMALY_FIELD_NUMBER: _ClassVar[int]
+    MIN_MARGIN_FIELD_NUMBER: _ClassVar[int]
+    p_answer: float
+    p_reject: float
+    p_other: float
+    anomaly: float
+    min_margin: float
+    def __init__(self, p_answer: _Optional[float] = ..., p_reject: _Optional[float] = ..., p_other: _Optional[float] = ..., anomaly: _Optional[float] = ..., min_margin: _Optional[float] = ...) -> None: ...
+
+class Region(_message.Message):
+    __slots__ = ("area_px", "box", "centroid_x", "centroid_y", "mean_score", "max_score")
+    AREA_PX_FIELD_NUMBER: _ClassVar[int]
+    BOX_FIELD_NUMBER: _ClassVar[int]
+    CENTROID_X_FIELD_NUMBER: _ClassVar[int]
+    CENTROID_Y_FIELD_NUMBER: _ClassVar[int]
+    MEAN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    MAX_SCORE_FIELD_NUMBER: _ClassVar[int]
+    area_px: int
+    box: Box
+    centroid_x: float
+    centroid_y: float
+    mean_score: float
+    max_score: float
+    def __init__(self, area_px: _Optional[int] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., centroid_x: _Optional[float] = ..., centroid_y: _Optional[float] = ..., mean_score: _Optional[float] = ..., max_score: _Optional[float] = ...) -> None: ...
+
+class Box(_message.Message):
+    __slots__ = ("x0", "y0", "x1", "y1")
+    X0_FIELD_NUMBER: _ClassVar[int]
+    Y0_FIELD_NUMBER: _ClassVar[int]
+    X1_FIELD_NUMBER: _ClassVar[int]
+    Y1_FIELD_NUMBER: _ClassVar[int]
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+    def __init__(self, x0: _Optional[int] = ..., y0: _Optional[int] = ..., x1: _Optional[int] = ..., y1: _Optional[int] = ...) -> None: ...
+
+class Mask(_message.Message):
+    __slots__ = ("format", "data")
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    format: MaskFormat
+    data: bytes
+    def __init__(self, format: _Optional[_Union[MaskFormat, str]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class ProbabilityMap(_message.Message):
+    __slots__ = ("format", "data")
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    format: ProbabilityFormat
+    data: bytes
+    def __init__(self, format: _Optional[_Union[ProbabilityFormat, str]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class StageTiming(_message.Message):
+    __slots__ = ("stage", "ms")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    MS_FIELD_NUMBER: _ClassVar[int]
+    stage: str
+    ms: float
+    def __init__(self, stage: _Optional[str] = ..., ms: _Optional[float] = ...) -> None: ...
+
+class ModelIdentity(_message.Message):
+    __slots__ = ("name", "bundle_sha256")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    bundle_sha256: str
+    def __init__(self, name: _Optional[str] = ..., bundle_sha256: _Optional[str] = ...) -> None: ...
+
+class GetModelRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetModelResponse(_message.Message):
+    __slots__ = ("model", "licence", "checkpoint_sha256", "preset", "random_weights", "graphs", "parity", "default_instruction", "threshold", "alpha", "templates", "agvas_version")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    LICENCE_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_SHA256_FIELD_NUMBER: _ClassVar[int]
+    PRESET_FIELD_NUMBER: _ClassVar[int]
+    RANDOM_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    GRAPHS_FIELD_NUMBER: _ClassVar[int]
+    PARITY_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATES_FIELD_NUMBER: _ClassVar[int]
+    AGVAS_VERSION_FIELD_NUMBER: _ClassVar[int]
+    model: ModelIdentity
+    licence: str
+    checkpoint_sha256: str
+    preset: str
+    random_weights: bool
+    graphs: _containers.RepeatedCompositeFieldContainer[Graph]
+    parity: _struct_pb2.Struct
+    default_instruction: str
+    threshold: float
+    alpha: float
+    templates: TemplateSummary
+    agvas_version: str
+    def __init__(self, model: _Optional[_Union[ModelIdentity, _Mapping]] = ..., licence: _Optional[str] = ..., checkpoint_sha256: _Optional[str] = ..., preset: _Optional[str] = ..., random_weights: bool = ..., graphs: _Optional[_Iterable[_Union[Graph, _Mapping]]] = ..., parity: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., default_instruction: _Optional[str] = ..., threshold: _Optional[float] = ..., alpha: _Optional[float] = ..., templates: _Optional[_Union[TemplateSummary, _Mapping]] = ..., agvas_version: _Optional[str] = ...) -> None: ...
+
+class Graph(_message.Message):
+    __slots__ = ("name", "file", "precision", "opset", "size_bytes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    OPSET_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    file: str
+    precision: str
+    opset: int
+    size_bytes: int
+    def __init__(self, name: _Optional[str] = ..., file: _Optional[str] = ..., precision: _Optional[str] = ..., opset: _Optional[int] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+
+class TemplateSummary(_message.Message):
+    __slots__ = ("direct_instructions", "direct_answers", "rejections", "class_names")
+    DIRECT_INSTRUCTIONS_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    REJECTIONS_FIELD_NUMBER: _ClassVar[int]
+    CLASS_NAMES_FIELD_NUMBER: _ClassVar[int]
+    direct_instructions: int
+    direct_answers: int
+    rejections: int
+    class_names: int
+    def __init__(self, direct_instructions: _Optional[int] = ..., direct_answers: _Optional[int] = ..., rejections: _Optional[int] = ..., class_names: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,62 @@
+"""What the segmenter returns for one image: verdict, answer, map, mask, regions, scores and the time of every stage."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agvas_runtime.regions import Region
+from agvas_runtime.verdict import AnswerKind as AnswerKind
+from agvas_runtime.verdict import Verdict as Verdict
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Probabilities of the answers, each the product of the tokens' probabilities along its path in the trie."""
+
+    p_answer: float
+    """Sum over the answers that hold the anchors."""
+    p_reject: float
+    """Sum over the rejections."""
+    p_other: float
+    """The rest: every text that is in neither list."""
+    anomaly: float
+    """p_answer / (p_answer + p_reject): the image-level anomaly score."""
+    min_margin: float
+    """Smallest gap between the best two logits along the path; near zero, rounding could flip the answer."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One image's result. The map and the mask have the size of the upright original image."""
+
+    verdict: Verdict
+    reason: str
+    answer: str
+    """The decoded text with its anchors, such as "Sure, it is [NOR][ANO][SEG]."."""
+    answer_kind: AnswerKind
+    probability: NDArray[np.float32]
+    """Anomaly probability, float32 [H,W] in [0,1]; zeros when the model rejects."""
+    mask: NDArray[np.bool_]
+    """Anomaly mask, bool [H,W]: probability above the bundle's threshold."""
+    regions: tuple[Region, ...]
+    """Connected parts of the mask, largest first."""
+    scores: Scores
+    timings_ms: dict[str, float]
+    """Milliseconds of decode, preprocess, semantic_encoder, pixel_encoder, spam, llm, decoder, postprocess, total."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the upright original image."""
+        height, width = self.probability.shape
+        return height, width
+
+    @property
+    def defect_area_px(self) -> int:
+        """Pixels of the mask."""
+        return int(np.count_nonzero(self.mask))
+
+    @property
+    def confidence(self) -> float:
+        """The anomaly score where the answer segments, its complement otherwise; in [0,1]."""
+        return self.scores.anomaly if self.answer_kind is AnswerKind.SEGMENTED else 1 - self.scores.anomaly

@@ -1,0 +1,144 @@
+"""`agvas-runtime segment`: image files through a segmenter into a table or JSON, masks and overlays.
+
+A file that cannot be read costs one line on stderr; the others are processed all the same.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from agvas_runtime import console, encoding
+from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.files import make_folder, result_names, write_whole
+from agvas_runtime.frames import find_images, read_image
+from agvas_runtime.overlay import draw_overlay
+from agvas_runtime.result import Result
+from agvas_runtime.segmenter import Segmenter
+from agvas_runtime.verdict import Recipe
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to do with every image."""
+
+    bundle: Path | None
+    instruction: str | None
+    recipe: Recipe
+    threads: int | None
+    out: Path | None
+    """Where masks and overlays go; nowhere where None."""
+
+
+def segment_files(inputs: list[Path], task: Task, *, as_json: bool) -> int:
+    """Process all images and print them as a table or JSON; returns the exit code.
+
+    0 when all were processed, 2 when some could not be read, 1 when the engine or the disk failed on some.
+    """
+    images, failures = _collect(inputs)
+    names = result_names(images)
+    if task.out is not None:
+        _refuse_overwriting(images, names, make_folder(task.out))
+    segmenter = Segmenter.open(task.bundle, threads=task.threads)
+    rows: list[dict[str, Any]] = []
+    for (_, path), name in zip(console.progress(images, "segmenting", len(images)), names, strict=True):
+        try:
+            rows.append(_process(segmenter, path, name, task))
+        except (InputError, EngineError) as error:
+            failures.append((path, error))
+    code = 0
+    for path, failure in failures:
+        text = console.one_line(str(failure))
+        console.note(f"error: {text if str(path) in text else f'{path}: {text}'}")
+        rows.append({"file": str(path), "error": text})
+        code = 2 if isinstance(failure, InputError) else code or 1
+    if as_json:
+        console.print_json(rows)
+    elif any("verdict" in row for row in rows):
+        console.output().print(_table(rows))
+    return code
+
+
+def _collect(inputs: list[Path]) -> tuple[list[tuple[Path, Path]], list[tuple[Path, Exception]]]:
+    """All (folder, image) pairs once each, in order, and the arguments that lead to none."""
+    found: dict[Path, tuple[Path, Path]] = {}
+    failures: list[tuple[Path, Exception]] = []
+    for given in inputs:
+        try:
+            images = find_images(given)
+        except InputError as error:
+            failures.append((given, error))
+            continue
+        folder = given if given.is_dir() else given.parent
+        for image in images:
+            found.setdefault(image.absolute(), (folder, image))
+    return list(found.values()), failures
+
+
+def _refuse_overwriting(images: list[tuple[Path, Path]], names: list[str], out: Path) -> None:
+    """Raise InputError when a result would replace one of the images."""
+    sources = {path.resolve(): path for _, path in images}
+    for name in names:
+        for target in _targets(out, name):
+            if target.resolve() in sources:
+                raise InputError(f"{target}: a result would replace this input; choose another --out")
+
+
+def _targets(out: Path, name: str) -> tuple[Path, Path]:
+    """Where the mask and the overlay of an image go."""
+    return out / f"{name}_mask.png", out / f"{name}_overlay.png"
+
+
+def _process(segmenter: Segmenter, path: Path, name: str, task: Task) -> dict[str, Any]:
+    """One image's row; its mask and overlay are on disk when this returns."""
+    result = segmenter.segment(path, task.instruction, task.recipe)
+    row = {"file": str(path), **_row(result)}
+    if task.out is not None:
+        mask_path, overlay_path = _targets(task.out, name)
+        text = f"{result.defect_area_px} px  {result.confidence:.2f}  {path.name}"
+        overlay = draw_overlay(read_image(path), result.mask, result.regions, result.verdict, text)
+        write_whole(mask_path, encoding.mask_to_png(result.mask))
+        write_whole(overlay_path, encoding.png(overlay))
+        row |= {"mask": str(mask_path), "overlay": str(overlay_path)}
+    return row
+
+
+def _row(result: Result) -> dict[str, Any]:
+    height, width = result.size
+    return {
+        "width": width,
+        "height": height,
+        "verdict": result.verdict.value,
+        "reason": result.reason,
+        "answer": result.answer,
+        "answer_kind": result.answer_kind.value,
+        "confidence": result.confidence,
+        "scores": asdict(result.scores),
+        "defect_area_px": result.defect_area_px,
+        "regions": [asdict(region) for region in result.regions],
+        "timings_ms": result.timings_ms,
+    }
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, header_style="bold")
+    table.add_column("file", overflow="fold")
+    for name in ("size", "verdict", "area px", "area %", "regions", "confidence", "ms"):
+        table.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True)
+    colours = {"PASS": "green", "REJECT": "red", "NO_ANSWER": "yellow"}
+    for row in rows:
+        if "error" in row:
+            continue
+        table.add_row(
+            escape(console.one_line(row["file"])),
+            f"{row['width']}x{row['height']}",
+            f"[{colours[row['verdict']]}]{row['verdict']}[/]",
+            str(row["defect_area_px"]),
+            f"{100 * row['defect_area_px'] / (row['width'] * row['height']):.2f}",
+            str(len(row["regions"])),
+            f"{row['confidence']:.3f}",
+            f"{row['timings_ms']['total']:.1f}",
+        )
+    return table

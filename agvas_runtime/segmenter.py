@@ -1,0 +1,218 @@
+"""The segmenter: a bundle's graphs in a row, from a frame to a verdict. It knows no gRPC and no graph's inside.
+
+Direct segmentation takes one pass of the language model: prompt and template trie together yield the model's own greedy
+token at every place an answer can pass, and the anchors' states with them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agvas_runtime.bundle import Bundle, default_bundle_path
+from agvas_runtime.engines import Engine, Tensors
+from agvas_runtime.engines.ort import OrtEngine
+from agvas_runtime.errors import InputError
+from agvas_runtime.frames import decode_image, read_bytes
+from agvas_runtime.manifest import Manifest
+from agvas_runtime.maps import binarise, to_image_size
+from agvas_runtime.plan import PassPlan, plan_pass
+from agvas_runtime.prompts import Prompter
+from agvas_runtime.regions import find_regions
+from agvas_runtime.result import AnswerKind, Result, Scores
+from agvas_runtime.templates import read_templates
+from agvas_runtime.trie import ROOT_ROW, Trie, Walk, walk
+from agvas_runtime.verdict import Recipe, judge
+
+GRAPHS = ("semantic_encoder", "pixel_encoder", "spam", "llm", "decoder")
+PLANS_KEPT = 64
+"""Instructions whose pass stays prepared."""
+
+Image = NDArray[np.uint8] | bytes | Path
+
+
+class Stopwatch:
+    """Milliseconds of named stages, in order."""
+
+    def __init__(self) -> None:
+        self.timings_ms: dict[str, float] = {}
+        self._start = self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """End the stage that began when the last one ended."""
+        now = time.perf_counter()
+        self.timings_ms[stage] = (now - self._last) * 1e3
+        self._last = now
+
+    def done(self) -> dict[str, float]:
+        """All stages and their total."""
+        return {**self.timings_ms, "total": (self._last - self._start) * 1e3}
+
+
+class Segmenter:
+    """Runs a bundle on frames, one at a time. Not thread-safe: callers take turns."""
+
+    def __init__(self, bundle: Bundle, engines: dict[str, Engine]) -> None:
+        self.bundle = bundle
+        self.manifest: Manifest = bundle.manifest
+        self.prompter = Prompter(bundle.tokenizer_json, self.manifest.prompt)
+        self.templates = read_templates(bundle.templates)
+        self._engines = engines
+        self._embeddings = bundle.embeddings()
+        self._plans: OrderedDict[str, tuple[PassPlan, Tensors]] = OrderedDict()
+
+    @classmethod
+    def open(cls, path: Path | str | None = None, *, engine: str = "ort", threads: int | None = None) -> Segmenter:
+        """Verify and load a bundle (None: the embedded one).
+
+        Args:
+            path: the bundle's folder.
+            engine: "ort", ONNX Runtime on the CPU.
+            threads: threads a graph may use; None takes every core.
+
+        Raises:
+            BundleError: the bundle is incomplete, altered, unsafe or too new.
+            InputError: there is no such engine.
+        """
+        if engine != "ort":
+            raise InputError(f"engine {engine!r} does not run bundles; expected 'ort'")
+        bundle = Bundle.open(path or default_bundle_path())
+        return cls(bundle, {name: OrtEngine(bundle.graph_path(name), threads) for name in GRAPHS})
+
+    def warm(self) -> None:
+        """Run once, so that the first real frame finds everything loaded."""
+        size = self.manifest.model.canvas
+        self.segment(np.zeros((size, size, 3), np.uint8))
+
+    def segment(self, image: Image, instruction: str | None = None, recipe: Recipe | None = None) -> Result:
+        """Segment one image.
+
+        Args:
+            image: uint8 RGB [H, W, 3], an encoded image, or a file.
+            instruction: what to look for; the bundle's default instruction when None.
+            recipe: what counts as a defect.
+
+        Returns:
+            The result, map and mask at the upright image's own size. An answer that leaves the templates has
+            answer_kind "other" and verdict NO_ANSWER.
+
+        Raises:
+            InputError: the image or the instruction is not usable.
+            EngineError: a graph failed.
+        """
+        watch = Stopwatch()
+        frame = decoded(image)
+        watch.lap("decode")
+        views = self.manifest.preprocessing
+        semantic_pixels = views.semantic.apply(frame)
+        pixels, resized = views.pixel.apply(frame)
+        watch.lap("preprocess")
+        semantic = self._engines["semantic_encoder"].run({"pixels": semantic_pixels})["features"]
+        watch.lap("semantic_encoder")
+        pixel = self._engines["pixel_encoder"].run({"pixels": pixels})["features"]
+        watch.lap("pixel_encoder")
+        visual = self._engines["spam"].run({"semantic": semantic, "pixel": pixel})["visual"]
+        watch.lap("spam")
+        plan, feeds = self._plan(self.manifest.prompt.default_instruction if instruction is None else instruction)
+        llm = self._engines["llm"].run(self._llm_feeds(plan, feeds, visual))
+        walked = walk(plan.trie, llm["greedy"], self.prompter.end_id)
+        scores = path_scores(plan.trie, walked, llm["edge_logprob"], llm["margin"])
+        watch.lap("llm")
+        kind = walked.answer.kind if walked.answer else AnswerKind.OTHER
+        small = None
+        if walked.answer and kind is AnswerKind.SEGMENTED:
+            states = llm["states"][self._anchor_rows(walked.answer.tokens, walked.rows)]
+            alpha = np.array(self.manifest.model.alpha, np.float32)
+            small = self._engines["decoder"].run({"states": states, "pixel": pixel, "alpha": alpha})["map"]
+        watch.lap("decoder")
+        size = (frame.shape[0], frame.shape[1])
+        probability = np.zeros(size, np.float32)
+        if small is not None:
+            probability = to_image_size(small, self.manifest.model.canvas, resized, size)
+        text = walked.answer.text if walked.answer else self._left_text(plan.trie, walked, llm["greedy"])
+        return finish(probability, kind, text, scores, self.manifest.model.threshold, recipe or Recipe(), watch)
+
+    def _plan(self, instruction: str) -> tuple[PassPlan, Tensors]:
+        """The prepared pass of an instruction and its constant feeds; the text embeddings are looked up here, once."""
+        if instruction in self._plans:
+            self._plans.move_to_end(instruction)
+            return self._plans[instruction]
+        plan = plan_pass(instruction, self.prompter, self.templates, self.manifest.model.visual_tokens)
+        feeds: Tensors = {
+            "before": self._embeddings[plan.before].astype(np.float32)[None],
+            "after": self._embeddings[plan.after].astype(np.float32)[None],
+            "position_ids": plan.position_ids,
+            "attention_bias": plan.attention_bias,
+            "rows": plan.rows,
+            "edge_rows": plan.trie.edge_rows,
+            "edge_tokens": plan.trie.edge_tokens,
+        }
+        self._plans[instruction] = plan, feeds
+        if len(self._plans) > PLANS_KEPT:
+            self._plans.popitem(last=False)
+        return plan, feeds
+
+    @staticmethod
+    def _llm_feeds(plan: PassPlan, constant: Tensors, visual: NDArray[np.float32]) -> Tensors:
+        feeds = {name: value for name, value in constant.items() if name not in ("before", "after")}
+        return {**feeds, "inputs_embeds": np.concatenate((constant["before"], visual, constant["after"]), axis=1)}
+
+    def _anchor_rows(self, tokens: tuple[int, ...], rows: tuple[int, ...]) -> list[int]:
+        """Rows of the states that stand for NOR, ANO and SEG; `rows` begins with the root's."""
+        shift = 1 if self.manifest.model.anchor_state == "token" else 0
+        return [rows[tokens.index(anchor) + shift] for anchor in self.prompter.anchor_ids]
+
+    def _left_text(self, trie: Trie, walked: Walk, greedy: NDArray[np.int64]) -> str:
+        """What greedy decoding had written when it left the templates, the odd token included."""
+        written = [int(trie.tokens[row - 1]) for row in walked.rows if row != ROOT_ROW]
+        return self.prompter.decode([*written, int(greedy[walked.rows[-1]])])
+
+
+def decoded(image: Image) -> NDArray[np.uint8]:
+    """The frame as uint8 RGB [H, W, 3]; raises InputError naming what was found."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise InputError(f"image: found {image.dtype} {list(image.shape)}, expected uint8 RGB [H, W, 3]")
+        return image
+    if isinstance(image, bytes):
+        return decode_image(image, "image")
+    return decode_image(read_bytes(image), str(image))
+
+
+def path_scores(trie: Trie, walked: Walk, edge_logprob: NDArray[np.floating], margin: NDArray[np.floating]) -> Scores:
+    """Probabilities of the answers by their paths' products, and the smallest margin on the way that was taken."""
+    probabilities = {AnswerKind.SEGMENTED: 0.0, AnswerKind.REJECTED: 0.0}
+    for answer in trie.answers:
+        probabilities[answer.kind] += float(np.exp(edge_logprob[list(answer.edges)].sum(dtype=np.float64)))
+    p_answer, p_reject = probabilities[AnswerKind.SEGMENTED], probabilities[AnswerKind.REJECTED]
+    known = p_answer + p_reject
+    return Scores(
+        p_answer=p_answer,
+        p_reject=p_reject,
+        p_other=max(1.0 - known, 0.0),
+        anomaly=p_answer / known if known > 0 else 0.5,
+        min_margin=float(margin[list(walked.rows)].min()),
+    )
+
+
+def finish(
+    probability: NDArray[np.float32],
+    kind: AnswerKind,
+    text: str,
+    scores: Scores,
+    threshold: float,
+    recipe: Recipe,
+    watch: Stopwatch,
+) -> Result:
+    """Mask, regions and verdict from the map at the image's size; the end of every engine's way."""
+    mask = binarise(probability, threshold)
+    regions = find_regions(mask, probability)
+    verdict, reason = judge(kind, regions, recipe)
+    if kind is AnswerKind.OTHER:
+        reason = f"the answer left the templates: {text!r}"
+    watch.lap("postprocess")
+    return Result(verdict, reason, text, kind, probability, mask, regions, scores, watch.done())

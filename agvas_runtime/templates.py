@@ -1,0 +1,88 @@
+"""The instruction, answer and rejection templates that training, export and runtime share (`templates.json`).
+
+The paper's own templates stand verbatim in the data file, each list with the figure it comes from; the rest is ours.
+Duplicates in a list are sampling weight in training and are merged in the template trie.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from agvas_runtime.errors import BundleError
+
+CLASS_FIELD = "{class_name}"
+
+
+class Templates(BaseModel):
+    """All sentences of the method. A `{class_name}` field stands for what is looked for ("anomalies", "scratches")."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sources: dict[str, str]
+    """For each list, the figure or section of the paper it is taken from, or "ours"."""
+    class_names: tuple[str, ...]
+    default_class: str
+    default_instruction: str
+    direct_instructions: tuple[str, ...]
+    direct_answers: tuple[str, ...]
+    describe_instructions: tuple[str, ...]
+    rejections: tuple[str, ...]
+    explain_instructions: tuple[str, ...]
+    general_instructions: tuple[str, ...]
+    general_answers: tuple[str, ...]
+
+    def class_of(self, instruction: str) -> str:
+        """The class an instruction names: "scratches" in "Please segment the scratches in this image.".
+
+        Instructions that follow no template with a class field name the default class.
+        """
+        for template in (*self.direct_instructions, *self.describe_instructions, *self.explain_instructions):
+            if CLASS_FIELD not in template:
+                continue
+            before, after = template.split(CLASS_FIELD, 1)
+            named = instruction[len(before) :].split(after, 1)[0] if after else instruction[len(before) :]
+            if named and template.replace(CLASS_FIELD, named) == instruction:
+                return named
+        return self.default_class
+
+    def rejections_of(self, class_name: str) -> tuple[str, ...]:
+        """Every distinct rejection (Figure A.7) for this class, in template order."""
+        return tuple(dict.fromkeys(r.replace(CLASS_FIELD, class_name) for r in self.rejections))
+
+    def draw_instruction(self, templates: tuple[str, ...], rng: random.Random) -> tuple[str, str]:
+        """A random template of the list, filled with a random class name; returns (instruction, class it names)."""
+        template = rng.choice(templates)
+        if CLASS_FIELD not in template:
+            return template, self.default_class
+        class_name = rng.choice(self.class_names)
+        return template.replace(CLASS_FIELD, class_name), class_name
+
+
+def parse_templates(text: str, *, name: str) -> Templates:
+    """Parse a `templates.json`; raises BundleError naming the file and its first fault."""
+    try:
+        return Templates.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BundleError(f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def read_templates(path: Path) -> Templates:
+    """The templates of a bundle or checkpoint folder."""
+    return parse_templates(path.read_text(encoding="utf-8"), name=str(path))
+
+
+@lru_cache(maxsize=1)
+def default_templates() -> Templates:
+    """The templates shipped with agvas."""
+    return parse_templates(templates_text(), name="templates.json")
+
+
+def templates_text() -> str:
+    """The shipped `templates.json` as text, for writing into checkpoints and bundles."""
+    return files("agvas_runtime").joinpath("templates.json").read_text(encoding="utf-8")

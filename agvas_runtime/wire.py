@@ -1,0 +1,215 @@
+"""What the client returns, and how it is read from protocol messages and written into them.
+
+The server's half of the same work is `server/replies.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.timestamp_pb2 import Timestamp
+from numpy.typing import NDArray
+
+from agvas_runtime import encoding
+from agvas_runtime.errors import InputError
+from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
+from agvas_runtime.regions import Region
+from agvas_runtime.result import AnswerKind, Scores
+from agvas_runtime.verdict import Verdict
+
+ImageLike = str | Path | bytes | NDArray[np.uint8] | NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class FrameIdentity:
+    """Where a frame comes from; comes back with its answer."""
+
+    camera_id: str = ""
+    part_id: str = ""
+    trigger_id: str = ""
+    sequence: int | None = None
+    encoder_count: int | None = None
+    capture_time: datetime | None = None
+    """With a time zone; microseconds are kept."""
+
+
+@dataclass(frozen=True)
+class SegmentReply:
+    """The server's answer to one frame. Names and units as in `Result`."""
+
+    verdict: Verdict
+    reason: str
+    gate: Literal["pass", "reject", "stop"]
+    """What the gate does with the part, by the recipe."""
+    answer: str
+    answer_kind: AnswerKind
+    confidence: float
+    scores: Scores
+    size: tuple[int, int]
+    """(height, width) of the upright frame."""
+    defect_area_px: int
+    regions: tuple[Region, ...]
+    mask: NDArray[np.bool_] | None
+    """bool [H, W]; None if not asked for."""
+    probability: NDArray[np.float32] | None
+    """float32 [H, W] in [0, 1]; None if not asked for."""
+    timings_ms: dict[str, float]
+    """The segmenter's stages and `total`, and the server's `queue`, `encode` and `server`."""
+    round_trip_ms: float
+    """From the call to the reply, as the client saw it."""
+    model_name: str
+    bundle_sha256: str
+    identity: FrameIdentity
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the server has loaded."""
+
+    name: str
+    bundle_sha256: str
+    licence: str
+    checkpoint_sha256: str
+    preset: str
+    random_weights: bool
+    default_instruction: str
+    threshold: float
+    alpha: float
+    agvas_version: str
+    graphs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Graph name to file, precision, opset and size_bytes."""
+    parity: dict[str, Any] = field(default_factory=dict)
+    templates: dict[str, int] = field(default_factory=dict)
+    """How many of each kind of sentence the model knows."""
+
+
+def frame(image: ImageLike, pixel_format: str | None) -> pb.Frame:
+    """The frame's content; raises InputError for an array of another kind or a file that cannot be read."""
+    if isinstance(image, np.ndarray):
+        return pb.Frame(raw=_raw(image, pixel_format))
+    if pixel_format is not None:
+        raise InputError(f"pixel_format: found {pixel_format} for an image file, expected none")
+    if isinstance(image, bytes):
+        return pb.Frame(encoded=image)
+    try:
+        return pb.Frame(encoded=Path(image).read_bytes())
+    except OSError as error:
+        raise InputError(f"{image}: {error.strerror}") from None
+
+
+def _raw(image: NDArray[Any], pixel_format: str | None) -> pb.RawImage:
+    kind = (image.dtype.name, image.shape[2:])
+    formats = {
+        ("uint8", ()): ("MONO8",),
+        ("uint8", (3,)): ("RGB8", "BGR8"),
+        ("uint16", ()): ("MONO16", "MONO12", "MONO10"),
+    }
+    if image.ndim not in (2, 3) or kind not in formats:
+        found = f"{image.dtype} {list(image.shape)}"
+        raise InputError(f"image: found {found}, expected uint8 [H, W, 3], uint8 [H, W] or uint16 [H, W]")
+    name = pixel_format or formats[kind][0]
+    if name not in formats[kind]:
+        raise InputError(f"pixel_format: found {name}, expected {' or '.join(formats[kind])} for {image.dtype}")
+    little_endian = np.ascontiguousarray(image, image.dtype.newbyteorder("<"))
+    height, width = image.shape[:2]
+    number = pb.PixelFormat.Value(f"PIXEL_FORMAT_{name}")
+    return pb.RawImage(pixel_format=number, width=width, height=height, data=little_endian.tobytes())
+
+
+def identity_to(identity: FrameIdentity) -> pb.FrameIdentity:
+    """The message of an identity."""
+    message = pb.FrameIdentity(
+        camera_id=identity.camera_id,
+        part_id=identity.part_id,
+        trigger_id=identity.trigger_id,
+        sequence=identity.sequence,
+        encoder_count=identity.encoder_count,
+    )
+    if identity.capture_time is not None:
+        stamp = Timestamp()
+        stamp.FromDatetime(identity.capture_time)
+        message.capture_time.CopyFrom(stamp)
+    return message
+
+
+def identity_from(message: pb.FrameIdentity) -> FrameIdentity:
+    """The identity in a message."""
+    return FrameIdentity(
+        camera_id=message.camera_id,
+        part_id=message.part_id,
+        trigger_id=message.trigger_id,
+        sequence=message.sequence if message.HasField("sequence") else None,
+        encoder_count=message.encoder_count if message.HasField("encoder_count") else None,
+        capture_time=message.capture_time.ToDatetime(timezone.utc) if message.HasField("capture_time") else None,
+    )
+
+
+def reply_from(reply: pb.SegmentResponse, round_trip_ms: float) -> SegmentReply:
+    """What the client returns for a reply that took this long."""
+    size = (reply.height, reply.width)
+    scores = ("p_answer", "p_reject", "p_other", "anomaly", "min_margin")
+    return SegmentReply(
+        verdict=Verdict[pb.Verdict.Name(reply.verdict).removeprefix("VERDICT_")],
+        reason=reply.reason,
+        gate=pb.Gate.Name(reply.gate).removeprefix("GATE_").lower(),
+        answer=reply.answer,
+        answer_kind=AnswerKind[pb.AnswerKind.Name(reply.answer_kind).removeprefix("ANSWER_KIND_")],
+        confidence=reply.confidence,
+        scores=Scores(**{name: getattr(reply.scores, name) for name in scores}),
+        size=size,
+        defect_area_px=reply.defect_area_px,
+        regions=tuple(_region_from(region) for region in reply.regions),
+        mask=_mask_from(reply.mask, size),
+        probability=_probability_from(reply.probability, size),
+        timings_ms={timing.stage: timing.ms for timing in reply.timings},
+        round_trip_ms=round_trip_ms,
+        model_name=reply.model.name,
+        bundle_sha256=reply.model.bundle_sha256,
+        identity=identity_from(reply.identity),
+    )
+
+
+def _region_from(region: pb.Region) -> Region:
+    box = region.box
+    return Region(
+        area_px=region.area_px,
+        box=(box.x0, box.y0, box.x1, box.y1),
+        centroid=(region.centroid_x, region.centroid_y),
+        mean_score=region.mean_score,
+        max_score=region.max_score,
+    )
+
+
+def _mask_from(mask: pb.Mask, size: tuple[int, int]) -> NDArray[np.bool_] | None:
+    if mask.format == pb.MASK_FORMAT_PNG:
+        return encoding.mask_from_png(mask.data)
+    return encoding.mask_from_bits(mask.data, size) if mask.format == pb.MASK_FORMAT_PACKED_BITS else None
+
+
+def _probability_from(probability: pb.ProbabilityMap, size: tuple[int, int]) -> NDArray[np.float32] | None:
+    if probability.format == pb.PROBABILITY_FORMAT_FLOAT32:
+        return encoding.probability_from_float32(probability.data, size)
+    return encoding.probability_from_png16(probability.data) if probability.data else None
+
+
+def model_from(reply: pb.GetModelResponse) -> ModelInfo:
+    """The model in a reply."""
+    names = ("licence", "checkpoint_sha256", "preset", "random_weights", "default_instruction")
+    templates = ("direct_instructions", "direct_answers", "rejections", "class_names")
+    graph_fields = ("file", "precision", "opset", "size_bytes")
+    return ModelInfo(
+        name=reply.model.name,
+        bundle_sha256=reply.model.bundle_sha256,
+        **{name: getattr(reply, name) for name in names},
+        threshold=reply.threshold,
+        alpha=reply.alpha,
+        agvas_version=reply.agvas_version,
+        graphs={graph.name: {name: getattr(graph, name) for name in graph_fields} for graph in reply.graphs},
+        parity=MessageToDict(reply.parity),
+        templates={name: getattr(reply.templates, name) for name in templates},
+    )

@@ -1,0 +1,1 @@
+"""AG-VAS in PyTorch: model, synthetic data, training, merging, and the reference engine."""

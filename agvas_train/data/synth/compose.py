@@ -1,0 +1,176 @@
+"""One sample from its seed: surface, light, defects that are really visible, camera, notes."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from agvas_train.data.synth.camera import Camera
+from agvas_train.data.synth.captions import caption
+from agvas_train.data.synth.colours import LUMA, colour_word
+from agvas_train.data.synth.defects import PAINTERS
+from agvas_train.data.synth.fields import Field
+from agvas_train.data.synth.notes import DefectNote, Sample, SurfaceNote, SynthConfig, place_word, size_word
+from agvas_train.data.synth.paint import Stroke
+from agvas_train.data.synth.scene import Mask, Scene, light
+from agvas_train.data.synth.surfaces import SURFACES
+
+DEFAULT = SynthConfig()
+
+
+@dataclass
+class Painted:
+    """A defect on the surface, before the camera."""
+
+    kind: str
+    looks: tuple[str, ...]
+    mask: Mask
+    """bool [h,w] of the rendered size."""
+
+
+@dataclass
+class Render:
+    """A sample before the camera: the clean and the defective surface and what was painted."""
+
+    scene: Scene
+    clean: Field
+    """float32 [h,w,3]."""
+    painted: list[Painted]
+    camera: Camera
+    size: tuple[int, int]
+    """H, W of the final image."""
+
+
+def _draw_size(rng: np.random.Generator, config: SynthConfig) -> tuple[int, int]:
+    low, high = config.usual_sides if rng.random() < 0.85 else (config.min_side, config.max_side)
+    side = int(rng.integers(max(low, config.min_side), min(high, config.max_side) + 1))
+    if rng.random() < config.square_share:
+        return side, side
+    other = int(np.clip(side * rng.uniform(0.5, 1.0), config.min_side, config.max_side))
+    return (side, other) if rng.random() < 0.5 else (other, side)
+
+
+def _draw_scene(rng: np.random.Generator, height: int, width: int, config: SynthConfig) -> Scene:
+    makers = list(SURFACES)
+    weights = np.array([SURFACES[maker][0] for maker in makers])
+    maker = makers[int(rng.choice(len(makers), p=weights / weights.sum()))]
+    scene = maker(rng, height, width)
+    light(rng, scene, SURFACES[maker][1])
+    if rng.random() < config.grey_share:
+        scene.make_grey()
+    np.clip(scene.rgb, 0.0, 1.0, out=scene.rgb)
+    return scene
+
+
+def _noise_level(base: Field, area: int) -> float:
+    """The change a defect of this area needs to stand out from the texture around it."""
+    grey = base @ LUMA
+    if min(grey.shape) < 3:
+        return 0.0
+    rough = float(np.abs(np.diff(grey, axis=1)).mean() + np.abs(np.diff(grey, axis=0)).mean()) / 2
+    return rough * float(np.clip(1.9 - 0.12 * np.log2(max(area, 1)), 0.7, 1.6))
+
+
+def _apply(scene: Scene, stroke: Stroke, config: SynthConfig) -> Painted | None:
+    """Paint the stroke on the scene if it changes it visibly; the pixels that count as the defect."""
+    window = stroke.shape.window
+    base, alpha = scene.rgb[window], stroke.shape.alpha
+    if scene.body is not None and not stroke.beyond:
+        alpha = alpha * scene.body[window]
+    target = stroke.target
+    if scene.grey:
+        target = np.repeat((target @ LUMA)[..., None], 3, axis=2)
+    out = np.clip(base + alpha[..., None] * (target - base), 0.0, 1.0)
+    change = np.abs(out - base).max(axis=2)
+    hit = (alpha > config.mask_alpha) & (change > np.float32(0.5 * config.min_visibility))
+    area = int(hit.sum())
+    if area < 4 or area > 0.4 * scene.rgb.shape[0] * scene.rgb.shape[1]:
+        return None
+    seen = float(change[hit].mean())
+    if seen < config.min_visibility or (not stroke.structural and seen < _noise_level(base, area)):
+        return None
+    tone = float((out[hit] @ LUMA).mean() - (base[hit] @ LUMA).mean())
+    look: tuple[str, ...] = ()
+    before, after = colour_word(base[hit].mean(axis=0)), colour_word(out[hit].mean(axis=0))
+    if abs(tone) > 0.4 * seen or abs(tone) > 0.05:
+        look = ("dark",) if tone < 0 else ("bright",)
+    if not scene.grey and after != before and "grey" not in after and after not in ("black", "white"):
+        look = (after,)
+    scene.rgb[window] = out
+    mask = np.zeros(scene.size, np.bool_)
+    mask[window] = hit
+    return Painted("", look + stroke.looks, mask)
+
+
+def render(seed: int, index: int, config: SynthConfig = DEFAULT) -> Render:
+    """Everything of sample `index` up to the camera; `generate` and the tests share it."""
+    rng = np.random.Generator(np.random.SFC64([seed, index]))
+    size = _draw_size(rng, config)
+    zoom = float(rng.uniform(1.2, 2.0)) if rng.random() < config.zoom_share else 1.0
+    height, width = max(int(size[0] / zoom), 64), max(int(size[1] / zoom), 64)
+    scene = _draw_scene(rng, height, width, config)
+    clean, painted = scene.rgb.copy(), []
+    if rng.random() >= config.normal_share:
+        kinds = [kind for kind in scene.defects if kind in PAINTERS]
+        weights = np.array([scene.defects[kind] for kind in kinds])
+        wanted = min(int(rng.choice([1, 1, 1, 1, 2, 2, 3, 4])), config.max_defects)
+        kind = str(rng.choice(kinds, p=weights / weights.sum()))
+        for attempt in range(wanted * config.tries):
+            if len(painted) == wanted:
+                break
+            if attempt and rng.random() < (0.25 if not painted else 0.5):
+                kind = str(rng.choice(kinds, p=weights / weights.sum()))
+            subtle = rng.random() < config.subtle_share
+            strength = float(rng.uniform(0.15, 0.45) if subtle else rng.uniform(0.45, 1.0))
+            stroke = PAINTERS[kind](rng, scene, strength)
+            done = None if stroke is None else _apply(scene, stroke, config)
+            if done is not None:
+                painted.append(replace(done, kind=kind))
+    camera = Camera.draw(rng, config, scene.harsh, scene.grey)
+    return Render(scene, clean, painted, camera, size)
+
+
+def _enlarge(mask: Mask, size: tuple[int, int]) -> Mask:
+    """The mask at the final size (H, W)."""
+    if mask.shape == size:
+        return mask
+    picture = Image.fromarray(mask.astype(np.uint8) * 255).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return np.asarray(picture) > 127
+
+
+def _note(kind: str, looks: tuple[str, ...], mask: Mask) -> DefectNote:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    area = int(mask.sum())
+    y = float(np.arange(mask.shape[0]) @ mask.sum(axis=1)) / area
+    x = float(np.arange(mask.shape[1]) @ mask.sum(axis=0)) / area
+    return DefectNote(
+        kind=kind,
+        look=looks,
+        size=size_word(area, mask.size),
+        place=place_word(x, y, mask.shape[1], mask.shape[0]),
+        box=(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1),
+        area_px=area,
+    )
+
+
+def generate(seed: int, index: int, config: SynthConfig = DEFAULT) -> Sample:
+    """Sample `index` of stream `seed`: the same on every machine, in any order, in any process."""
+    drawn = render(seed, index, config)
+    scene = drawn.scene
+    image = drawn.camera.photograph(scene.rgb, drawn.size)
+    masks = [_enlarge(item.mask, drawn.size) for item in drawn.painted]
+    notes = tuple(
+        _note(item.kind, item.looks, mask) for item, mask in zip(drawn.painted, masks, strict=True) if mask.any()
+    )
+    mask = np.logical_or.reduce(masks) if masks else np.zeros(drawn.size, np.bool_)
+    picked = drawn.clean if scene.body is None else drawn.clean[scene.body]
+    surface = SurfaceNote(scene.name, scene.kind, (colour_word(picked.reshape(-1, 3)[::7].mean(axis=0)),), scene.expect)
+    rng = np.random.Generator(np.random.SFC64([seed, index, 1]))
+    return Sample(
+        image=image,
+        mask=mask,
+        defects=notes,
+        surface=surface,
+        parts={name: _enlarge(part, drawn.size) for name, part in scene.parts.items()},
+        caption=caption(rng, surface, notes),
+    )

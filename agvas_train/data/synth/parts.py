@@ -1,0 +1,281 @@
+"""Parts on a background: discs, rings, plates, gears, nuts, capsules, bottle mouths; trays of small equal parts."""
+
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from agvas_train.data.synth import metal, organic, textile
+from agvas_train.data.synth.colours import Colour, pick, shade
+from agvas_train.data.synth.fields import Field, resize, smooth, white
+from agvas_train.data.synth.printed import write_text
+from agvas_train.data.synth.scene import Scene
+
+_ON_PARTS = {
+    "chip": 2.0,
+    "scratch": 1.0,
+    "crack": 1.0,
+    "hole": 0.8,
+    "dent": 0.6,
+    "stain": 0.8,
+    "contamination": 0.7,
+    "missing part": 0.6,
+    "displaced part": 0.3,
+    "colour fault": 0.5,
+    "fray": 0.8,
+    "uneven": 0.4,
+}
+
+Spots = list[tuple[float, float]]
+
+
+def _ring_points(x: float, y: float, radius: float, count: int, turn: float) -> Spots:
+    angles = turn + np.arange(count) * (2 * np.pi / count)
+    return [(x + radius * float(np.cos(a)), y + radius * float(np.sin(a))) for a in angles]
+
+
+def _gear(x: float, y: float, radius: float, teeth: int, turn: float, depth: float) -> Spots:
+    spots: Spots = []
+    for tooth in range(teeth):
+        for part, far in ((0.0, 1 - depth), (0.2, 1.0), (0.5, 1.0), (0.7, 1 - depth)):
+            angle = turn + (tooth + part) * 2 * np.pi / teeth
+            spots.append((x + radius * far * float(np.cos(angle)), y + radius * far * float(np.sin(angle))))
+    return spots
+
+
+def _twice(spots: Spots) -> Spots:
+    return [(2 * x, 2 * y) for x, y in spots]
+
+
+def _outline(
+    rng: np.random.Generator, height: int, width: int
+) -> tuple[Image.Image, list[tuple[float, float, float]], str]:
+    """The part's shape at twice the size, its regular holes (x, y, radius), its name."""
+    image = Image.new("L", (width * 2, height * 2), 0)
+    draw = ImageDraw.Draw(image)
+    side = min(height, width)
+    close = 1.0 if rng.random() < 0.75 else float(rng.uniform(1.2, 2.0))
+    x, y = width * float(rng.uniform(0.42, 0.58)), height * float(rng.uniform(0.42, 0.58))
+    radius, turn = side * close * float(rng.uniform(0.26, 0.47)), float(rng.uniform(0, np.pi))
+    box = [2 * (x - radius), 2 * (y - radius), 2 * (x + radius), 2 * (y + radius)]
+    form, holes = int(rng.choice(8, p=(0.24, 0.14, 0.12, 0.14, 0.1, 0.1, 0.08, 0.08))), []
+    if form == 0:
+        margin = [float(rng.uniform(-0.03, 0.14)) for _ in range(4)]
+        corners = [
+            (width * margin[0], height * margin[1]),
+            (width * (1 - margin[2]), height * margin[1] + rng.normal(0, 2)),
+            (width * (1 - margin[2]) + rng.normal(0, 2), height * (1 - margin[3])),
+            (width * margin[0], height * (1 - margin[3])),
+        ]
+        draw.polygon(_twice(corners), 255)
+        return image, holes, "plate"
+    if form == 1:
+        draw.ellipse(box, 255)
+        holes = (
+            [(*spot, radius * 0.09) for spot in _ring_points(x, y, radius * 0.68, int(rng.integers(3, 9)), turn)]
+            if rng.random() < 0.6
+            else []
+        )
+        return image, holes, "disc"
+    if form == 2:
+        draw.ellipse(box, 255)
+        return image, [(x, y, radius * float(rng.uniform(0.3, 0.75)))], "ring"
+    if form == 3:
+        tall = radius * float(rng.uniform(0.5, 1.0))
+        corner = tall * float(rng.uniform(0.05, 0.5))
+        draw.rounded_rectangle([box[0], 2 * (y - tall), box[2], 2 * (y + tall)], 2 * corner, 255)
+        if rng.random() < 0.6:
+            off_x, off_y, hole = radius * 0.8, tall * 0.75, min(radius, tall) * float(rng.uniform(0.07, 0.13))
+            holes = [(x + a * off_x, y + b * off_y, hole) for a in (-1, 1) for b in (-1, 1)]
+        image = (
+            image.rotate(float(rng.choice([0.0, rng.normal(0, 4), 90.0])), Image.Resampling.BILINEAR)
+            if not holes
+            else image
+        )
+        return image, holes, "bracket" if holes else "block"
+    if form == 4:
+        tall = radius * float(rng.uniform(0.3, 0.5))
+        draw.rounded_rectangle([box[0], 2 * (y - tall), box[2], 2 * (y + tall)], 2 * tall, 255)
+        return image.rotate(float(rng.uniform(0, 180)), Image.Resampling.BILINEAR, center=(2 * x, 2 * y)), [], "capsule"
+    if form == 5:
+        teeth = int(rng.integers(8, 28))
+        draw.polygon(_twice(_gear(x, y, radius, teeth, turn, float(rng.uniform(0.1, 0.25)))), 255)
+        return image, [(x, y, radius * float(rng.uniform(0.15, 0.4)))], "gear"
+    if form == 6:
+        draw.polygon(_twice(_ring_points(x, y, radius, 6, turn)), 255)
+        return image, [(x, y, radius * float(rng.uniform(0.35, 0.6)))], "nut"
+    draw.ellipse(box, 255)
+    return image, [(x, y, radius * float(rng.uniform(0.55, 0.8)))], "bottle mouth"
+
+
+def _background(rng: np.random.Generator, height: int, width: int) -> tuple[Field, Colour]:
+    colour = pick(rng, "dark", "dark", "pale", "grey", "vivid")
+    if rng.random() < 0.4:
+        colour = np.full(3, float(rng.choice([0.02, 0.95])), np.float32)
+    field = np.float32(rng.uniform(0.0, 0.06)) * smooth(rng, height, width, float(rng.uniform(2, 40)))
+    return colour * (field + np.float32(0.01) * white(rng, height, width) + 1)[..., None], colour
+
+
+def _bevel(rng: np.random.Generator, cover: Field, round_px: float) -> Field:
+    """Shading of rounded edges [H,W], about -0.5 to 0.5, worked out at a third of the size."""
+    height, width = cover.shape
+    small = (
+        Image.fromarray((cover * 255).astype(np.uint8))
+        .reduce(3)
+        .filter(ImageFilter.GaussianBlur(max(round_px / 3, 0.8)))
+    )
+    gy, gx = np.gradient(np.asarray(small, np.float32) * np.float32(round_px / 3 / 255))
+    turn = rng.uniform(0, 2 * np.pi)
+    return resize(
+        (np.float32(np.cos(turn)) * gx + np.float32(np.sin(turn)) * gy).astype(np.float32),
+        height,
+        width,
+        Image.Resampling.BILINEAR,
+    )
+
+
+def _fill(rng: np.random.Generator, height: int, width: int) -> Scene:
+    makers = (metal.brushed, metal.rolled, organic.plain, organic.leather, organic.wood, textile.felt)
+    return makers[int(rng.choice(len(makers), p=(0.34, 0.24, 0.27, 0.04, 0.06, 0.05)))](rng, height, width)
+
+
+def _mark(rng: np.random.Generator, height: int, width: int, cover: Field) -> Field:
+    """A printed mark on the part [H,W] in [0,1]."""
+    image = Image.new("L", (width, height), 0)
+    size = int(rng.integers(9, max(int(min(height, width) * 0.16), 11)))
+    write_text(
+        rng,
+        ImageDraw.Draw(image),
+        width * float(rng.uniform(0.25, 0.5)),
+        height * float(rng.uniform(0.3, 0.6)),
+        size,
+        int(rng.integers(1, 7)),
+    )
+    return np.asarray(image, np.float32) * np.float32(1 / 255) * cover
+
+
+def part(rng: np.random.Generator, height: int, width: int) -> Scene:
+    """One part with its own surface, rounded edges, a shadow, regular holes and sometimes a printed mark."""
+    image, holes, name = _outline(rng, height, width)
+    draw = ImageDraw.Draw(image)
+    for x, y, radius in holes:
+        draw.ellipse([2 * (x - radius), 2 * (y - radius), 2 * (x + radius), 2 * (y + radius)], 0)
+    cover = np.asarray(image.reduce(2), np.float32) * np.float32(1 / 255)
+    fill = _fill(rng, height, width)
+    back, colour = _background(rng, height, width)
+    if rng.random() < 0.4:
+        off = int(rng.integers(1, 9))
+        soft = Image.fromarray((cover * 255).astype(np.uint8)).reduce(4).filter(ImageFilter.GaussianBlur(1.5))
+        shadow = resize(np.asarray(soft, np.float32) / np.float32(255), height, width, Image.Resampling.BILINEAR)
+        back = back * (1 - np.float32(rng.uniform(0.2, 0.6)) * np.roll(shadow, (off, off // 2), (0, 1)))[..., None]
+    face = fill.rgb
+    if rng.random() < 0.8:
+        face = (
+            face
+            * (
+                1
+                + np.float32(rng.uniform(0.3, 1.2))
+                * _bevel(rng, cover, float(rng.uniform(2, 0.12 * min(height, width))))
+            )[..., None]
+        )
+    parts, elements = {"part": cover > 0.5, "background": cover <= 0.5}, []
+    unmarked = face
+    if rng.random() < 0.3:
+        ink = _mark(rng, height, width, cover)
+        face = face + ink[..., None] * (pick(rng, "dark", "pale", "vivid") - face) * np.float32(0.85)
+        parts["printed mark"] = ink > 0.4
+        rows, columns = (
+            np.flatnonzero(parts["printed mark"].any(axis=1)),
+            np.flatnonzero(parts["printed mark"].any(axis=0)),
+        )
+        if len(rows):
+            elements = [(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)]
+    noun = {"disc": "disc", "ring": "ring"}.get(name, name)
+    material = "" if name == "bottle mouth" else fill.name.split()[-1] + " "
+    material = {
+        "steel ": "steel ",
+        "strip ": "steel ",
+        "iron ": "iron ",
+        "aluminium ": "aluminium ",
+        "board ": "wooden ",
+        "veneer ": "wooden ",
+        "wood ": "wooden ",
+    }.get(material, material)
+    weave = back + cover[..., None] * (unmarked - back)
+    return replace(
+        fill,
+        kind="part",
+        name=material + noun,
+        expect="clean edges and a uniform surface"
+        if not holes
+        else "clean edges, complete holes and a uniform surface",
+        rgb=back + cover[..., None] * (face - back),
+        defects=_ON_PARTS
+        if elements
+        else {key: value for key, value in _ON_PARTS.items() if key not in ("missing part", "displaced part")},
+        under=colour,
+        body=parts["part"],
+        parts=parts,
+        elements=elements,
+        plain=weave,
+    )
+
+
+def tray(rng: np.random.Generator, height: int, width: int) -> Scene:
+    """Many small equal parts in rows: pills, washers, caps, pins."""
+    pitch = float(rng.uniform(22, 80))
+    radius, aspect = pitch * float(rng.uniform(0.25, 0.45)), float(rng.choice([1.0, 1.0, 0.6]))
+    hole = radius * float(rng.uniform(0.3, 0.6)) if rng.random() < 0.35 else 0.0
+    square, loose = rng.random() < 0.2, float(rng.choice([0.0, 0.03, 0.06]))
+    image = Image.new("L", (width * 2, height * 2), 0)
+    draw, elements = ImageDraw.Draw(image), []
+    off_x, off_y = rng.uniform(0, pitch), rng.uniform(0, pitch)
+    for row in range(-1, int(height / pitch) + 2):
+        for column in range(-1, int(width / pitch) + 2):
+            x, y = (float(v) for v in (column * pitch + off_x, row * pitch + off_y) + rng.normal(0, loose * pitch, 2))
+            box = [2 * (x - radius), 2 * (y - radius * aspect), 2 * (x + radius), 2 * (y + radius * aspect)]
+            draw.rounded_rectangle(box, radius / 2, 255) if square else draw.ellipse(box, 255)
+            if hole:
+                draw.ellipse([2 * (x - hole), 2 * (y - hole * aspect), 2 * (x + hole), 2 * (y + hole * aspect)], 0)
+            if 0 < x < width and 0 < y < height:
+                far = radius + 3
+                elements.append(
+                    (
+                        max(int(x - far), 0),
+                        max(int(y - far), 0),
+                        min(int(x + far) + 2, width),
+                        min(int(y + far) + 2, height),
+                    )
+                )
+    cover = np.asarray(image.reduce(2), np.float32) * np.float32(1 / 255)
+    back, colour = _background(rng, height, width)
+    base = pick(rng, "pale", "vivid", "metal", "brass", "grey")
+    while abs(float(base.mean() - colour.mean())) < 0.15:
+        base, colour = pick(rng, "pale", "vivid", "metal", "brass", "grey"), colour
+    face = (
+        base
+        * (1 + np.float32(rng.uniform(0.5, 1.5)) * _bevel(rng, cover, radius * float(rng.uniform(0.2, 0.6))))[..., None]
+    )
+    face = face * (1 + np.float32(rng.uniform(0.005, 0.05)) * smooth(rng, height, width, 2))[..., None]
+    name = "washers" if hole else ("pins" if square else ("tablets", "caps", "rivets")[int(rng.integers(3))])
+    return Scene(
+        kind="parts",
+        name=f"tray of {name}",
+        expect="complete, equal parts in a regular pattern",
+        rgb=back + cover[..., None] * (face - back),
+        defects={
+            "missing part": 1.5,
+            "displaced part": 1,
+            "colour fault": 1,
+            "chip": 1.5,
+            "crack": 0.8,
+            "contamination": 0.8,
+            "stain": 0.6,
+            "hole": 0.5,
+        },
+        under=shade(colour, 1.0),
+        body=cover > 0.5,
+        parts={"parts": cover > 0.5, "background": cover <= 0.5},
+        elements=elements,
+        plain=back,
+    )

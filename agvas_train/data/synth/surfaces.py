@@ -1,0 +1,31 @@
+"""The table of all surfaces, with how often each is drawn."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from agvas_train.data.synth import circuit, laid, metal, mineral, organic, parts, printed, textile
+from agvas_train.data.synth.scene import Scene
+
+SurfaceMaker = Callable[[np.random.Generator, int, int], Scene]
+
+# maker -> (weight, gloss)
+SURFACES: dict[SurfaceMaker, tuple[float, float]] = {
+    metal.brushed: (1.2, 0.25),
+    metal.rolled: (1.5, 0.1),
+    mineral.asphalt: (1.3, 0.0),
+    mineral.stone: (0.6, 0.15),
+    textile.woven: (1.2, 0.0),
+    textile.knitted: (0.35, 0.0),
+    textile.felt: (0.35, 0.0),
+    organic.wood: (0.8, 0.1),
+    organic.leather: (0.8, 0.2),
+    organic.plain: (0.8, 0.6),
+    laid.tiles: (0.7, 0.1),
+    laid.perforated: (0.35, 0.2),
+    laid.mesh: (0.4, 0.05),
+    printed.printed: (0.8, 0.1),
+    circuit.circuit: (1.3, 0.1),
+    parts.part: (2.2, 0.3),
+    parts.tray: (0.6, 0.2),
+}

@@ -1,0 +1,47 @@
+"""L = L_txt + L_seg (paper, section B.2), from logits, in float32."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from agvas_train.model.agmd import NOR
+
+BCE_WEIGHT, DICE_WEIGHT = 0.5, 2.0  # lambda_bce, lambda_dic
+
+
+def text_loss(logits: Tensor, targets: Tensor, samples: Tensor, count: int) -> Tensor:
+    """Next-token cross-entropy: the mean over each sample's answer tokens, then over the samples.
+
+    Args:
+        logits: [M, vocabulary], one row for each answer token of the batch.
+        targets: int64 [M].
+        samples: int64 [M], the sample a token belongs to.
+        count: samples in the batch, each with at least one token.
+    """
+    losses = F.cross_entropy(logits.float(), targets, reduction="none")
+    lengths = torch.zeros(count, device=losses.device).index_add_(0, samples, torch.ones_like(losses))
+    return (losses / lengths[samples]).sum() / count
+
+
+def segmentation_loss(logits: Tensor, target: Tensor, valid: Tensor, present: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """The sum over the present anchors of BCE and of Dice, averaged over the samples and not yet weighted.
+
+    Args:
+        logits: of P_c, [B, A, H, W].
+        target: the anomaly (or object) mask [B, H, W] in [0, 1]; a cell at an edge holds the share that is covered.
+        valid: bool [B, H, W], False on padding.
+        present: the anchors that `logits` holds; the target of NOR is 1 - M.
+    """
+    logits = logits.float()
+    targets = torch.stack([1 - target if anchor == NOR else target for anchor in present], dim=1)
+    weight = valid[:, None].float()
+    area = weight.sum(dim=(-2, -1))  # B, 1
+    bce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    bce = ((bce * weight).sum(dim=(-2, -1)) / area).sum(dim=1).mean()
+    probability, targets = torch.sigmoid(logits) * weight, targets * weight
+    overlap = (probability * targets).sum(dim=(-2, -1))
+    total = probability.sum(dim=(-2, -1)) + targets.sum(dim=(-2, -1))
+    dice = (1 - (2 * overlap + 1) / (total + 1)).sum(dim=1).mean()
+    return bce, dice

@@ -1,0 +1,176 @@
+"""Every size of every preset, and how a model is built from them."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, SamVisionConfig
+from transformers.models.sam.modeling_sam import SamVisionEncoder
+
+from agvas_runtime.preprocess import PixelView, SemanticView
+from agvas_train.model.agmd import AGMD
+from agvas_train.model.agvas import AGVAS
+from agvas_train.model.config import AgmdConfig, ModelConfig
+from agvas_train.model.spam import SPAM
+from agvas_train.model.token_refiner import TokenRefiner
+from agvas_train.model.transformer import TwoWayTransformer
+
+HALF = (0.5, 0.5, 0.5)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# SAM's own constants are these on the 0..255 scale, rounded to three decimals
+SAM_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
+SAM_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
+
+SIGLIP_SO400M = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+}
+QWEN2 = {"rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0}, "max_position_embeddings": 32768}
+
+
+def tiny(vocabulary_size: int) -> ModelConfig:
+    """The embedded default: trained from scratch, about 1.4 GFLOP a frame."""
+    return ModelConfig(
+        preset="tiny",
+        semantic={
+            "hidden_size": 96,
+            "intermediate_size": 192,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "image_size": 96,
+            "patch_size": 16,
+        },
+        pixel={
+            "hidden_size": 64,
+            "output_channels": 96,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "image_size": 256,
+            "patch_size": 8,
+            "window_size": 8,
+            "global_attn_indexes": [3],
+            "use_rel_pos": False,
+            "initializer_range": 0.02,
+        },
+        language={
+            "hidden_size": 128,
+            "intermediate_size": 256,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": vocabulary_size,
+            "max_position_embeddings": 2048,
+            "tie_word_embeddings": True,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+        },
+        agmd=AgmdConfig(transformer_dim=96, heads=4, mlp_dim=384),
+        spam_heads=4,
+        semantic_view=SemanticView(size=96, mean=HALF, std=HALF),
+        pixel_view=PixelView(size=256, mean=SAM_MEAN, std=SAM_STD),
+    )
+
+
+def _large(preset: str, *, pixel: dict[str, object], language: dict[str, object], spam_heads: int) -> ModelConfig:
+    return ModelConfig(
+        preset=preset,
+        semantic=dict(SIGLIP_SO400M),
+        pixel={"output_channels": 256, "image_size": 1024, "patch_size": 16, "window_size": 14, **pixel},
+        language={**QWEN2, **language},
+        spam_heads=spam_heads,
+        semantic_view=SemanticView(size=384, mean=HALF, std=HALF),
+        pixel_view=PixelView(size=1024, mean=SAM_MEAN, std=SAM_STD),
+    )
+
+
+def half_b(vocabulary_size: int = 152_000) -> ModelConfig:
+    """LLaVA-OneVision 0.5B with SAM ViT-B, for edge GPUs."""
+    return _large(
+        "0.5b",
+        pixel={
+            "hidden_size": 768,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "global_attn_indexes": [2, 5, 8, 11],
+        },
+        language={
+            "hidden_size": 896,
+            "intermediate_size": 4864,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 14,
+            "num_key_value_heads": 2,
+            "vocab_size": vocabulary_size,
+            "tie_word_embeddings": True,
+        },
+        spam_heads=7,
+    )
+
+
+def seven_b(vocabulary_size: int = 152_128) -> ModelConfig:
+    """The paper's model: LLaVA-OneVision 7B with SAM ViT-H (section B.2)."""
+    return _large(
+        "7b",
+        pixel={
+            "hidden_size": 1280,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 16,
+            "global_attn_indexes": [7, 15, 23, 31],
+        },
+        language={
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "vocab_size": vocabulary_size,
+            "tie_word_embeddings": False,
+        },
+        spam_heads=28,
+    )
+
+
+PRESETS = {"tiny": tiny, "0.5b": half_b, "7b": seven_b}
+
+
+def build_agvas(config: ModelConfig) -> AGVAS:
+    """Build a model with fresh weights, on the current default device (also "meta")."""
+    language = {"use_cache": True, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None, **config.language}
+    llava_config = LlavaOnevisionConfig(
+        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **config.semantic},
+        text_config={"model_type": "qwen2", **language},
+        tie_word_embeddings=bool(config.language["tie_word_embeddings"]),
+        image_token_index=0,  # the visual tokens are inserted by position, not by this id
+        video_token_index=0,
+    )
+    agmd = config.agmd
+    model = AGVAS(
+        llava=LlavaOnevisionForConditionalGeneration(llava_config),
+        pixel_encoder=SamVisionEncoder(SamVisionConfig(**config.pixel)),
+        spam=SPAM(embed_dim=config.hidden_size, num_heads=config.spam_heads, pixel_dim=agmd.transformer_dim),
+        token_refiner=TokenRefiner(
+            embed_dim=config.hidden_size, out_dim=agmd.transformer_dim, activation=config.token_refiner_activation
+        ),
+        agmd=AGMD(
+            transformer=TwoWayTransformer(
+                depth=agmd.depth,
+                embedding_dim=agmd.transformer_dim,
+                num_heads=agmd.heads,
+                mlp_dim=agmd.mlp_dim,
+                attention_downsample_rate=agmd.attention_downsample_rate,
+            ),
+            transformer_dim=agmd.transformer_dim,
+        ),
+        image_newline=config.image_newline,
+    )
+    _init_positions(model)
+    return model.eval()
+
+
+def _init_positions(model: nn.Module) -> None:
+    """SAM's encoder leaves its position embeddings at zero, where they would all learn alike."""
+    for name, parameter in model.named_parameters():
+        if name.endswith(("pos_embed", "rel_pos_h", "rel_pos_w")):
+            torch.nn.init.normal_(parameter, std=0.02)

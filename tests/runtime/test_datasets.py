@@ -1,0 +1,176 @@
+"""Data sets on disk as users have them, and masks as they come."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agvas_runtime.datasets import load_dataset, load_mask
+from agvas_runtime.errors import InputError
+
+
+def save(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+    return path
+
+
+def grey(value=0, size=(6, 9)):
+    return np.full(size, value, np.uint8)
+
+
+@pytest.fixture
+def mvtec(tmp_path):
+    root = tmp_path / "set"
+    for category in ("bottle", "tile"):
+        save(root / category / "test" / "good" / "000.png", grey())
+        save(root / category / "test" / "crack" / "001.png", grey())
+        save(root / category / "test" / "crack" / "000.png", grey())
+        for stem in ("000", "001"):
+            save(root / category / "ground_truth" / "crack" / f"{stem}_mask.png", grey(255))
+        save(root / category / "train" / "good" / "000.png", grey())
+    return root
+
+
+def record(image, mask="", anomaly=0, kind="good", **more):
+    return {"img_path": image, "mask_path": mask, "cls_name": "x", "specie_name": kind, "anomaly": anomaly, **more}
+
+
+def write_meta(path, test):
+    path.write_text(json.dumps({"train": {}, "test": test}))
+
+
+def test_mvtec_folders(mvtec):
+    dataset = load_dataset(str(mvtec))
+    assert dataset.name == "set"
+    assert list(dataset.categories) == ["bottle", "tile"]
+    listed = [(item.image.name, item.kind, item.anomalous) for item in dataset.categories["tile"]]
+    assert listed == [("000.png", "crack", True), ("001.png", "crack", True), ("000.png", "good", False)]
+    assert dataset.items[0].mask == mvtec / "bottle" / "ground_truth" / "crack" / "000_mask.png"
+    assert dataset.items[2].mask is None
+
+
+def test_a_single_category_folder(mvtec):
+    dataset = load_dataset(mvtec / "tile")
+    assert list(dataset.categories) == ["tile"]
+    assert len(dataset.items) == 3
+
+
+def test_meta_json(mvtec):
+    write_meta(
+        mvtec / "meta.json",
+        {
+            "t": [
+                record("tile/test/crack/000.png", "tile/ground_truth/crack/000_mask.png", 1, "crack"),
+                record("tile/test/good/000.png"),
+            ]
+        },
+    )
+    (item, good) = load_dataset(mvtec).categories["t"]
+    assert (item.kind, item.anomalous, item.mask.name) == ("crack", True, "000_mask.png")
+    assert (good.kind, good.anomalous, good.mask) == ("good", False, None)
+
+
+def test_one_root_for_all_sets_with_placeholders(mvtec):
+    listed = [
+        record("set/tile/test/crack/000.png", "set/tile/ground_truth/crack/000_mask.png", 1, "", dataset_name="set"),
+        record("", "", 0),
+    ]
+    meta = mvtec.parent / "meta_set.json"
+    write_meta(meta, {"tile": listed, "empty": [record("")]})
+    for root in (meta, mvtec, mvtec.parent):
+        dataset = load_dataset(root)
+        assert list(dataset.categories) == ["tile"]
+        assert [item.kind for item in dataset.items] == ["anomaly"]
+    write_meta(mvtec.parent / "meta_other.json", {})
+    with pytest.raises(InputError, match=r"several data sets \(meta_other.json, meta_set.json\)"):
+        load_dataset(mvtec.parent)
+
+
+@pytest.mark.parametrize(
+    ("listed", "reason"),
+    [
+        (record("gone.png"), r"gone.png: the data set lists this image"),
+        (record("tile/test/good/000.png", "gone.png", 1), r"gone.png: the data set lists this mask"),
+        (record("tile/test/good/000.png", "tile/ground_truth", 1), "no pixel labels"),
+        (record("tile/test/good/000.png", "", 1), "no pixel labels"),
+        (record("../outside.png"), "leaves the data set's folder"),
+        (record("/etc/hostname"), "leaves the data set's folder"),
+        ({"img_path": "tile/test/good/000.png"}, r"meta.json: not a data set's list \(no field 'anomaly'\)"),
+        ("text", r"meta.json: not a data set's list"),
+    ],
+)
+def test_records_that_cannot_be_used_say_why(mvtec, listed, reason):
+    write_meta(mvtec / "meta.json", {"tile": [listed]})
+    with pytest.raises(InputError, match=reason):
+        load_dataset(mvtec)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"train": {}}', '{"test": 7}'])
+def test_a_meta_json_that_is_none_says_so(mvtec, text):
+    (mvtec / "meta.json").write_text(text)
+    with pytest.raises(InputError, match=r"meta.json: "):
+        load_dataset(mvtec)
+
+
+def test_an_mvtec_image_without_its_mask_is_named(mvtec):
+    (mvtec / "tile" / "ground_truth" / "crack" / "001_mask.png").unlink()
+    with pytest.raises(InputError, match=r"001_mask.png: the data set lists this mask"):
+        load_dataset(mvtec)
+
+
+def test_folders_without_a_data_set_say_so(tmp_path):
+    with pytest.raises(InputError, match="no data set here"):
+        load_dataset(tmp_path)
+    with pytest.raises(InputError, match="no such data set"):
+        load_dataset(tmp_path / "nowhere")
+
+
+@pytest.fixture
+def item(mvtec):
+    return load_dataset(mvtec).categories["tile"][0]
+
+
+def as_mask(item, image):
+    image.save(item.mask)
+    return load_mask(item, (6, 9))
+
+
+def half_range(dtype):
+    top = np.iinfo(dtype).max
+    values = np.zeros((6, 9), dtype)
+    values[0, :4] = top // 2 + 1, top, top // 2, 1
+    return values
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_defect_begins_at_half_of_the_formats_range(item, dtype):
+    mask = as_mask(item, Image.fromarray(half_range(dtype)))
+    assert mask.dtype == bool
+    assert mask.nonzero()[1].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("mode", ["1", "RGB", "RGBA", "LA", "P"])
+def test_masks_in_any_mode(item, mode):
+    truth = np.zeros((6, 9), bool)
+    truth[2:4, 3:7] = True
+    image = Image.fromarray(truth.astype(np.uint8) * 255).convert(mode)
+    np.testing.assert_array_equal(as_mask(item, image), truth)
+
+
+def test_a_normal_image_has_an_empty_mask_of_its_own_shape(mvtec):
+    good = load_dataset(mvtec).categories["tile"][2]
+    mask = load_mask(good, (6, 9))
+    assert mask.shape == (6, 9)
+    assert not mask.any()
+
+
+def test_a_mask_of_another_size_names_both(item):
+    with pytest.raises(InputError, match=r"000_mask.png: the mask is 6 x 9, its image .*000.png 9 x 6"):
+        as_mask(item, Image.fromarray(grey(255, (9, 6))))
+
+
+def test_a_mask_of_zeros_and_ones_is_refused_instead_of_read_as_empty(item):
+    with pytest.raises(InputError, match="largest value is 1, but defect begins at 128"):
+        as_mask(item, Image.fromarray(grey(1)))

@@ -1,0 +1,62 @@
+"""Views equal PIL's resize followed by (x / 255 - mean) / std."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from agvas_runtime.preprocess import PixelView, SemanticView
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def frame(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def by_hand(image, size, how):
+    resized = np.asarray(Image.fromarray(image).resize(size, how), np.float64)
+    return ((resized / 255 - MEAN) / STD).transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (300, 200), (17, 90), (1, 1)])
+def test_semantic_view_squashes_bicubic(shape):
+    image = frame(*shape)
+    got = SemanticView(size=64, mean=MEAN, std=STD).apply(image)
+    assert got.dtype == np.float32
+    assert got.shape == (1, 3, 64, 64)
+    np.testing.assert_allclose(got[0], by_hand(image, (64, 64), Image.Resampling.BICUBIC), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "resized"),
+    [((64, 64), (64, 64)), ((300, 200), (64, 43)), ((200, 300), (43, 64)), ((10, 2000), (1, 64)), ((1, 1), (64, 64))],
+)
+def test_pixel_view_keeps_the_aspect_and_pads_with_zeros(shape, resized):
+    image = frame(*shape)
+    got, size = PixelView(size=64, mean=MEAN, std=STD).apply(image)
+    assert size == resized
+    h, w = size
+    np.testing.assert_allclose(got[0, :, :h, :w], by_hand(image, (w, h), Image.Resampling.BILINEAR), atol=1e-6)
+    assert not got[0, :, h:].any()
+    assert not got[0, :, :, w:].any()
+
+
+def test_a_frame_of_the_right_size_is_not_resampled():
+    image = frame(64, 64)
+    got, _ = PixelView(size=64, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)).apply(image)
+    np.testing.assert_array_equal(np.rint(got[0] * 255).astype(np.uint8).transpose(1, 2, 0), image)
+
+
+def test_views_accept_arrays_that_are_not_contiguous_or_not_writeable():
+    image = frame(80, 60)[::2, ::-1]
+    image.setflags(write=False)
+    view = SemanticView(size=32, mean=MEAN, std=STD)
+    np.testing.assert_array_equal(view.apply(image), view.apply(image.copy()))
+
+
+def test_views_survive_json_and_refuse_unknown_fields():
+    view = PixelView(size=256, mean=MEAN, std=STD)
+    assert PixelView.model_validate_json(view.model_dump_json()) == view
+    with pytest.raises(ValidationError):
+        PixelView(size=256, mean=MEAN, std=STD, crop=3)
