@@ -41,7 +41,7 @@ def demo(
         console.note(f"server: {server.model} on 127.0.0.1:{server.port}, ready {server.start_s:.1f} s after its start")
         playback = Playback(images, count or max(LEAST_FRAMES, len(images)), fps, camera_id="demo")
         shots = run_playback(client, playback, out, as_json=False)
-    console.note(f"overlays: {out} ({len(images)} pictures); server stopped")
+    console.note(f"overlays: {out}; server stopped")
     if lost := sum(shot.connection_lost for shot in shots):
         raise ConnectionLostError(f"the connection to the server was lost for {lost} of {len(shots)} frames")
 

@@ -22,8 +22,8 @@ class OrtEngine:
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # errors reach the caller as exceptions; stderr stays free of them
-        # The pipeline runs one graph after another, each with its own threads: they must not spin into the next one.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        # Each graph has threads of its own: spinning, they would take the cores from the next graph and from the server.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if missing := [name for name in providers if name not in ort.get_available_providers()]:
             have = ", ".join(ort.get_available_providers())
             raise EngineError(f"graph {self.name}: ONNX Runtime has no {missing[0]} here (it has {have})")

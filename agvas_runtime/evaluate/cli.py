@@ -100,11 +100,19 @@ def as_report(
 def as_table(evaluation: Evaluation, dataset: str) -> Table:
     """The results for a person."""
     table = Table(title=f"{dataset}: percent, mean over the categories", title_justify="left")
-    table.add_column("category")
-    for head in ("AP", "F1-Max", "IoU_ano", "IoU_nor", "images", "normal", "rejected", "defective", "rejected"):
-        table.add_column(head, justify="right")
-    table.add_column("no answer", justify="right")
-    table.add_column("ms/image", justify="right")
+    table.add_column("category", overflow="fold")
+    for head in (
+        "AP",
+        "F1-Max",
+        "IoU_ano",
+        "IoU_nor",
+        "images",
+        "rejected\nnormal",
+        "rejected\ndefective",
+        "no\nanswer",
+    ):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("ms/image", justify="right", no_wrap=True)
     for row in evaluation.rows:
         table.add_row(*_cells(row))
     table.add_section()
@@ -114,8 +122,8 @@ def as_table(evaluation: Evaluation, dataset: str) -> Table:
 
 def _cells(row: Row) -> list[str]:
     figures = [_number(getattr(row, name)) for name in FIGURES]
-    counts = (row.images, row.normal, row.rejected_normals, row.anomalous, row.rejected_defectives, row.no_answer)
-    return [row.category, *figures, *map(str, counts), _number(row.ms_per_image)]
+    rejected = f"{row.rejected_normals}/{row.normal}", f"{row.rejected_defectives}/{row.anomalous}"
+    return [row.category, *figures, str(row.images), *rejected, str(row.no_answer), _number(row.ms_per_image)]
 
 
 def _number(value: float) -> str:

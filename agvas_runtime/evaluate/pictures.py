@@ -13,8 +13,9 @@ from agvas_runtime.evaluate.score import Scored
 from agvas_runtime.files import write_whole
 from agvas_runtime.frames import read_image
 
-PANEL_PX, THUMB_PX, SHEET_COLUMNS, SHEET_IMAGES = 512, 160, 2, 12
-"""Longest side of a panel, height of a row of the sheet, and the sheet's layout."""
+PANEL_PX, SHEET_PANEL_PX, LARGEST_ZOOM = 512, 160, 3.0
+"""Longest side of a panel in a picture and on the sheet; small images are enlarged at most threefold."""
+SHEET_COLUMNS, SHEET_IMAGES = 3, 12
 GAP_PX, CAPTION_PX = 4, 18
 OUTLINE = (0, 230, 80)
 RAMP = np.array([(0, 0, 90), (0, 110, 230), (60, 210, 160), (250, 210, 40), (220, 20, 20)], np.float32)
@@ -33,11 +34,11 @@ class Pictures:
 
     def add(self, scored: Scored) -> None:
         """Write one image's picture. Raises EngineError when it cannot be written."""
-        strip = draw_strip(scored)
+        image = read_image(scored.item.image)
         name = file_name(f"{self._seen:04d}_{scored.item.kind}_{scored.item.image.stem}")
-        write_whole(self.folder / f"{name}.jpg", _jpeg(strip))
+        write_whole(self.folder / f"{name}.jpg", _jpeg(draw_strip(scored, image, PANEL_PX)))
         if self._seen in spread(self.total, SHEET_IMAGES):
-            self._thumbs.append(_scaled(strip, THUMB_PX / strip.height))
+            self._thumbs.append(draw_strip(scored, image, SHEET_PANEL_PX))
         self._seen += 1
 
     def finish(self) -> None:
@@ -56,13 +57,12 @@ def file_name(text: str) -> str:
     return re.sub(r"[^\w.-]+", "_", text).lstrip(".") or "_"
 
 
-def draw_strip(scored: Scored) -> Image.Image:
-    """Image, ground truth outlined, heat map side by side under one caption."""
-    image = read_image(scored.item.image)
-    scale = min(1.0, PANEL_PX / max(image.shape[:2]))
+def draw_strip(scored: Scored, image: NDArray[np.uint8], panel_px: int) -> Image.Image:
+    """Image (uint8 [H,W,3]), ground truth outlined, heat map side by side under one caption."""
+    scale = min(LARGEST_ZOOM, panel_px / max(image.shape[:2]))
     panels = [image, outlined(image, scored.truth), heat(image, scored.probability)]
     scaled = [_scaled(Image.fromarray(panel), scale) for panel in panels]
-    width = sum(panel.width for panel in scaled) + GAP_PX * (len(scaled) - 1)
+    width = max(sum(panel.width + GAP_PX for panel in scaled), 3 * (SHEET_PANEL_PX + GAP_PX))
     strip = Image.new("RGB", (width, scaled[0].height + CAPTION_PX), "white")
     left = 0
     for panel in scaled:

@@ -101,16 +101,15 @@ def map_logits(products: Tensor, present: Sequence[int] = (NOR, ANO, SEG)) -> Te
 def fuse(products: Tensor, alpha: float | Tensor, present: Sequence[int] = (NOR, ANO, SEG)) -> Tensor:
     """P = alpha P_seg + (1 - alpha) P_ano (section B.2) [B, 4 g, 4 g]; with one of the two absent, the other alone.
 
-    With `[NOR]` alone P is 1 - P_nor.
+    With `[NOR]` alone P is 1 - P_nor. Raises ValueError when no anchor is present.
     """
+    if not present:
+        raise ValueError("no anchor is present")
     maps = torch.sigmoid(map_logits(products, present))
     absolute = maps[:, present.index(SEG)] if SEG in present else None
     relative = maps[:, present.index(ANO)] if ANO in present else None
     if relative is None and NOR in present:
         relative = 1 - maps[:, present.index(NOR)]
     if absolute is None or relative is None:
-        only = relative if absolute is None else absolute
-        if only is None:
-            raise ValueError("no anchor is present")
-        return only
+        return absolute if relative is None else relative
     return alpha * absolute + (1 - alpha) * relative

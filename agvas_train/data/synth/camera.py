@@ -42,7 +42,7 @@ class Camera:
             gamma=1.0 if harsh else float(np.exp(rng.normal(0, 0.18))),
             contrast=1.0 if harsh else float(rng.uniform(0.75, 1.1)),
             offset=0.0 if harsh else float(rng.uniform(-0.03, 0.06)),
-            blur_px=float(rng.uniform(0.4, 1.3)) if blurred and motion is None else 0.0,
+            blur_px=float(rng.uniform(0.3, 1.1)) if blurred and motion is None else 0.0,
             motion=motion,
             noise=0.0 if harsh else float(rng.choice([0.0, rng.uniform(0, 0.012), rng.uniform(0.01, 0.03)])),
             shot=0.0 if harsh else float(rng.uniform(0, 0.015)),
@@ -58,7 +58,7 @@ class Camera:
             picture = np.sqrt(picture) if self.gamma < 0.7 else picture ** np.float32(self.gamma)
         frame = Image.fromarray((picture * np.float32(255) + np.float32(0.5)).astype(np.uint8))
         if self.blur_px:
-            frame = frame.filter(ImageFilter.GaussianBlur(self.blur_px))
+            frame = frame.filter(ImageFilter.BoxBlur(self.blur_px))
         if self.motion is not None:
             frame = frame.filter(ImageFilter.Kernel((5, 5), self.motion))
         height, width = size
@@ -76,9 +76,10 @@ class Camera:
         rng = np.random.Generator(np.random.SFC64(self.seed))
         pixels = np.asarray(frame).astype(np.float32)
         height, width = pixels.shape[:2]
-        if self.grey_noise:
-            grain = white(rng, height, width)[..., None]
-        else:
-            grain = np.stack([white(rng, height, width) for _ in range(3)], axis=2)
-        level = np.float32(255 * self.noise) + np.float32(255 * self.shot / 16) * np.sqrt(pixels[..., 1:2])
-        return Image.fromarray(np.clip(pixels + grain * level + np.float32(0.5), 0, 255).astype(np.uint8))
+        level = np.float32(255 * self.noise) + np.float32(255 * self.shot / 16) * np.sqrt(pixels[..., 1])
+        grain = white(rng, height, width) * level
+        for channel in range(3):
+            pixels[..., channel] += grain
+            if not self.grey_noise and channel < 2:
+                grain = white(rng, height, width) * level
+        return Image.fromarray(np.clip(pixels + np.float32(0.5), 0, 255, out=pixels).astype(np.uint8))

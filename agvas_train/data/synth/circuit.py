@@ -1,9 +1,11 @@
 """Printed circuit boards: tracks, pads, vias and copper areas; binarised scans or coloured photographs."""
 
+from itertools import pairwise
+
 import numpy as np
 from PIL import Image, ImageDraw
 
-from agvas_train.data.synth.colours import Colour, pick, shade
+from agvas_train.data.synth.colours import Colour, over, pick, shade, times
 from agvas_train.data.synth.fields import Field, smooth, white
 from agvas_train.data.synth.printed import write_text
 from agvas_train.data.synth.scene import Scene
@@ -26,7 +28,7 @@ class _Board:
         """A track along the corners."""
         self.draw.line([(2 * x, 2 * y) for x, y in points], copper, max(round(2 * wide), 2), joint="curve")
         if copper:
-            self.tracks += [(*a, *b, wide) for a, b in zip(points, points[1:], strict=False)]
+            self.tracks += [(*a, *b, wide) for a, b in pairwise(points)]
 
     def disc(self, x: float, y: float, radius: float, copper: int) -> None:
         """A round pad or the hole in one."""
@@ -139,13 +141,15 @@ def circuit(rng: np.random.Generator, height: int, width: int) -> Scene:
     scan = rng.random() < 0.55
     metal: Colour
     if scan:
-        ragged = cover + np.float32(rng.uniform(0.0, 0.3)) * smooth(rng, height, width, float(rng.uniform(2, 4)))
+        halves = Image.fromarray(cover).reduce(2).resize((width, height), Image.Resampling.BILINEAR)
+        noise = np.clip(smooth(rng, height, width, float(rng.uniform(2, 5))), -1.6, 1.6)
+        ragged = np.asarray(halves) + np.float32(rng.uniform(0.0, 0.2)) * noise
         soft = float(rng.choice([0.08, 0.5]))
         cover = np.clip((ragged - np.float32(0.5)) / np.float32(soft) + np.float32(0.5), 0, 1)
         metal, ground = np.full(3, 1.0, np.float32), np.zeros(3, np.float32)
         if rng.random() < 0.5:
             metal, ground = ground, metal
-        rgb = cover[..., None] * (metal - ground) + ground
+        rgb = over(ground, cover, metal)
     else:
         ground = pick(rng, "board", "board", "dark", "earth")
         metal = (
@@ -154,12 +158,12 @@ def circuit(rng: np.random.Generator, height: int, width: int) -> Scene:
         weave = np.float32(rng.uniform(0.0, 0.06)) * smooth(rng, height, width, 2) + np.float32(0.01) * white(
             rng, height, width
         )
-        rgb = (cover[..., None] * (metal - ground) + ground) * (weave + 1)[..., None]
+        rgb = times(over(ground, cover, metal), weave + 1)
     return Scene(
         kind="circuit",
         name="printed circuit board",
         expect="complete, separate tracks with clean edges",
-        rgb=rgb.astype(np.float32),
+        rgb=rgb,
         defects={"short": 1, "open": 1, "spur": 1, "mouse bite": 1, "pinhole": 1, "excess copper": 1}
         | ({} if scan else {"scratch": 0.8, "stain": 0.6, "contamination": 0.8}),
         under=ground,

@@ -42,9 +42,34 @@ def shade(colour: Colour, factor: float) -> Colour:
     return np.clip(colour * np.float32(factor), 0.0, 1.0)
 
 
+def over(base: NDArray[np.float32], field: NDArray[np.float32], paint: NDArray[np.float32]) -> NDArray[np.float32]:
+    """RGB [H,W,3]: `base` where the field [H,W] is 0, `paint` where it is 1; each a colour [3] or a picture [H,W,3].
+
+    Channel by channel, since numpy is slow along an axis of three.
+    """
+    out = np.empty((*field.shape, 3), np.float32)
+    for channel in range(3):
+        plane = field * (paint[..., channel] - base[..., channel])
+        np.add(plane, base[..., channel], out=out[..., channel])
+    return out
+
+
 def blend(field: NDArray[np.float32], low: Colour, high: Colour) -> NDArray[np.float32]:
-    """RGB [H,W,3]: `low` where the field is 0, `high` where it is 1."""
-    return field[..., None] * (high - low) + low
+    """RGB [H,W,3]: the colour `low` where the field is 0, `high` where it is 1."""
+    return over(low, field, high)
+
+
+def times(base: NDArray[np.float32], field: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A colour [3] or a picture [H,W,3] times a field [H,W]."""
+    out = np.empty((*field.shape, 3), np.float32)
+    for channel in range(3):
+        np.multiply(base[..., channel], field, out=out[..., channel])
+    return out
+
+
+def largest(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The largest of the three channels [H,W]."""
+    return np.maximum(np.maximum(rgb[..., 0], rgb[..., 1]), rgb[..., 2])
 
 
 def colour_word(colour: Colour) -> str:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from agvas_train.data.synth.camera import Camera
 from agvas_train.data.synth.captions import caption
-from agvas_train.data.synth.colours import LUMA, colour_word
+from agvas_train.data.synth.colours import LUMA, colour_word, largest, over
 from agvas_train.data.synth.defects import PAINTERS
 from agvas_train.data.synth.fields import Field
 from agvas_train.data.synth.notes import DefectNote, Sample, SurfaceNote, SynthConfig, place_word, size_word
@@ -80,8 +80,9 @@ def _apply(scene: Scene, stroke: Stroke, config: SynthConfig) -> Painted | None:
     target = stroke.target
     if scene.grey:
         target = np.repeat((target @ LUMA)[..., None], 3, axis=2)
-    out = np.clip(base + alpha[..., None] * (target - base), 0.0, 1.0)
-    change = np.abs(out - base).max(axis=2)
+    out = over(base, alpha, target)
+    np.clip(out, 0.0, 1.0, out=out)
+    change = largest(np.abs(out - base))
     hit = (alpha > config.mask_alpha) & (change > np.float32(0.5 * config.min_visibility))
     area = int(hit.sum())
     if area < 4 or area > 0.4 * scene.rgb.shape[0] * scene.rgb.shape[1]:
@@ -89,9 +90,10 @@ def _apply(scene: Scene, stroke: Stroke, config: SynthConfig) -> Painted | None:
     seen = float(change[hit].mean())
     if seen < config.min_visibility or (not stroke.structural and seen < _noise_level(base, area)):
         return None
-    tone = float((out[hit] @ LUMA).mean() - (base[hit] @ LUMA).mean())
+    shown, hidden = out[hit].mean(axis=0), base[hit].mean(axis=0)
+    tone = float((shown - hidden) @ LUMA)
     look: tuple[str, ...] = ()
-    before, after = colour_word(base[hit].mean(axis=0)), colour_word(out[hit].mean(axis=0))
+    before, after = colour_word(hidden), colour_word(shown)
     if abs(tone) > 0.4 * seen or abs(tone) > 0.05:
         look = ("dark",) if tone < 0 else ("bright",)
     if not scene.grey and after != before and "grey" not in after and after not in ("black", "white"):
@@ -100,6 +102,15 @@ def _apply(scene: Scene, stroke: Stroke, config: SynthConfig) -> Painted | None:
     mask = np.zeros(scene.size, np.bool_)
     mask[window] = hit
     return Painted("", look + stroke.looks, mask)
+
+
+def _still_visible(scene: Scene, clean: Field, painted: list[Painted], config: SynthConfig) -> list[Painted]:
+    """The defects less the pixels that a later one turned back to the clean surface."""
+    if len(painted) < 2:
+        return painted
+    changed = largest(np.abs(scene.rgb - clean)) > np.float32(0.5 * config.min_visibility)
+    kept = [replace(item, mask=item.mask & changed) for item in painted]
+    return [item for item in kept if int(item.mask.sum()) >= 4]
 
 
 def render(seed: int, index: int, config: SynthConfig = DEFAULT) -> Render:
@@ -113,7 +124,7 @@ def render(seed: int, index: int, config: SynthConfig = DEFAULT) -> Render:
     if rng.random() >= config.normal_share:
         kinds = [kind for kind in scene.defects if kind in PAINTERS]
         weights = np.array([scene.defects[kind] for kind in kinds])
-        wanted = min(int(rng.choice([1, 1, 1, 1, 2, 2, 3, 4])), config.max_defects)
+        wanted = min(int(rng.choice([1, 1, 1, 1, 1, 2, 2, 2, 3, 4])), config.max_defects)
         kind = str(rng.choice(kinds, p=weights / weights.sum()))
         for attempt in range(wanted * config.tries):
             if len(painted) == wanted:
@@ -126,6 +137,7 @@ def render(seed: int, index: int, config: SynthConfig = DEFAULT) -> Render:
             done = None if stroke is None else _apply(scene, stroke, config)
             if done is not None:
                 painted.append(replace(done, kind=kind))
+    painted = _still_visible(scene, clean, painted, config)
     camera = Camera.draw(rng, config, scene.harsh, scene.grey)
     return Render(scene, clean, painted, camera, size)
 

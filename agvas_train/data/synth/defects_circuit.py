@@ -7,7 +7,7 @@ from agvas_train.data.synth.paint import Stroke, lit
 from agvas_train.data.synth.scene import Mask, Scene
 from agvas_train.data.synth.shapes import Shape, blob, lines, walk
 
-_TRIES = 40
+_TRIES = 60
 
 
 def _metal(scene: Scene, shape: Shape) -> Field:
@@ -16,7 +16,7 @@ def _metal(scene: Scene, shape: Shape) -> Field:
 
 def _edge(rng: np.random.Generator, metal: Mask) -> tuple[int, int, float, float] | None:
     """A pixel at the edge of the copper and the direction out of it: x, y, dx, dy."""
-    height, width = metal.shape
+    height = metal.shape[0]
     y, x = np.mgrid[-3:4, -3:4]
     for _ in range(_TRIES):
         row = int(rng.integers(4, height - 4))
@@ -60,13 +60,13 @@ def short(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | N
     """Copper that joins two conductors."""
     metal = scene.metal
     assert metal is not None
-    for _ in range(8):
+    for _ in range(16):
         edge = _edge(rng, metal)
         if edge is None:
             return None
         x, y, dx, dy = edge
-        far = _thickness(metal, x, y, dx, dy, False, 40)
-        if far < 40:
+        far = _thickness(metal, x, y, dx, dy, False, 60)
+        if far < 60:
             path = walk(
                 rng, (x - 2 * dx, y - 2 * dy), float(np.arctan2(dy, dx)), far + 4.0, step=2.5, wander=0.2, pull=0.4
             )

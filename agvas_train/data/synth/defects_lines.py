@@ -45,7 +45,7 @@ def scratch(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke |
 
 def crack(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | None:
     """A wandering crack of changing width, sometimes with branches or a whole network."""
-    length = reach(rng, scene, 0.12, 1.2)
+    length = reach(rng, scene, 0.4 if scene.kind == "asphalt" else 0.12, 1.2)
     angle = float(rng.uniform(0, 2 * np.pi))
     x, y = spot(rng, scene)
     start = (x - length / 2 * np.cos(angle), y - length / 2 * np.sin(angle))

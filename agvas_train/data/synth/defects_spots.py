@@ -36,7 +36,7 @@ def stain(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | N
         target = target * (1 - np.float32(0.35) * ring)
     if rng.random() < 0.5:
         target = target * (1 + np.float32(0.06) * smooth(rng, *shape.alpha.shape, 5)[..., None])
-    return Stroke(shape, target, (("blurry",) if rng.random() < 0.0 else ("irregular",)))
+    return Stroke(shape, target, ("irregular",))
 
 
 def hole(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | None:

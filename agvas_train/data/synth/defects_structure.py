@@ -19,7 +19,7 @@ def missing(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke |
     if box is not None and scene.plain is not None:
         x0, y0, x1, y1 = box
         alpha = np.ones((y1 - y0, x1 - x0), np.float32)
-        if rng.random() < 0.35:
+        if scene.kind == "part" or scene.name == "printed label" or rng.random() < 0.35:  # seen only by what is left
             turn = rng.uniform(0, 2 * np.pi)
             y, x = np.mgrid[-1 : 1 : (y1 - y0) * 1j, -1 : 1 : (x1 - x0) * 1j].astype(np.float32)
             cut = (

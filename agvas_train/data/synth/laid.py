@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-from agvas_train.data.synth.colours import blend, pick, shade
+from agvas_train.data.synth.colours import over, pick, shade, times
 from agvas_train.data.synth.fields import Field, fractal, smooth, white
 from agvas_train.data.synth.scene import Scene
 
@@ -41,8 +41,8 @@ def tiles(rng: np.random.Generator, height: int, width: int) -> Scene:
     texture = np.float32(rough) * (
         fractal(rng, height, width, float(rng.uniform(4, 30)), 3) + np.float32(0.3) * white(rng, height, width)
     )
-    mortar = grout * (1 + np.float32(0.08) * white(rng, height, width))[..., None]
-    rgb = mortar + face[..., None] * (base * (tone + texture)[..., None] - mortar)
+    mortar = times(grout, 1 + np.float32(0.08) * white(rng, height, width))
+    rgb = over(mortar, face, times(base, tone + texture))
     return Scene(
         kind="tiled",
         name="brick wall" if brick else "tiles",
@@ -85,15 +85,17 @@ def perforated(rng: np.random.Generator, height: int, width: int) -> Scene:
                 elements.append((int(x - reach), int(y - reach), int(x + reach) + 1, int(y + reach) + 1))
     hole = np.asarray(image.reduce(2), np.float32) / np.float32(255)
     plate, under = pick(rng, "metal", "grey", "vivid", "pale"), pick(rng, "dark", "grey", "pale")
+    while abs(float(plate.mean() - under.mean())) < 0.15:
+        plate, under = pick(rng, "metal", "grey", "vivid", "pale"), pick(rng, "dark", "grey", "pale")
     field = np.float32(rng.uniform(0.005, 0.05)) * smooth(rng, height, width, 2) + np.float32(0.01) * white(
         rng, height, width
     )
-    whole = plate * (field + 1)[..., None]
+    whole = times(plate, field + 1)
     return Scene(
         kind="perforated",
         name="perforated plate",
         expect="a regular pattern of holes",
-        rgb=whole + hole[..., None] * (under - whole),
+        rgb=over(whole, hole, under),
         defects={
             "missing part": 2,
             "displaced part": 1,
@@ -125,10 +127,8 @@ def mesh(rng: np.random.Generator, height: int, width: int) -> Scene:
         covers.append(np.clip(np.float32(wire / 2) - off + np.float32(0.5), 0, 1) * (1 - off / np.float32(wire)))
     cover = np.broadcast_to(np.maximum(*covers), (height, width)).astype(np.float32)
     metal, ground = pick(rng, "metal", "grey", "dark", "vivid"), pick(rng, "pale", "dark", "grey", "earth")
-    back = ground * (1 + np.float32(0.02) * smooth(rng, height, width, 3))[..., None]
-    rgb = back + np.clip(cover * 3, 0, 1)[..., None] * (
-        metal * (np.float32(0.4) + np.float32(0.7) * cover)[..., None] - back
-    )
+    back = times(ground, 1 + np.float32(0.02) * smooth(rng, height, width, 3))
+    rgb = over(back, np.clip(cover * 3, 0, 1), times(metal, np.float32(0.4) + np.float32(0.7) * cover))
     elements = []
     for _ in range(24):
         size = int(max(wire * rng.uniform(1.2, 3), 4))
@@ -139,7 +139,7 @@ def mesh(rng: np.random.Generator, height: int, width: int) -> Scene:
         kind="mesh",
         name="wire mesh",
         expect="a regular grid of wires",
-        rgb=rgb * (1 + np.float32(0.02) * white(rng, height, width))[..., None],
+        rgb=times(rgb, 1 + np.float32(0.02) * white(rng, height, width)),
         defects={
             "missing part": 2,
             "distortion": 1.5,

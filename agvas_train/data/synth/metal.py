@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from agvas_train.data.synth.colours import blend, pick, shade
+from agvas_train.data.synth.colours import pick, shade, times
 from agvas_train.data.synth.fields import Field, fractal, smooth, turned, white
 from agvas_train.data.synth.scene import Scene
 
@@ -25,7 +25,7 @@ def brushed(rng: np.random.Generator, height: int, width: int) -> Scene:
         kind="brushed",
         name=name,
         expect="fine, even lines in one direction",
-        rgb=blend(field + 1, np.zeros(3, np.float32), base),
+        rgb=times(base, field + 1),
         defects={
             "scratch": 2,
             "crack": 1.2,
@@ -67,7 +67,7 @@ def rolled(rng: np.random.Generator, height: int, width: int) -> Scene:
         if cast
         else ("rolled steel", "steel strip")[int(rng.integers(2))],
         expect="a rough but even surface" if cast else "an even rolled surface",
-        rgb=blend(field + 1, np.zeros(3, np.float32), base),
+        rgb=times(base, field + 1),
         defects={
             "scale": 1.5,
             "inclusion": 1.5,

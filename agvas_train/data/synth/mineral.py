@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from agvas_train.data.synth.colours import blend, pick, shade
+from agvas_train.data.synth.colours import blend, over, pick, shade, times
 from agvas_train.data.synth.fields import cells, fractal, ramp, smooth, white
 from agvas_train.data.synth.scene import Scene
 
@@ -36,15 +36,15 @@ def asphalt(rng: np.random.Generator, height: int, width: int) -> Scene:
     field += np.float32(rng.uniform(0.01, 0.05)) * fractal(rng, height, width, height / float(rng.uniform(2, 6)), 3)
     base = pick(rng, "stone", "grey", "stone")
     warm = blend(
-        smooth(rng, height, width, cell),
+        np.clip(smooth(rng, height, width, cell), -1.5, 1.5),
         shade(base, 1.0),
-        shade(base, 1.0) * (1 + rng.normal(0, 0.04, 3).astype(np.float32)),
+        shade(base, 1.0) * (1 + rng.normal(0, 0.012, 3).astype(np.float32)),
     )
     return Scene(
         kind="asphalt",
         name="concrete" if concrete else "asphalt",
         expect="an even grain without gaps",
-        rgb=warm * (field + 1)[..., None],
+        rgb=times(warm, field + 1),
         defects=_DEFECTS,
         under=shade(base, float(rng.uniform(0.1, 0.4))),
     )
@@ -67,7 +67,7 @@ def stone(rng: np.random.Generator, height: int, width: int) -> Scene:
         chips = ramp(value + np.float32(0.15) * smooth(rng, height, width, cell * 0.5), 0.45, 0.65)
     rgb = blend(chips, ground, chip)
     second = ramp((value * 7) % 1, 0.6, 0.65) * (chips if terrazzo else np.float32(0.7))
-    rgb = rgb + second[..., None] * (fleck - rgb)
+    rgb = over(rgb, second, fleck)
     tone = np.float32(rng.uniform(0.01, 0.05)) * (
         white(rng, height, width) + fractal(rng, height, width, height / 4, 2)
     )
@@ -75,7 +75,7 @@ def stone(rng: np.random.Generator, height: int, width: int) -> Scene:
         kind="stone",
         name="terrazzo" if terrazzo else "granite",
         expect="evenly spread grains",
-        rgb=rgb * (tone + 1)[..., None],
+        rgb=times(rgb, tone + 1),
         defects=_DEFECTS,
         under=shade(ground, float(rng.uniform(0.1, 0.4))),
     )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from agvas_train.data.synth.colours import blend, pick, shade
+from agvas_train.data.synth.colours import blend, pick, shade, times
 from agvas_train.data.synth.fields import Field, cells, fractal, ramp, smooth, turned, white
 from agvas_train.data.synth.scene import Scene
 
@@ -67,7 +67,7 @@ def leather(rng: np.random.Generator, height: int, width: int) -> Scene:
         kind="leather",
         name="pebbled plastic" if plastic else ("leather", "artificial leather")[int(rng.integers(2))],
         expect="an even pebbled texture",
-        rgb=base * (field + 1)[..., None] + np.float32(0.1) * np.maximum(field, 0)[..., None],
+        rgb=times(base, field + 1) + times(np.full(3, 0.1, np.float32), np.maximum(field, 0)),
         defects={
             "scratch": 1.5,
             "hole": 1.2,
@@ -93,7 +93,7 @@ def plain(rng: np.random.Generator, height: int, width: int) -> Scene:
         kind="smooth",
         name=("plastic", "painted metal", "glass", "ceramic")[int(rng.integers(4))],
         expect="a smooth, uniform surface",
-        rgb=base * (field + 1)[..., None],
+        rgb=times(base, field + 1),
         defects={
             "scratch": 2,
             "dent": 1.2,

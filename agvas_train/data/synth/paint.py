@@ -76,7 +76,7 @@ def edge_spot(rng: np.random.Generator, scene: Scene) -> tuple[float, float] | N
     height, width = scene.size
     if scene.body is not None:
         for _ in range(12):
-            row = scene.rgb.shape[0] > 2 and rng.random() < 0.5
+            row = rng.random() < 0.5
             at = int(rng.integers(height if row else width))
             line = scene.body[at] if row else scene.body[:, at]
             steps = np.flatnonzero(line[1:] != line[:-1])

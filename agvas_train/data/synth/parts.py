@@ -6,8 +6,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from agvas_train.data.synth import metal, organic, textile
-from agvas_train.data.synth.colours import Colour, pick, shade
+from agvas_train.data.synth.colours import Colour, over, pick, shade, times
 from agvas_train.data.synth.fields import Field, resize, smooth, white
+from agvas_train.data.synth.part_shapes import draw_outline
 from agvas_train.data.synth.printed import write_text
 from agvas_train.data.synth.scene import Scene
 
@@ -20,92 +21,13 @@ _ON_PARTS = {
     "stain": 0.8,
     "contamination": 0.7,
     "missing part": 0.6,
-    "displaced part": 0.3,
     "colour fault": 0.5,
     "fray": 0.8,
     "uneven": 0.4,
 }
 
-Spots = list[tuple[float, float]]
 
-
-def _ring_points(x: float, y: float, radius: float, count: int, turn: float) -> Spots:
-    angles = turn + np.arange(count) * (2 * np.pi / count)
-    return [(x + radius * float(np.cos(a)), y + radius * float(np.sin(a))) for a in angles]
-
-
-def _gear(x: float, y: float, radius: float, teeth: int, turn: float, depth: float) -> Spots:
-    spots: Spots = []
-    for tooth in range(teeth):
-        for part, far in ((0.0, 1 - depth), (0.2, 1.0), (0.5, 1.0), (0.7, 1 - depth)):
-            angle = turn + (tooth + part) * 2 * np.pi / teeth
-            spots.append((x + radius * far * float(np.cos(angle)), y + radius * far * float(np.sin(angle))))
-    return spots
-
-
-def _twice(spots: Spots) -> Spots:
-    return [(2 * x, 2 * y) for x, y in spots]
-
-
-def _outline(
-    rng: np.random.Generator, height: int, width: int
-) -> tuple[Image.Image, list[tuple[float, float, float]], str]:
-    """The part's shape at twice the size, its regular holes (x, y, radius), its name."""
-    image = Image.new("L", (width * 2, height * 2), 0)
-    draw = ImageDraw.Draw(image)
-    side = min(height, width)
-    close = 1.0 if rng.random() < 0.75 else float(rng.uniform(1.2, 2.0))
-    x, y = width * float(rng.uniform(0.42, 0.58)), height * float(rng.uniform(0.42, 0.58))
-    radius, turn = side * close * float(rng.uniform(0.26, 0.47)), float(rng.uniform(0, np.pi))
-    box = [2 * (x - radius), 2 * (y - radius), 2 * (x + radius), 2 * (y + radius)]
-    form, holes = int(rng.choice(8, p=(0.24, 0.14, 0.12, 0.14, 0.1, 0.1, 0.08, 0.08))), []
-    if form == 0:
-        margin = [float(rng.uniform(-0.03, 0.14)) for _ in range(4)]
-        corners = [
-            (width * margin[0], height * margin[1]),
-            (width * (1 - margin[2]), height * margin[1] + rng.normal(0, 2)),
-            (width * (1 - margin[2]) + rng.normal(0, 2), height * (1 - margin[3])),
-            (width * margin[0], height * (1 - margin[3])),
-        ]
-        draw.polygon(_twice(corners), 255)
-        return image, holes, "plate"
-    if form == 1:
-        draw.ellipse(box, 255)
-        holes = (
-            [(*spot, radius * 0.09) for spot in _ring_points(x, y, radius * 0.68, int(rng.integers(3, 9)), turn)]
-            if rng.random() < 0.6
-            else []
-        )
-        return image, holes, "disc"
-    if form == 2:
-        draw.ellipse(box, 255)
-        return image, [(x, y, radius * float(rng.uniform(0.3, 0.75)))], "ring"
-    if form == 3:
-        tall = radius * float(rng.uniform(0.5, 1.0))
-        corner = tall * float(rng.uniform(0.05, 0.5))
-        draw.rounded_rectangle([box[0], 2 * (y - tall), box[2], 2 * (y + tall)], 2 * corner, 255)
-        if rng.random() < 0.6:
-            off_x, off_y, hole = radius * 0.8, tall * 0.75, min(radius, tall) * float(rng.uniform(0.07, 0.13))
-            holes = [(x + a * off_x, y + b * off_y, hole) for a in (-1, 1) for b in (-1, 1)]
-        image = (
-            image.rotate(float(rng.choice([0.0, rng.normal(0, 4), 90.0])), Image.Resampling.BILINEAR)
-            if not holes
-            else image
-        )
-        return image, holes, "bracket" if holes else "block"
-    if form == 4:
-        tall = radius * float(rng.uniform(0.3, 0.5))
-        draw.rounded_rectangle([box[0], 2 * (y - tall), box[2], 2 * (y + tall)], 2 * tall, 255)
-        return image.rotate(float(rng.uniform(0, 180)), Image.Resampling.BILINEAR, center=(2 * x, 2 * y)), [], "capsule"
-    if form == 5:
-        teeth = int(rng.integers(8, 28))
-        draw.polygon(_twice(_gear(x, y, radius, teeth, turn, float(rng.uniform(0.1, 0.25)))), 255)
-        return image, [(x, y, radius * float(rng.uniform(0.15, 0.4)))], "gear"
-    if form == 6:
-        draw.polygon(_twice(_ring_points(x, y, radius, 6, turn)), 255)
-        return image, [(x, y, radius * float(rng.uniform(0.35, 0.6)))], "nut"
-    draw.ellipse(box, 255)
-    return image, [(x, y, radius * float(rng.uniform(0.55, 0.8)))], "bottle mouth"
+_MATERIALS = {"strip": "steel", "board": "wooden", "veneer": "wooden", "wood": "wooden"}
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> tuple[Field, Colour]:
@@ -113,7 +35,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> tuple[Fiel
     if rng.random() < 0.4:
         colour = np.full(3, float(rng.choice([0.02, 0.95])), np.float32)
     field = np.float32(rng.uniform(0.0, 0.06)) * smooth(rng, height, width, float(rng.uniform(2, 40)))
-    return colour * (field + np.float32(0.01) * white(rng, height, width) + 1)[..., None], colour
+    return times(colour, field + np.float32(0.01) * white(rng, height, width) + 1), colour
 
 
 def _bevel(rng: np.random.Generator, cover: Field, round_px: float) -> Field:
@@ -156,68 +78,45 @@ def _mark(rng: np.random.Generator, height: int, width: int, cover: Field) -> Fi
 
 def part(rng: np.random.Generator, height: int, width: int) -> Scene:
     """One part with its own surface, rounded edges, a shadow, regular holes and sometimes a printed mark."""
-    image, holes, name = _outline(rng, height, width)
-    draw = ImageDraw.Draw(image)
-    for x, y, radius in holes:
-        draw.ellipse([2 * (x - radius), 2 * (y - radius), 2 * (x + radius), 2 * (y + radius)], 0)
-    cover = np.asarray(image.reduce(2), np.float32) * np.float32(1 / 255)
+    cover, holes, name = draw_outline(rng, height, width)
     fill = _fill(rng, height, width)
     back, colour = _background(rng, height, width)
     if rng.random() < 0.4:
         off = int(rng.integers(1, 9))
         soft = Image.fromarray((cover * 255).astype(np.uint8)).reduce(4).filter(ImageFilter.GaussianBlur(1.5))
         shadow = resize(np.asarray(soft, np.float32) / np.float32(255), height, width, Image.Resampling.BILINEAR)
-        back = back * (1 - np.float32(rng.uniform(0.2, 0.6)) * np.roll(shadow, (off, off // 2), (0, 1)))[..., None]
+        back = times(back, 1 - np.float32(rng.uniform(0.2, 0.6)) * np.roll(shadow, (off, off // 2), (0, 1)))
     face = fill.rgb
     if rng.random() < 0.8:
-        face = (
-            face
-            * (
-                1
-                + np.float32(rng.uniform(0.3, 1.2))
-                * _bevel(rng, cover, float(rng.uniform(2, 0.12 * min(height, width))))
-            )[..., None]
+        face = times(
+            face,
+            1
+            + np.float32(rng.uniform(0.3, 1.2)) * _bevel(rng, cover, float(rng.uniform(2, 0.12 * min(height, width)))),
         )
     parts, elements = {"part": cover > 0.5, "background": cover <= 0.5}, []
     unmarked = face
     if rng.random() < 0.3:
         ink = _mark(rng, height, width, cover)
-        face = face + ink[..., None] * (pick(rng, "dark", "pale", "vivid") - face) * np.float32(0.85)
+        face = over(face, ink * np.float32(0.85), pick(rng, "dark", "pale", "vivid"))
         parts["printed mark"] = ink > 0.4
-        rows, columns = (
-            np.flatnonzero(parts["printed mark"].any(axis=1)),
-            np.flatnonzero(parts["printed mark"].any(axis=0)),
-        )
+        rows, columns = (np.flatnonzero(parts["printed mark"].any(axis=axis)) for axis in (1, 0))
         if len(rows):
             elements = [(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)]
-    noun = {"disc": "disc", "ring": "ring"}.get(name, name)
-    material = "" if name == "bottle mouth" else fill.name.split()[-1] + " "
-    material = {
-        "steel ": "steel ",
-        "strip ": "steel ",
-        "iron ": "iron ",
-        "aluminium ": "aluminium ",
-        "board ": "wooden ",
-        "veneer ": "wooden ",
-        "wood ": "wooden ",
-    }.get(material, material)
-    weave = back + cover[..., None] * (unmarked - back)
+    word = fill.name.split()[-1]
+    material = "" if name == "bottle mouth" else _MATERIALS.get(word, word) + " "
+    bare = over(back, cover, unmarked)
     return replace(
         fill,
         kind="part",
-        name=material + noun,
-        expect="clean edges and a uniform surface"
-        if not holes
-        else "clean edges, complete holes and a uniform surface",
-        rgb=back + cover[..., None] * (face - back),
-        defects=_ON_PARTS
-        if elements
-        else {key: value for key, value in _ON_PARTS.items() if key not in ("missing part", "displaced part")},
+        name=material + name,
+        expect=f"clean edges{', complete holes' if holes else ''} and a uniform surface",
+        rgb=over(back, cover, face),
+        defects=_ON_PARTS if elements else {key: _ON_PARTS[key] for key in _ON_PARTS if key != "missing part"},
         under=colour,
         body=parts["part"],
         parts=parts,
         elements=elements,
-        plain=weave,
+        plain=bare,
     )
 
 
@@ -232,7 +131,10 @@ def tray(rng: np.random.Generator, height: int, width: int) -> Scene:
     off_x, off_y = rng.uniform(0, pitch), rng.uniform(0, pitch)
     for row in range(-1, int(height / pitch) + 2):
         for column in range(-1, int(width / pitch) + 2):
-            x, y = (float(v) for v in (column * pitch + off_x, row * pitch + off_y) + rng.normal(0, loose * pitch, 2))
+            x, y = (
+                float(v)
+                for v in np.array([column * pitch + off_x, row * pitch + off_y]) + rng.normal(0, loose * pitch, 2)
+            )
             box = [2 * (x - radius), 2 * (y - radius * aspect), 2 * (x + radius), 2 * (y + radius * aspect)]
             draw.rounded_rectangle(box, radius / 2, 255) if square else draw.ellipse(box, 255)
             if hole:
@@ -251,18 +153,17 @@ def tray(rng: np.random.Generator, height: int, width: int) -> Scene:
     back, colour = _background(rng, height, width)
     base = pick(rng, "pale", "vivid", "metal", "brass", "grey")
     while abs(float(base.mean() - colour.mean())) < 0.15:
-        base, colour = pick(rng, "pale", "vivid", "metal", "brass", "grey"), colour
-    face = (
-        base
-        * (1 + np.float32(rng.uniform(0.5, 1.5)) * _bevel(rng, cover, radius * float(rng.uniform(0.2, 0.6))))[..., None]
+        base = pick(rng, "pale", "vivid", "metal", "brass", "grey")
+    face = times(
+        base, 1 + np.float32(rng.uniform(0.5, 1.5)) * _bevel(rng, cover, radius * float(rng.uniform(0.2, 0.6)))
     )
-    face = face * (1 + np.float32(rng.uniform(0.005, 0.05)) * smooth(rng, height, width, 2))[..., None]
+    face = times(face, 1 + np.float32(rng.uniform(0.005, 0.05)) * smooth(rng, height, width, 2))
     name = "washers" if hole else ("pins" if square else ("tablets", "caps", "rivets")[int(rng.integers(3))])
     return Scene(
         kind="parts",
         name=f"tray of {name}",
         expect="complete, equal parts in a regular pattern",
-        rgb=back + cover[..., None] * (face - back),
+        rgb=over(back, cover, face),
         defects={
             "missing part": 1.5,
             "displaced part": 1,

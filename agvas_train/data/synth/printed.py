@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from agvas_train.data.synth.colours import blend, pick, shade
+from agvas_train.data.synth.colours import over, pick, shade, times
 from agvas_train.data.synth.fields import smooth, white
 from agvas_train.data.synth.scene import Scene
 
@@ -101,13 +101,13 @@ def printed(rng: np.random.Generator, height: int, width: int) -> Scene:
     texture = np.float32(rng.uniform(0.004, 0.03)) * (
         smooth(rng, height, width, float(rng.uniform(1.5, 5))) + white(rng, height, width)
     )
-    base = paper * (texture + 1)[..., None]
+    base = times(paper, texture + 1)
     inside = [(max(a, 0), max(b, 0), min(c, width), min(d, height)) for a, b, c, d in elements]
     return Scene(
         kind="printed",
         name=("printed label", "patterned print", "striped print")[form],
         expect=("clean, complete print", "a regular printed pattern", "even stripes")[form],
-        rgb=blend(ink, np.zeros(3, np.float32), np.ones(3, np.float32)) * (colour - base) + base,
+        rgb=over(base, ink, colour),
         defects={
             "missing part": 1.8 if inside else 0.6,
             "displaced part": 1,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_train.data.synth.colours import LUMA, Colour
+from agvas_train.data.synth.colours import LUMA, Colour, times
 from agvas_train.data.synth.fields import Field, resize, smooth
 
 Mask = NDArray[np.bool_]
@@ -60,9 +60,9 @@ class Scene:
 
     def relight(self, gain: Field) -> None:
         """Multiply the picture by a brightness field [H,W]."""
-        self.rgb = self.rgb * gain[..., None]
+        self.rgb = times(self.rgb, gain)
         if self.plain is not None:
-            self.plain = self.plain * gain[..., None]
+            self.plain = times(self.plain, gain)
         self.light = gain if self.light is None else self.light * gain
 
 
@@ -99,4 +99,21 @@ def light(rng: np.random.Generator, scene: Scene, gloss: float) -> None:
         long, short = rng.uniform(0.2, 0.9), rng.uniform(0.06, 0.25)
         spot = np.exp(-((along / long) ** 2) - (across / short) ** 2).astype(np.float32)
         glow = resize(spot, height, width) * np.float32(gloss * rng.uniform(0.15, 0.6))
-        scene.rgb = scene.rgb + (glow if scene.body is None else glow * scene.body)[..., None]
+        glow = glow if scene.body is None else glow * scene.body
+        for channel in range(3):
+            scene.rgb[..., channel] += glow
+    expose(rng, scene)
+
+
+def expose(rng: np.random.Generator, scene: Scene) -> None:
+    """Bring surfaces that are far too dark to a usual exposure, mostly."""
+    seen = scene.rgb if scene.body is None else scene.rgb[scene.body]
+    level = float(seen.mean()) if seen.size else 1.0
+    wanted = float(rng.uniform(0.15, 0.4))
+    if level < wanted and rng.random() < 0.85:
+        gain = min(wanted / max(level, 0.02), 4.0)
+        scene.rgb *= np.float32(gain)
+        scene.under = np.clip(scene.under * np.float32(gain), 0, 1)
+        scene.light = None if scene.light is None else scene.light * np.float32(gain)
+        if scene.plain is not None:
+            scene.plain = scene.plain * np.float32(gain)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from agvas_train.data.synth.colours import blend, pick, shade
+from agvas_train.data.synth.colours import blend, pick, shade, times
 from agvas_train.data.synth.fields import Field, fractal, rotate, smooth, white
 from agvas_train.data.synth.scene import Scene
 
@@ -61,7 +61,7 @@ def woven(rng: np.random.Generator, height: int, width: int) -> Scene:
     gap = shade(first, float(rng.uniform(0.15, 0.75)))
     rgb = blend(np.clip(field, 0, 1.3), gap, first)
     if second is not first:
-        rgb = rgb + (warp * np.clip(field, 0, 1))[..., None] * (second - first) * np.float32(0.8)
+        rgb = rgb + times((second - first) * np.float32(0.8), warp * np.clip(field, 0, 1))
     return Scene(
         kind="woven",
         name=("woven fabric", "cloth", "burlap" if pitch > 7 else "carpet")[int(rng.integers(3))],
@@ -69,7 +69,7 @@ def woven(rng: np.random.Generator, height: int, width: int) -> Scene:
         rgb=rgb,
         defects=_DEFECTS,
         under=pick(rng, "dark", "pale", "grey"),
-        angle=-angle if rng.random() < 0.5 else -angle + np.pi / 2,
+        angle=angle if rng.random() < 0.5 else angle + np.pi / 2,
     )
 
 
@@ -109,7 +109,7 @@ def felt(rng: np.random.Generator, height: int, width: int) -> Scene:
         kind="felt",
         name=("felt", "fleece")[int(rng.integers(2))],
         expect="an even mat of fibres",
-        rgb=first * (field + 1)[..., None],
+        rgb=times(first, field + 1),
         defects={key: value for key, value in _DEFECTS.items() if key not in ("displaced part", "distortion", "fray")},
         under=pick(rng, "dark", "pale"),
     )

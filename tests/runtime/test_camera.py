@@ -1,0 +1,91 @@
+"""`agvas-camera play` against a real server."""
+
+import json
+import shutil
+
+import pytest
+
+from agvas_runtime.camera.cli import app
+from agvas_runtime.camera.player import Playback, play
+from agvas_runtime.console import run
+from agvas_runtime.frames import read_image
+from agvas_runtime.verdict import Verdict
+
+
+@pytest.fixture
+def camera(capsys, server):
+    """Runs `agvas-camera play` against the server; returns (exit code, stdout, stderr)."""
+
+    def call(*arguments: object, address: str = f"127.0.0.1:{server.port}") -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            run(app, ["play", *map(str, arguments), "--server", address])
+        out, err = capsys.readouterr()
+        return caught.value.code, out, err
+
+    return call
+
+
+@pytest.fixture
+def folder(photo, tmp_path):
+    """Three image files, one of them broken."""
+    for name in ("a.jpg", "c.jpg"):
+        shutil.copy(photo, tmp_path / name)
+    (tmp_path / "b.jpg").write_bytes(photo.read_bytes()[:300])
+    return tmp_path
+
+
+def test_every_frame_gets_one_answer_with_its_number(client, photo):
+    shots = list(play(client, Playback([photo], count=4, camera_id="left")))
+    assert [shot.sequence for shot in shots] == [0, 1, 2, 3]
+    identities = [shot.reply.identity for shot in shots]
+    assert [identity.sequence for identity in identities] == [0, 1, 2, 3]
+    assert {identity.camera_id for identity in identities} == {"left"}
+    times = [identity.capture_time for identity in identities]
+    assert times == sorted(times)
+
+
+def test_a_raw_frame_gives_the_answer_of_its_file(client, photo):
+    (encoded,), (raw,) = (play(client, Playback([photo], count=1, raw=raw)) for raw in (False, True))
+    assert (raw.reply.mask == encoded.reply.mask).all()
+
+
+def test_the_table_has_a_line_a_frame_and_ends_with_percentiles(camera, folder):
+    code, out, err = camera(folder, "--count", "5", "--fps", "200")
+    lines = out.splitlines()
+    assert (code, err) == (0, "")
+    assert [line.split()[1] for line in lines[1:6]] == ["a.jpg", "b.jpg", "c.jpg", "a.jpg", "b.jpg"]
+    assert lines[6].split()[0] == "p50"
+    assert lines[7].split()[0] == "p99"
+    assert lines[8].startswith("5 frames: ")
+
+
+def test_a_frame_that_cannot_be_read_is_no_answer_and_the_play_goes_on(camera, folder):
+    code, out, _ = camera(folder, "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert [frame["file"].endswith("b.jpg") for frame in report["frames"]] == [False, True, False]
+    broken = report["frames"][1]
+    assert broken["verdict"] == Verdict.NO_ANSWER.value
+    assert "frame.encoded: truncated" in broken["error"]
+    assert report["verdicts"]["NO_ANSWER"] >= 1
+    assert report["latency_ms"]["round_trip"]["p50"] > 0
+
+
+def test_overlays_are_written_once_a_file(camera, folder, photo, tmp_path):
+    code, _, _ = camera(folder, "--count", "6", "--out", tmp_path / "out")
+    assert code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_overlay.png", "c_overlay.png"]
+    assert read_image(tmp_path / "out" / "a_overlay.png").shape[1] == read_image(photo).shape[1]
+
+
+def test_a_folder_without_images_is_exit_code_2(camera, tmp_path):
+    code, _, err = camera(tmp_path)
+    assert code == 2
+    assert err.startswith(f"error: {tmp_path}: no images in this folder")
+
+
+def test_no_server_is_one_line_with_exit_code_1(camera, photo):
+    code, out, err = camera(photo, address="127.0.0.1:1")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: 127.0.0.1:1: not ready after")
+    assert err.count("\n") == 1

@@ -1,0 +1,225 @@
+"""`agvas-runtime segment` and `info`, run as users run them."""
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agvas_runtime.cli import app
+from agvas_runtime.console import run
+from agvas_runtime.encoding import mask_from_png
+from agvas_runtime.files import result_names
+from agvas_runtime.frames import read_image
+
+COMMAND = "agvas_runtime.cli"
+
+
+@pytest.fixture
+def command(capsys):
+    """Runs `agvas-runtime` in this process; returns (exit code, stdout, stderr)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            run(app, [str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return caught.value.code, out, err
+
+    return call
+
+
+def kinds_of_image(photo: Path, folder: Path) -> dict[str, tuple[Path, tuple[int, int]]]:
+    """One file of each awkward kind, with the size (H, W) of its upright image."""
+    with Image.open(photo) as opened:
+        colour = opened.convert("RGB")
+    width, height = colour.size
+    grey = colour.convert("L")
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    files = {
+        "grey.png": (grey, {}),
+        "rgba.png": (colour.convert("RGBA"), {}),
+        "deep.png": (deep, {}),
+        "deep.tif": (deep, {}),
+        "palette.png": (colour.quantize(16), {}),
+        "bilevel.png": (grey.convert("1"), {}),
+        "turned.jpg": (colour, {"exif": turned}),
+        "one.png": (Image.new("RGB", (1, 1)), {}),
+        "thin.png": (Image.new("L", (300, 1), 200), {}),
+        "huge.jpg": (colour.resize((4000, 3000)), {}),
+    }
+    sizes = {"turned.jpg": (width, height), "one.png": (1, 1), "thin.png": (1, 300), "huge.jpg": (3000, 4000)}
+    for name, (image, options) in files.items():
+        image.save(folder / name, **options)
+    return {name: (folder / name, sizes.get(name, (height, width))) for name in files}
+
+
+def test_every_kind_of_image_gets_a_mask_of_its_own_size(command, photo, tmp_path):
+    (tmp_path / "in").mkdir()
+    images = kinds_of_image(photo, tmp_path / "in")
+    code, out, err = command("segment", tmp_path / "in", "--out", tmp_path / "out", "--json")
+    assert (code, err) == (0, "")
+    rows = {Path(row["file"]).name: row for row in json.loads(out)}
+    assert rows.keys() == images.keys()
+    for name, (path, size) in images.items():
+        mask = mask_from_png(Path(rows[name]["mask"]).read_bytes())
+        assert mask.shape == size == (rows[name]["height"], rows[name]["width"])
+        assert mask.sum() == rows[name]["defect_area_px"]
+        assert read_image(rows[name]["overlay"]).shape[1] == size[1], path
+
+
+@pytest.mark.shared
+def test_every_evaluation_image_gets_a_mask_of_its_own_size(command, real_open, tmp_path):
+    folders = sorted(folder for folder in real_open.glob("*/test/*") if folder.is_dir())
+    code, out, err = command("segment", *folders, "--out", tmp_path, "--json")
+    assert (code, err) == (0, "")
+    rows = json.loads(out)
+    assert len(rows) == sum(len(list(folder.iterdir())) for folder in folders)
+    for row in rows:
+        mask = mask_from_png(Path(row["mask"]).read_bytes())
+        assert mask.shape == read_image(row["file"]).shape[:2]
+
+
+def test_the_segmenter_the_command_and_the_server_give_equal_masks(command, segmenter, client, photo, tmp_path):
+    result = segmenter.segment(photo)
+    code, out, _ = command("segment", photo, "--out", tmp_path)
+    written = mask_from_png((tmp_path / f"{photo.stem}_mask.png").read_bytes())
+    assert code == 0
+    assert "verdict" in out
+    assert written.tobytes() == result.mask.tobytes() == client.segment(photo).mask.tobytes()
+    assert set(np.unique(np.asarray(Image.open(tmp_path / f"{photo.stem}_mask.png")))) <= {0, 255}
+
+
+def test_thresholds_decide_the_verdict_and_never_the_exit_code(command, photo):
+    code, out, _ = command("segment", photo, "--min-area", "1000000000", "--json")
+    assert code == 0
+    assert json.loads(out)[0]["verdict"] != "REJECT"
+
+
+def test_each_bad_file_is_one_line_and_the_good_ones_are_still_written(run_module, photo, tmp_path):
+    bad = {
+        "truncated.jpg": photo.read_bytes()[: photo.stat().st_size // 2],
+        "text.png": b"this is a letter, not a picture",
+        "empty.png": b"",
+    }
+    for name, data in bad.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "folder").mkdir()
+    files = [tmp_path / name for name in (*bad, "missing.png", "folder")]
+    done = run_module(COMMAND, "segment", files[0], photo, *files[1:], "--out", tmp_path / "out")
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(files)
+    for path in files:
+        assert [line for line in lines if line.startswith("error: ") and str(path) in line], path
+    assert "truncated" in next(line for line in lines if "truncated.jpg" in line)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        f"{photo.stem}_mask.png",
+        f"{photo.stem}_overlay.png",
+    }
+
+
+def test_json_names_the_bad_files_too(command, photo, tmp_path):
+    code, out, err = command("segment", photo, tmp_path / "missing.png", "--json")
+    good, bad = json.loads(out)
+    assert (code, good["file"], bad["file"]) == (2, str(photo), str(tmp_path / "missing.png"))
+    assert "no such file" in bad["error"]
+    assert err == f"error: {bad['error']}\n"
+
+
+def test_no_image_at_all_is_exit_code_2_and_one_line(command, tmp_path):
+    code, out, err = command("segment", tmp_path)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {tmp_path}: no images in this folder")
+    assert err.count("\n") == 1
+
+
+def test_images_of_one_name_in_two_folders_keep_two_results(command, photo, tmp_path):
+    for name in ("a/001.jpg", "b/001.jpg", "b/001.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.open(photo).save(tmp_path / name)
+    out = tmp_path / "out"
+    assert command("segment", tmp_path / "a", tmp_path / "b/001.jpg", "--out", out)[0] == 0
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*_mask.png")) == [
+        "a/001_mask.png",
+        "b/001_mask.png",
+    ]
+    assert command("segment", tmp_path / "b", "--out", tmp_path / "out2")[0] == 0
+    names = sorted(path.name for path in (tmp_path / "out2").glob("*_mask.png"))
+    assert names == ["001.jpg_mask.png", "001.png_mask.png"]
+
+
+def test_the_same_image_twice_is_processed_once(command, photo):
+    code, out, _ = command("segment", photo, photo, photo.parent / "." / photo.name, "--json")
+    assert (code, len(json.loads(out))) == (0, 1)
+
+
+def test_result_names_are_short_where_they_can_be():
+    def names(*pairs: tuple[str, str]) -> list[str]:
+        return result_names([(Path(folder), Path(folder) / image) for folder, image in pairs])
+
+    assert names(("/x/a", "1.png"), ("/x/b", "2.png")) == ["1", "2"]
+    assert names(("/x/a", "1.png"), ("/x/b", "1.png")) == ["a/1", "b/1"]
+    assert names(("/x/a", "1.png"), ("/x/a", "1.jpg")) == ["1.png", "1.jpg"]
+    assert names() == []
+
+
+def test_a_result_never_replaces_an_input(command, photo, tmp_path):
+    for name in ("a.png", "a_mask.png"):
+        Image.open(photo).save(tmp_path / name)
+    before = (tmp_path / "a_mask.png").read_bytes()
+    code, _, err = command("segment", tmp_path, "--out", tmp_path)
+    assert code == 2
+    assert err == f"error: {tmp_path / 'a_mask.png'}: a result would replace this input; choose another --out\n"
+    assert (tmp_path / "a_mask.png").read_bytes() == before
+
+
+def test_an_out_folder_that_cannot_be_made_is_one_line(command, photo, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = command("segment", photo, "--out", tmp_path / "file" / "out")
+    assert code == 2
+    assert err == f"error: {tmp_path / 'file' / 'out'}: cannot make this folder: Not a directory\n"
+
+
+def test_a_disk_that_takes_no_more_leaves_no_half_written_file(run_module, photo, tmp_path):
+    def small_files_only() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+
+    done = run_module(COMMAND, "segment", photo, "--out", tmp_path / "out", preexec_fn=small_files_only)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "cannot write: File too large" in done.stderr
+    assert all(path.stat().st_size < 500 for path in (tmp_path / "out").iterdir())
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_info_shows_the_manifest_and_json_carries_it_whole(command, segmenter):
+    manifest = segmenter.bundle.manifest
+    code, out, _ = command("info", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["graphs"] == manifest.model_dump(mode="json")["graphs"]
+    assert facts["size_bytes"] == segmenter.bundle.size_bytes
+    code, out, _ = command("info")
+    assert code == 0
+    assert all(name in out for name in manifest.graphs)
+
+
+def test_info_of_no_bundle_is_one_line_with_exit_code_2(command, tmp_path):
+    code, _, err = command("info", tmp_path)
+    assert (code, err) == (2, f"error: {tmp_path}: no manifest.json, so this is not a bundle\n")
+
+
+@pytest.mark.parametrize("name", ["segment", "serve", "info"])
+def test_every_command_has_help_with_examples(command, name):
+    code, out, _ = command(name, "--help")
+    assert code == 0
+    assert f"agvas-runtime {name}" in out
+
+
+def test_the_console_script_is_installed():
+    assert Path(sys.executable).with_name("agvas-runtime").exists()

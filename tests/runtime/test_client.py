@@ -1,0 +1,78 @@
+"""The client: every kind of image, every kind of error."""
+
+import numpy as np
+import pytest
+
+from agvas_runtime.client import Client, ConnectionLostError
+from agvas_runtime.errors import InputError
+from agvas_runtime.frames import read_image
+from agvas_runtime.verdict import Recipe, Verdict
+
+
+def test_a_path_its_bytes_and_its_pixels_give_the_same_mask(client, photo):
+    expected = client.segment(photo).mask
+    for image in (str(photo), photo.read_bytes(), read_image(photo)):
+        assert np.array_equal(client.segment(image).mask, expected)
+
+
+def test_every_way_of_sending_the_mask_gives_the_same_array(client, photo):
+    packed, png = client.segment(photo), client.segment(photo, mask="png")
+    assert packed.mask.dtype == png.mask.dtype == np.bool_
+    assert np.array_equal(packed.mask, png.mask)
+    assert client.segment(photo, mask="none").mask is None
+
+
+def test_pixels_that_are_no_contiguous_block_are_sent_as_they_look(client, photo):
+    image = read_image(photo)
+    assert np.array_equal(client.segment(image[::2, ::2]).mask, client.segment(image[::2, ::2].copy()).mask)
+
+
+def test_big_endian_samples_are_sent_as_the_same_numbers(client):
+    samples = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+    reply = client.segment(samples, probability="float32")
+    assert np.array_equal(client.segment(samples.astype(">u2"), probability="float32").probability, reply.probability)
+
+
+def test_the_recipe_travels(client, photo):
+    reply = client.segment(photo, recipe=Recipe(min_area_px=10**9, on_no_answer="stop"))
+    assert reply.verdict is not Verdict.REJECT
+    assert reply.gate == {Verdict.PASS: "pass", Verdict.NO_ANSWER: "stop"}[reply.verdict]
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "text"),
+    [
+        (np.zeros((4, 4, 4), np.uint8), {}, "image: found uint8 [4, 4, 4], expected uint8 [H, W, 3]"),
+        (np.zeros((4, 4, 3), np.float32), {}, "image: found float32 [4, 4, 3]"),
+        (np.zeros(4, np.uint8), {}, "image: found uint8 [4]"),
+        (np.zeros((4, 4), np.uint8), {"pixel_format": "RGB8"}, "pixel_format: found RGB8, expected MONO8"),
+        (np.zeros((0, 4), np.uint8), {}, "frame.raw.height: found 0"),
+        (b"x", {"pixel_format": "RGB8"}, "pixel_format: found RGB8 for an image file"),
+        (b"x", {}, "frame.encoded: not an image"),
+        ("no/such/file.png", {}, "no/such/file.png: No such file or directory"),
+        (np.zeros((4, 4), np.uint8), {"instruction": ""}, "instruction: found an empty text"),
+        (np.zeros((4, 4), np.uint8), {"instruction": " "}, "instruction: found a blank text"),
+    ],
+)
+def test_an_image_that_cannot_be_used_is_an_input_error(client, image, options, text):
+    with pytest.raises(InputError) as caught:
+        client.segment(image, **options)
+    assert text in str(caught.value)
+
+
+def test_a_frame_above_the_server_s_limit_names_the_option_that_raises_it(client):
+    with pytest.raises(InputError, match="--max-message-mb"):
+        client.segment(bytes(65 << 20))
+
+
+def test_an_absent_server_is_a_lost_connection_that_names_the_address():
+    with Client("127.0.0.1:1") as client:
+        with pytest.raises(ConnectionLostError, match="127.0.0.1:1: not ready after 0.2 s"):
+            client.wait_ready(timeout_s=0.2)
+        with pytest.raises(ConnectionLostError, match="127.0.0.1:1"):
+            client.model()
+
+
+def test_a_call_that_takes_too_long_is_a_lost_connection(client, photo):
+    with pytest.raises(ConnectionLostError, match=client.address):
+        client.segment(photo, timeout_s=1e-6)
