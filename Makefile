@@ -7,7 +7,7 @@ PIP = -m pip install -q --disable-pip-version-check -c constraints.txt
 # Its stubs run under protobuf 6 and 7 alike. It asks for protobuf 6 without needing it, hence --no-deps where it is used.
 GRPC_TOOLS = grpcio-tools==1.72.0
 
-.PHONY: demo test test-full lint proto demo-frames clean
+.PHONY: demo test test-full proof lint proto demo-frames clean
 
 # Starts the server with the embedded bundle, plays frames to it, stops it. FRAMES=folder plays your own images.
 demo: .venv/installed
@@ -18,8 +18,12 @@ test: lint
 	.venv-test/bin/python -m pytest -m "not slow"
 
 # The same at the sizes that the issues name; hours, not minutes.
-test-full: lint
+test-full: lint proof
 	.venv-test/bin/python -m pytest
+
+# The figures behind the README, on an idle machine: benchmarks/full/<date>-<commit>.json.
+proof: .venv/installed
+	.venv/bin/python tools/proof.py
 
 lint: .venv-test/installed
 	.venv-test/bin/ruff check

@@ -42,7 +42,7 @@ def print_bundle(bundle: Bundle) -> None:
     table.add_row("instruction", manifest.prompt.default_instruction)
     table.add_row("templates", ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in facts["templates"].items()))
     table.add_row("mask", f"threshold {manifest.model.threshold:g}, alpha {manifest.model.alpha:g}")
-    table.add_row("parity", ", ".join(f"{name} {_short(value)}" for name, value in manifest.parity.items()))
+    table.add_row("parity", _short(manifest.parity))
     table.add_row("made with", ", ".join(f"{tool} {version}" for tool, version in manifest.created_with.items()))
     out.print(table)
     graphs = Table(box=None, header_style="bold")
@@ -57,4 +57,8 @@ def print_bundle(bundle: Bundle) -> None:
 
 
 def _short(value: object) -> str:
+    """Figures with three digits; a dict as its entries, one inside another in brackets."""
+    if isinstance(value, dict):
+        entries = ((name, _short(item), isinstance(item, dict)) for name, item in value.items())
+        return ", ".join(f"{name} ({text})" if nested else f"{name} {text}" for name, text, nested in entries)
     return f"{value:.3g}" if isinstance(value, float) else str(value)

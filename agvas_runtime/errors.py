@@ -11,7 +11,3 @@ class BundleError(InputError):
 
 class EngineError(Exception):
     """Valid input could not be processed. Commands print it as one line and exit with code 1."""
-
-
-class LeftTrieError(EngineError):
-    """Greedy decoding left the template trie, so one pass cannot prove the answer."""

@@ -41,8 +41,10 @@ def segment_files(inputs: list[Path], task: Task, *, as_json: bool) -> int:
     names = result_names(images)
     if task.out is not None:
         _refuse_overwriting(images, names, make_folder(task.out))
-    segmenter = Segmenter.open(task.bundle, threads=task.threads)
     rows: list[dict[str, Any]] = []
+    if images:
+        segmenter = Segmenter.open(task.bundle, threads=task.threads)
+        segmenter.warm()  # so that the first image's time is like the others'
     for (_, path), name in zip(console.progress(images, "segmenting", len(images)), names, strict=True):
         try:
             rows.append(_process(segmenter, path, name, task))
@@ -97,7 +99,7 @@ def _process(segmenter: Segmenter, path: Path, name: str, task: Task) -> dict[st
     row = {"file": str(path), **_row(result)}
     if task.out is not None:
         mask_path, overlay_path = _targets(task.out, name)
-        text = f"{result.defect_area_px} px  {result.confidence:.2f}  {path.name}"
+        text = f"{result.defect_area_px} px  {result.confidence:.2f}"
         overlay = draw_overlay(read_image(path), result.mask, result.regions, result.verdict, text)
         write_whole(mask_path, encoding.mask_to_png(result.mask))
         write_whole(overlay_path, encoding.png(overlay))

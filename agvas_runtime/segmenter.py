@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from agvas_runtime.bundle import Bundle, default_bundle_path
 from agvas_runtime.engines import Engine, Tensors
 from agvas_runtime.engines.ort import OrtEngine
-from agvas_runtime.errors import InputError
+from agvas_runtime.errors import BundleError, InputError
 from agvas_runtime.frames import decode_image, read_bytes
 from agvas_runtime.manifest import Manifest
 from agvas_runtime.maps import binarise, to_image_size
@@ -63,6 +63,9 @@ class Segmenter:
         self.templates = read_templates(bundle.templates)
         self._engines = engines
         self._embeddings = bundle.embeddings()
+        if len(self._embeddings) < self.prompter.vocabulary_size:
+            found = f"{len(self._embeddings)} token embeddings for {self.prompter.vocabulary_size} tokens"
+            raise BundleError(f"{bundle.folder}: found {found}")
         self._plans: OrderedDict[str, tuple[PassPlan, Tensors]] = OrderedDict()
 
     @classmethod

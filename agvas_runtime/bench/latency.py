@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from agvas_runtime.engines.registry import Segments, open_segmenter
-from agvas_runtime.errors import InputError, LeftTrieError
+from agvas_runtime.errors import InputError
 
 PERCENTILES = (50, 90, 99)
 WHOLE_CALL = "call"
@@ -54,17 +54,11 @@ class Track:
     def call(self, frame: bytes, keep: bool = True) -> float:
         """Segment one frame; its times are kept unless it is for warming up. Returns the whole call's time in ms."""
         begin = time.perf_counter()
-        timings: dict[str, float] = {}
-        try:
-            result = self.segmenter.segment(frame)
-            elapsed_ms = (time.perf_counter() - begin) * 1e3
-            outcome, timings = result.answer_kind.value, result.timings_ms
-        except LeftTrieError:
-            elapsed_ms = (time.perf_counter() - begin) * 1e3
-            outcome = "left the trie"
+        result = self.segmenter.segment(frame)
+        elapsed_ms = (time.perf_counter() - begin) * 1e3
         if keep:
-            self.outcomes[outcome] += 1
-            for stage, value in {**timings, WHOLE_CALL: elapsed_ms}.items():
+            self.outcomes[result.answer_kind.value] += 1
+            for stage, value in {**result.timings_ms, WHOLE_CALL: elapsed_ms}.items():
                 self.stages.setdefault(stage, []).append(value)
         return elapsed_ms
 

@@ -1,6 +1,6 @@
 """Memory of one contender, in a process of its own: several in one process could not be told apart.
 
-`python -m agvas_runtime.bench.memory ENGINE [PATH]` reads frames from files named on stdin; the bench starts it.
+The bench starts `python -m agvas_runtime.bench.memory`, which reads its task from stdin and prints what it measured.
 """
 
 import json

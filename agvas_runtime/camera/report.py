@@ -105,7 +105,7 @@ def write_overlay(folder: Path, shot: Shot, name: str) -> Path | None:
     if reply is None or reply.mask is None:
         return None
     target = folder / f"{name}_overlay.png"
-    text = f"{reply.defect_area_px} px  {reply.confidence:.2f}  {shot.path.name}"
+    text = f"{reply.defect_area_px} px  {reply.confidence:.2f}"
     picture = draw_overlay(read_image(shot.path), reply.mask, reply.regions, reply.verdict, text)
     write_whole(target, encoding.png(picture))
     return target

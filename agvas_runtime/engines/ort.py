@@ -22,7 +22,7 @@ class OrtEngine:
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # errors reach the caller as exceptions; stderr stays free of them
-        # Each graph has threads of its own: spinning, they would take the cores from the next graph and from the server.
+        # Each graph has threads of its own: spinning, they would take the cores from the next graph and the server.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if missing := [name for name in providers if name not in ort.get_available_providers()]:
             have = ", ".join(ort.get_available_providers())

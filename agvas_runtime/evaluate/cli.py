@@ -39,8 +39,8 @@ def evaluate(
     """
     path = _model_path(engine, bundle, checkpoint)
     dataset = load_dataset(data)
-    if out is not None:
-        make_folder(out)
+    if out is not None and any(make_folder(out / "pictures").iterdir()):
+        raise InputError(f"{out / 'pictures'}: holds an earlier evaluation's pictures; delete it or name another --out")
     evaluation = evaluate_dataset(open_segmenter(engine, path, threads), dataset, limit, out)
     report = as_report(evaluation, dataset.name, engine, path, limit)
     if out is not None:
@@ -51,7 +51,7 @@ def evaluate(
     else:
         console.output().print(as_table(evaluation, dataset.name))
         for image, reason in evaluation.no_answers[:10]:
-            console.note(f"no answer: {image}: {reason}")
+            console.note(f"no answer: {image}: {console.one_line(reason)[:120]}")
         if len(evaluation.no_answers) > 10:
             console.note(f"no answer: and {len(evaluation.no_answers) - 10} more images (--json lists all)")
 

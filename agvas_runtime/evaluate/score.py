@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from agvas_runtime import metrics
 from agvas_runtime.datasets import Item, load_mask
 from agvas_runtime.engines.registry import Segments
-from agvas_runtime.errors import LeftTrieError
-from agvas_runtime.frames import read_image
 from agvas_runtime.verdict import AnswerKind, Verdict
 
 FIGURES = ("ap", "f1_max", "iou_ano", "iou_nor")
@@ -111,20 +109,11 @@ def score_category(
 def score_image(segmenter: Segments, item: Item) -> Scored:
     """Run one image; the time is the whole call's, from the file to the result."""
     begin = time.perf_counter()
-    try:
-        result = segmenter.segment(item.image)
-    except LeftTrieError as error:
-        elapsed_ms = (time.perf_counter() - begin) * 1e3
-        height, width = read_image(item.image).shape[:2]
-        return _unanswered(item, (height, width), str(error), elapsed_ms)
+    result = segmenter.segment(item.image)
     elapsed_ms = (time.perf_counter() - begin) * 1e3
-    if result.verdict is Verdict.NO_ANSWER:
-        return _unanswered(item, result.size, result.reason, elapsed_ms)
     truth = load_mask(item, result.size)
+    if result.verdict is Verdict.NO_ANSWER:
+        zeros = np.zeros(result.size, np.float32)
+        return Scored(item, truth, zeros, zeros > 0, "no answer", result.reason, elapsed_ms)
     outcome = result.answer_kind.value
     return Scored(item, truth, result.probability, result.mask, outcome, result.reason, elapsed_ms)
-
-
-def _unanswered(item: Item, size: tuple[int, int], reason: str, elapsed_ms: float) -> Scored:
-    zeros, nothing = np.zeros(size, np.float32), np.zeros(size, np.bool_)
-    return Scored(item, load_mask(item, size), zeros, nothing, "no answer", reason, elapsed_ms)

@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from PIL import Image
 
 from agvas_runtime.errors import EngineError
 from agvas_runtime.proto.agvas.v1 import inspection_pb2, inspection_pb2_grpc
@@ -58,6 +59,7 @@ class InspectionServer:
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         segmenter = Segmenter.open(config.bundle, threads=config.threads)
         segmenter.warm()
+        Image.preinit()  # the first encoded frame would wait for PIL's decoders otherwise
         model = model_reply(segmenter.bundle)
         self.model = model.model
         inspection_pb2_grpc.add_InspectionServicer_to_server(InspectionService(segmenter, model), self._server)

@@ -67,9 +67,9 @@ def test_a_frame_above_the_server_s_limit_names_the_option_that_raises_it(client
 
 def test_an_absent_server_is_a_lost_connection_that_names_the_address():
     with Client("127.0.0.1:1") as client:
-        with pytest.raises(ConnectionLostError, match="127.0.0.1:1: not ready after 0.2 s"):
+        with pytest.raises(ConnectionLostError, match=r"127\.0\.0\.1:1: not ready after 0\.2 s"):
             client.wait_ready(timeout_s=0.2)
-        with pytest.raises(ConnectionLostError, match="127.0.0.1:1"):
+        with pytest.raises(ConnectionLostError, match=r"127\.0\.0\.1:1"):
             client.model()
 
 

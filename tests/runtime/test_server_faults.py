@@ -14,6 +14,8 @@ from agvas_runtime.proto.agvas.v1 import inspection_pb2_grpc as pb_grpc
 from agvas_runtime.server.service import MAX_WAITING, InspectionService
 
 IMAGE = np.zeros((4, 4, 3), np.uint8)
+RAW = pb.RawImage(pixel_format=pb.PIXEL_FORMAT_RGB8, width=4, height=4, data=IMAGE.tobytes())
+REQUEST = pb.SegmentRequest(frame=pb.Frame(raw=RAW))
 
 
 class Faulty:
@@ -57,8 +59,7 @@ def serve():
 
 def status_of(address: str) -> tuple[grpc.StatusCode, str]:
     with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as caught:
-        raw = pb.RawImage(pixel_format=pb.PIXEL_FORMAT_RGB8, width=4, height=4, data=IMAGE.tobytes())
-        pb_grpc.InspectionStub(channel).Segment(pb.SegmentRequest(frame=pb.Frame(raw=raw)))
+        pb_grpc.InspectionStub(channel).Segment(REQUEST)
     return caught.value.code(), caught.value.details()
 
 
@@ -85,11 +86,9 @@ def test_one_frame_more_than_may_wait_is_refused_at_once(serve):
     stuck = Stuck()
     address = serve(stuck)
     refused = threading.Event()
-    raw = pb.RawImage(pixel_format=pb.PIXEL_FORMAT_RGB8, width=4, height=4, data=IMAGE.tobytes())
-    request = pb.SegmentRequest(frame=pb.Frame(raw=raw))
     with grpc.insecure_channel(address) as channel:
         stub = pb_grpc.InspectionStub(channel)
-        calls = [stub.Segment.future(request) for _ in range(MAX_WAITING + 1)]
+        calls = [stub.Segment.future(REQUEST) for _ in range(MAX_WAITING + 1)]
         for call in calls:
             call.add_done_callback(lambda _: refused.set())
         assert refused.wait(60)

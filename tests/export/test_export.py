@@ -1,0 +1,99 @@
+"""Export: the bundle is the checkpoint, the manifest says so, and a bundle that is not is never written."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agvas_export.export import export_bundle
+from agvas_export.graphs import Graph, graphs_of, run_graph
+from agvas_export.parity import LIMITS, Limits
+from agvas_runtime.bundle import Bundle
+from agvas_runtime.engines.ort import OrtEngine
+from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.manifest import Manifest
+from agvas_runtime.segmenter import Segmenter
+from agvas_train.checkpoint import default_checkpoint_path, load_checkpoint, sha256_of
+from agvas_train.data.synth import generate
+from agvas_train.reference import ReferenceSegmenter
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+    folder = tmp_path_factory.mktemp("export") / "bundle"
+    manifest, _ = export_bundle(default_checkpoint_path(), folder, name="trial", precision={})
+    return folder, manifest
+
+
+def test_the_bundle_opens_and_computes_what_the_checkpoint_computes(exported: tuple[Path, Manifest]) -> None:
+    segmenter, reference = Segmenter.open(exported[0]), ReferenceSegmenter.open()
+    for index in range(3):
+        image = generate(5, index).image
+        found, expected = segmenter.segment(image), reference.segment(image)
+        assert found.answer == expected.answer
+        np.testing.assert_allclose(found.probability, expected.probability, atol=1e-3)
+        assert found.scores.p_answer == pytest.approx(expected.scores.p_answer, abs=1e-4)
+        assert found.scores.min_margin == pytest.approx(expected.scores.min_margin, abs=1e-2)
+
+
+def test_the_manifest_names_its_checkpoint_and_its_parity(exported: tuple[Path, Manifest]) -> None:
+    folder, manifest = exported
+    assert manifest.source.checkpoint_sha256 == sha256_of(default_checkpoint_path() / "model.safetensors")
+    assert manifest.parity["other_answers"] == 0
+    assert manifest.parity["images"] == 24
+    assert set(manifest.parity["graph_error"]) == set(manifest.graphs)  # type: ignore[arg-type]
+    assert {spec.precision for spec in manifest.graphs.values()} == {"fp32"}
+    assert Bundle.open(folder).manifest == manifest
+
+
+def test_the_embedded_bundle_is_the_embedded_checkpoints() -> None:
+    manifest = Bundle.open(Path(Segmenter.open().bundle.folder)).manifest
+    assert manifest.source.checkpoint_sha256 == sha256_of(default_checkpoint_path() / "model.safetensors")
+
+
+def test_a_failing_parity_fails_the_export_and_writes_nothing(tmp_path: Path) -> None:
+    impossible = Limits(graph_error=0, map_difference=0, other_answers=0, mask_disagreement=0)
+    with pytest.raises(EngineError, match=r"parity: graph_error of .* the limit is 0; nothing was written"):
+        export_bundle(default_checkpoint_path(), tmp_path / "bundle", name="x", precision={}, limits=impossible)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_eight_bits_stay_within_their_limits_and_shrink_the_graphs(
+    exported: tuple[Path, Manifest], tmp_path: Path
+) -> None:
+    precision = {"llm": "int8", "encoders": "int8"}
+    manifest, parity = export_bundle(default_checkpoint_path(), tmp_path / "b", name="x", precision=precision)
+    parity.check(LIMITS["int8"])
+    assert manifest.graphs["llm"].precision == "int8"
+    assert manifest.graphs["decoder"].precision == "fp32"
+    full = exported[1]
+    for graph in ("llm", "pixel_encoder"):
+        file = manifest.graphs[graph].file
+        assert manifest.files[file].size < 0.7 * full.files[file].size
+
+
+def test_an_existing_folder_is_not_overwritten(exported: tuple[Path, Manifest]) -> None:
+    before = json.loads((exported[0] / "manifest.json").read_text(encoding="utf-8"))
+    with pytest.raises(InputError, match="exists already; expected a new or empty folder"):
+        export_bundle(default_checkpoint_path(), exported[0], name="x", precision={})
+    assert json.loads((exported[0] / "manifest.json").read_text(encoding="utf-8")) == before
+
+
+def test_the_llm_graph_takes_any_length(exported: tuple[Path, Manifest]) -> None:
+    """Another instruction has another prompt and another trie."""
+    checkpoint = load_checkpoint(default_checkpoint_path())
+    llm = next(graph for graph in graphs_of(checkpoint) if graph.name == "llm")
+    rows, edges = 7, 5
+    shorter = {
+        "inputs_embeds": llm.inputs["inputs_embeds"][:, :50],
+        "position_ids": llm.inputs["position_ids"][:, :50],
+        "attention_bias": llm.inputs["attention_bias"][:, :, :50, :50],
+        "rows": llm.inputs["rows"][:rows] * 0 + 9,
+        "edge_rows": llm.inputs["edge_rows"][:edges] % rows,
+        "edge_tokens": llm.inputs["edge_tokens"][:edges],
+    }
+    graph = Graph("llm", llm.module, shorter, llm.outputs)
+    found = OrtEngine(exported[0] / "graphs" / "llm.onnx").run({k: v.numpy() for k, v in shorter.items()})
+    for name, expected in run_graph(graph).items():
+        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-4)

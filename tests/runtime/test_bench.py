@@ -1,0 +1,177 @@
+"""agvas-bench engine: what is counted, who takes turns, what the report holds. No test asks how fast anything is."""
+
+import json
+
+import numpy as np
+import pytest
+
+from agvas_runtime import console
+from agvas_runtime.bench.cli import app
+from agvas_runtime.bench.frames import bench_frames, generated_frame
+from agvas_runtime.bench.latency import WHOLE_CALL, Contender, Track, race
+from agvas_runtime.bench.machine import describe_machine, git_commit
+from agvas_runtime.bench.memory import measure_memory
+from agvas_runtime.bench.plot import draw_plot
+from agvas_runtime.bundle import default_bundle_path
+from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.frames import decode_image
+from agvas_runtime.result import AnswerKind, Result, Scores, Verdict
+
+STAGES = ("decode", "preprocess", "semantic_encoder", "pixel_encoder", "spam", "llm", "decoder", "postprocess", "total")
+
+
+class Diary:
+    """An engine that writes down its turns; frames that begin with "x" are answered outside the templates."""
+
+    def __init__(self, name, turns):
+        self.name, self.turns = name, turns
+
+    def segment(self, image, instruction=None):
+        self.turns.append((self.name, image))
+        empty = np.zeros((1, 1), np.float32)
+        scores = Scores(0.0, 1.0, 0.0, 0.0, 1.0)
+        timings = {"decode": 1.0, "total": 2.0}
+        kind = AnswerKind.OTHER if image.startswith(b"x") else AnswerKind.REJECTED
+        return Result(Verdict.PASS, "", "", kind, empty, empty > 1, (), scores, timings)
+
+
+def tracks_of(names, turns):
+    return [Track(Contender.of(name, None), Diary(name, turns), 1.0) for name in names]
+
+
+def test_contenders_take_turns_and_whoever_begins_changes():
+    turns = []
+    race(tracks_of("ab", turns), [b"0", b"1"], 1, range(3))
+    assert turns[:4] == [("a", b"0"), ("b", b"0"), ("a", b"0"), ("b", b"0")]  # first calls, then the warm-up
+    assert turns[4:] == [("a", b"0"), ("b", b"0"), ("b", b"1"), ("a", b"1"), ("a", b"0"), ("b", b"0")]
+
+
+def test_first_calls_and_warm_up_are_not_counted():
+    (track,) = tracks_of("a", [])
+    race([track], [b"0"], 5, range(7))
+    report = track.report()
+    assert report["frames"] == 7
+    assert report["first_call_ms"] > 0
+    assert report["stages_ms"]["decode"] == {"p50": 1.0, "p90": 1.0, "p99": 1.0, "mean": 1.0}
+
+
+def test_answers_outside_the_templates_are_counted_apart():
+    (track,) = tracks_of("a", [])
+    race([track], [b"0", b"x"], 0, range(5))
+    assert track.report()["outcomes"] == {"rejected": 3, "other": 2}
+    assert len(track.stages[WHOLE_CALL]) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ort", ("ort:embedded", "ort", None)),
+        ("ort:a/b", ("ort:a/b", "ort", "a/b")),
+        ("fast=ort:a/b", ("fast", "ort", "a/b")),
+        ("slow=reference", ("slow", "reference", None)),
+        ("ort:a=b", ("ort:a=b", "ort", "a=b")),
+    ],
+)
+def test_contenders_are_read_from_the_command_line(text, expected):
+    contender = Contender.parse(text)
+    assert (contender.name, contender.engine, contender.path and str(contender.path)) == expected
+
+
+@pytest.mark.parametrize("text", ["", "=ort", "fast=", ":path"])
+def test_a_contender_without_its_parts_is_refused(text):
+    with pytest.raises(InputError, match="must be"):
+        Contender.parse(text)
+
+
+def test_generated_frames_are_the_same_every_time():
+    assert generated_frame(3) == generated_frame(3)
+    assert generated_frame(3) != generated_frame(4)
+    assert decode_image(generated_frame(0)).shape == (256, 256, 3)
+    assert len(bench_frames([])) == 8
+
+
+def test_frames_of_files_and_folders_are_their_bytes(tmp_path):
+    for name in ("b.jpg", "a.jpg"):
+        (tmp_path / name).write_bytes(name.encode())
+    assert bench_frames([tmp_path, tmp_path / "b.jpg"]) == [b"a.jpg", b"b.jpg", b"b.jpg"]
+
+
+def test_the_machine_is_named():
+    machine = describe_machine()
+    assert machine["cpu"]
+    assert machine["memory_bytes"] > 0
+    assert machine["packages"]["numpy"] == np.__version__
+
+
+def test_outside_git_there_is_no_commit(tmp_path):
+    assert git_commit(tmp_path) is None
+
+
+def command(capfd, *args):
+    with pytest.raises(SystemExit) as left:
+        console.run(app, [str(arg) for arg in args])
+    out, err = capfd.readouterr()
+    return left.value.code, out, err
+
+
+def test_the_report_of_two_contenders(capfd, tmp_path):
+    out, plot = tmp_path / "report.json", tmp_path / "plot.png"
+    bundle = default_bundle_path()
+    code, printed, _ = command(
+        capfd, "engine", "--contender", f"one=ort:{bundle}", "--contender", f"two=ort:{bundle}", "--frames", 3,
+        "--warmup", 1, "--threads", 1, "--json", "--out", out, "--plot", plot,
+    )  # fmt: skip
+    assert code == 0
+    report = json.loads(printed)
+    assert report == json.loads(out.read_text())
+    assert [each["name"] for each in report["contenders"]] == ["one", "two"]
+    for each in report["contenders"]:
+        assert set(each["stages_ms"]) == {*STAGES, WHOLE_CALL}
+        assert sum(each["outcomes"].values()) == 3
+        assert each["load_ms"] > 0
+        memory = each["memory"]
+        assert 0 < memory["rss_before_bytes"] <= memory["rss_loaded_bytes"] <= memory["rss_peak_bytes"]
+    assert decode_image(plot.read_bytes()).shape[1] == 900
+
+
+def test_the_table_of_the_embedded_bundle(capfd):
+    code, out, _ = command(capfd, "engine", "--frames", 2, "--warmup", 0, "--no-memory")
+    assert code == 0
+    assert [word for word in ("ort:embedded", "p99", "llm", "frames/s", "first call") if word not in out] == []
+
+
+def test_memory_of_a_contender_that_cannot_be_opened_says_why(tmp_path):
+    with pytest.raises(EngineError, match="no such bundle folder"):
+        measure_memory(Contender.of("ort", tmp_path / "nowhere"), [b""], None)
+
+
+def test_a_plot_of_a_single_fast_contender():
+    (track,) = tracks_of("a", [])
+    race([track], [b"0"], 0, range(2))
+    report = {"frames": 2, "machine": describe_machine(), "contenders": [track.report()]}
+    assert decode_image(draw_plot(report)).ndim == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["--bundle", "nowhere"], "error: nowhere: no such bundle folder"),
+        (["--engine", "ort,otr"], "error: unknown engine 'otr'"),
+        (["--engine", ","], "error: --engine names no engine"),
+        (["--image", "nowhere"], "error: nowhere: no such file or folder"),
+        (["--contender", "ort", "--contender", "ort"], "error: two contenders are called 'ort:embedded'"),
+        (["--contender", "ort", "--bundle", "x"], "error: can't use --contender beside"),
+        (["--frames", "0"], "error: Invalid value for '--frames'"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(capfd, args, line):
+    code, out, err = command(capfd, "engine", *args)
+    assert (code, out) == (2, "")
+    assert err.startswith(line)
+    assert err.count("\n") == 1
+
+
+def test_help_shows_examples(capfd):
+    code, out, _ = command(capfd, "engine", "--help")
+    assert code == 0
+    assert "agvas-bench engine --bundle bundles/fp32 --bundle bundles/int8" in out

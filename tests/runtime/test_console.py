@@ -1,0 +1,92 @@
+"""Every command ends with one line and the right exit code."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from agvas_runtime import console
+from agvas_runtime.errors import BundleError, EngineError, InputError
+
+app = console.make_app("Test.")
+
+
+@app.command()
+def leave(how: str) -> None:
+    """Raise."""
+    errors = {
+        "input": InputError("x.png:\nnot\x1b[31m an image"),
+        "bundle": BundleError("too new"),
+        "engine": EngineError("out of memory"),
+        "interrupt": KeyboardInterrupt(),
+        "disk": OSError(28, "No space left on device", "out.json"),
+    }
+    if how in errors:
+        raise errors[how]
+
+
+@app.command()
+def other() -> None:
+    """Nothing."""
+
+
+def left(*args):
+    with pytest.raises(SystemExit) as caught:
+        console.run(app, list(args))
+    return caught.value.code
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "line"),
+    [
+        ("input", 2, "error: x.png: not [31m an image\n"),
+        ("bundle", 2, "error: too new\n"),
+        ("engine", 1, "error: out of memory\n"),
+        ("disk", 1, "error: out.json: No space left on device\n"),
+        ("interrupt", 130, ""),
+        ("well", 0, ""),
+    ],
+)
+def test_exit_codes(capfd, how, code, line):
+    assert left("leave", how) == code
+    assert capfd.readouterr() == ("", line)
+
+
+def test_a_mistyped_command_gets_a_suggestion(capfd):
+    assert left("leav") == 2
+    assert "Did you mean 'leave'?" in capfd.readouterr().err
+
+
+def test_no_command_shows_the_help(capfd):
+    assert left() == 2
+    out, err = capfd.readouterr()
+    assert "Commands:" in out + err
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly():
+    script = (
+        "from agvas_runtime import console\n"
+        "app = console.make_app('x')\n"
+        "@app.command()\n"
+        "def a() -> None:\n    [print(i) for i in range(100000)]\n"
+        "@app.command()\n"
+        "def b() -> None: ...\n"
+        "console.run(app, ['a'])\n"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
+def test_progress_is_silent_without_a_terminal(capfd):
+    assert list(console.progress([1, 2], "counting")) == [1, 2]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_json_holds_null_where_a_number_is_not_finite(capfd):
+    console.print_json({"a": [float("nan"), 1.5], "b": {"c": float("inf")}, "d": "ä"})
+    assert json.loads(capfd.readouterr().out) == {"a": [None, 1.5], "b": {"c": None}, "d": "ä"}

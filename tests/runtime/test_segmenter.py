@@ -1,0 +1,137 @@
+"""The segmenter on the embedded bundle: sizes, scores, determinism, odd images, answers outside the templates."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agvas_runtime.engines import Tensors
+from agvas_runtime.errors import InputError
+from agvas_runtime.result import AnswerKind, Verdict
+from agvas_runtime.segmenter import Segmenter
+from agvas_runtime.verdict import Recipe
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (37, 5), (96, 96), (300, 200)])
+def test_map_and_mask_have_the_images_own_size(segmenter: Segmenter, size: tuple[int, int]) -> None:
+    frame = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+    result = segmenter.segment(frame)
+    assert result.size == result.mask.shape == size
+    assert result.probability.dtype == np.float32
+    assert 0 <= result.probability.min() <= result.probability.max() <= 1
+
+
+def test_a_defect_is_found_where_it_is(segmenter: Segmenter) -> None:
+    """A plain speckled surface with a dark disc: the map is highest inside the disc."""
+    rng = np.random.default_rng(3)
+    frame = (150 + rng.normal(0, 6, (240, 240, 1))).clip(0, 255).astype(np.uint8).repeat(3, axis=2)
+    y, x = np.mgrid[:240, :240]
+    disc = (y - 90) ** 2 + (x - 160) ** 2 < 18**2
+    frame[disc] = 30
+    result = segmenter.segment(frame)
+    assert result.answer_kind is AnswerKind.SEGMENTED
+    assert disc[np.unravel_index(result.probability.argmax(), disc.shape)]
+    assert result.probability[disc].mean() > 2 * result.probability[~disc].mean()
+
+
+def test_scores_are_probabilities(segmenter: Segmenter, photo: Path) -> None:
+    scores = segmenter.segment(photo).scores
+    assert scores.p_answer + scores.p_reject + scores.p_other == pytest.approx(1, abs=1e-4)
+    assert scores.anomaly == pytest.approx(scores.p_answer / (scores.p_answer + scores.p_reject))
+    assert scores.min_margin >= 0
+
+
+def test_stages_add_up_to_the_total(segmenter: Segmenter, photo: Path) -> None:
+    timings = segmenter.segment(photo).timings_ms
+    stages = ["decode", "preprocess", "semantic_encoder", "pixel_encoder", "spam", "llm", "decoder", "postprocess"]
+    assert list(timings) == [*stages, "total"]
+    assert sum(timings[stage] for stage in stages) == pytest.approx(timings["total"])
+
+
+def test_file_bytes_and_array_give_the_same_bytes(segmenter: Segmenter, photo: Path) -> None:
+    array = np.asarray(Image.open(photo).convert("RGB"))
+    results = [segmenter.segment(image) for image in (photo, photo.read_bytes(), array, array)]
+    assert len({result.probability.tobytes() for result in results}) == 1
+    assert len({result.mask.tobytes() for result in results}) == 1
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16", "1", "LA", "CMYK"])
+def test_every_pixel_mode_gets_a_mask(segmenter: Segmenter, photo: Path, mode: str) -> None:
+    image = Image.open(photo)
+    image = (
+        Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+        if mode == "I;16"
+        else image.convert(mode)
+    )
+    file = io.BytesIO()
+    image.save(file, "TIFF" if mode == "CMYK" else "PNG")
+    assert segmenter.segment(file.getvalue()).mask.shape == (image.height, image.width)
+
+
+def test_grey_in_16_bits_is_the_same_image(segmenter: Segmenter, photo: Path) -> None:
+    grey = np.asarray(Image.open(photo).convert("L"))
+    eight, sixteen = io.BytesIO(), io.BytesIO()
+    Image.fromarray(grey).save(eight, "PNG")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(sixteen, "PNG")
+    expected = segmenter.segment(eight.getvalue())
+    assert segmenter.segment(sixteen.getvalue()).probability.tobytes() == expected.probability.tobytes()
+
+
+def test_twelve_megapixels(segmenter: Segmenter) -> None:
+    frame = np.random.default_rng(0).integers(0, 255, (3000, 4000, 1), np.uint8).repeat(3, axis=2)
+    assert segmenter.segment(frame).mask.shape == (3000, 4000)
+
+
+@pytest.mark.parametrize(
+    ("frame", "found"),
+    [
+        (np.zeros((4, 4), np.uint8), r"uint8 \[4, 4\]"),
+        (np.zeros((4, 4, 3), np.float32), r"float32 \[4, 4, 3\]"),
+        (np.zeros((0, 4, 3), np.uint8), r"uint8 \[0, 4, 3\]"),
+    ],
+)
+def test_an_array_that_is_no_rgb_frame_is_refused(segmenter: Segmenter, frame: np.ndarray, found: str) -> None:
+    with pytest.raises(InputError, match=found):
+        segmenter.segment(frame)
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(InputError, match="engine 'cuda' does not run bundles"):
+        Segmenter.open(engine="cuda")
+
+
+class _Greedy:
+    """The real language model's graph, but for the greedy token it reports at the last prompt token."""
+
+    def __init__(self, segmenter: Segmenter, token: int) -> None:
+        self._engine, self._token = segmenter._engines["llm"], token
+
+    def run(self, feeds: Tensors) -> Tensors:
+        outputs = self._engine.run(feeds)
+        outputs["greedy"][0] = self._token
+        return outputs
+
+
+def _answering(segmenter: Segmenter, token: int) -> Segmenter:
+    return Segmenter(segmenter.bundle, {**segmenter._engines, "llm": _Greedy(segmenter, token)})
+
+
+def test_an_answer_outside_the_templates_is_no_answer(segmenter: Segmenter, photo: Path) -> None:
+    word = segmenter.prompter.answer("Perhaps", anchors=False)[0]
+    result = _answering(segmenter, word).segment(photo, recipe=Recipe(min_area_px=1))
+    assert result.verdict is Verdict.NO_ANSWER
+    assert result.answer_kind is AnswerKind.OTHER
+    assert not result.mask.any()
+    assert result.reason.startswith("the answer left the templates: ")
+
+
+def test_a_rejection_is_a_pass_with_an_empty_map(segmenter: Segmenter, photo: Path) -> None:
+    """Its first token is forced; the rest of the sentence is the model's own choice."""
+    first = segmenter.prompter.answer("Nothing unusual is found in this image.", anchors=False)[0]
+    result = _answering(segmenter, first).segment(photo)
+    assert result.answer_kind is AnswerKind.REJECTED
+    assert result.verdict is Verdict.PASS
+    assert not result.probability.any()
+    assert result.answer == "Nothing unusual is found in this image."
