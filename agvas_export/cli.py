@@ -72,7 +72,8 @@ def export(
         print(f"{graph:17} {spec.precision}  {size / 1e6:6.2f} MB  largest error {parity.graph_error[graph]:.1e}")
     print(
         f"{parity.images} images: {parity.other_answers:.1%} other answers, {parity.mask_disagreement:.2e} of the "
-        f"mask's pixels differ, maps by {parity.map_difference:.1e} on average, {parity.largest_map_difference:.1e} at most"
+        f"mask's pixels differ, maps by {parity.map_difference:.1e} on average and by at most "
+        f"{parity.largest_map_difference:.1e}"
     )
     total = sum(entry.size for entry in manifest.files.values())
     print(f"wrote {out} ({total / 1e6:.1f} MB, {time.perf_counter() - began:.0f} s)")

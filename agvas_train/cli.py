@@ -71,11 +71,9 @@ def train(
 def merge(
     run: Annotated[Path, typer.Argument(help="Adapter folder: a LoRA run's `final` or one of its checkpoints.")],
     out: Annotated[Path, typer.Option(help="Folder of the merged checkpoint; must be new.")],
-    base: Annotated[
-        Path | None, typer.Option(help="Folder of the base, if it has moved.")
-    ] = None,
+    base: Annotated[Path | None, typer.Option(help="Folder of the base, if it has moved.")] = None,
 ) -> None:
-    """Merge LoRA adapters into their base: a clean checkpoint folder. Example: agvas-train merge runs/l/final --out m."""
+    """Merge LoRA adapters into their base: a clean checkpoint folder. Example: agvas-train merge runs/l --out m."""
     from agvas_train.checkpoint import save_checkpoint
     from agvas_train.lora import merge as merge_adapters
 

@@ -118,13 +118,14 @@ class ReferenceSegmenter:
         return AnswerKind.REJECTED if finished and tuple(tokens) in known else AnswerKind.OTHER
 
     def _scores(self, trie: Trie, embeds: Tensor, min_margin: float) -> Scores:
-        """Every template's probability, each by its own plain causal pass."""
+        """Every template's probability by plain causal passes, one sequence a template."""
         logprobs = np.zeros(len(trie.edge_rows))
-        for answer in trie.answers:
-            ids = torch.tensor([answer.tokens])
-            states = self.model.hidden_states(torch.cat((embeds, self.model.embed(ids)), dim=1))
-            logits = self.model.logits(states[0, embeds.shape[1] - 1 :]).float()
+        ids = [torch.tensor(answer.tokens) for answer in trie.answers]
+        texts = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)  # padded on the right: never attended to
+        prompts = embeds.expand(len(ids), -1, -1)
+        states = self.model.hidden_states(torch.cat((prompts, self.model.embed(texts)), dim=1))
+        steps = self.model.logits(states[:, embeds.shape[1] - 1 :]).float().log_softmax(-1)
+        for answer, row in zip(trie.answers, steps, strict=True):
             targets = torch.tensor([*answer.tokens, self.prompter.end_id])
-            steps = logits.log_softmax(-1)[torch.arange(len(targets)), targets]
-            logprobs[list(answer.edges)] = steps.double().numpy()
+            logprobs[list(answer.edges)] = row[torch.arange(len(targets)), targets].double().numpy()
         return path_scores(trie, Walk((0,), None), logprobs, np.array([min_margin]))

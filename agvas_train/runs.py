@@ -99,7 +99,11 @@ def run_training(
         world=accelerator.num_processes,
     )
     loader = DataLoader(
-        stream, batch_size=None, num_workers=config.workers, prefetch_factor=4 if config.workers else None
+        stream,
+        batch_size=None,
+        num_workers=config.workers,
+        prefetch_factor=4 if config.workers else None,
+        generator=torch.Generator(),  # else it draws from the global state, which a resumed run restores for dropout
     )
     train(
         checkpoint.model,

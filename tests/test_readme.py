@@ -15,7 +15,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LEFT_OUT = ("git clone", "cd agvas", "make test", "make test-full", "bash .ci/run")
-TIMEOUT_S = 900
+TIMEOUT_S = 1200
 
 PREAMBLE = """
 set -euo pipefail

@@ -1,7 +1,7 @@
 """The figures behind the README, measured in one go: `make proof`. Writes benchmarks/full/<date>-<commit>.json.
 
-Start-up and memory of the server, latency of every stage, quality on the evaluation images where there are any. Run it on
-an idle machine; it uses the environment of `make demo`, so nothing of torch is in the way.
+Start-up and memory of the server, latency of every stage, quality on the evaluation images where there are any. Run it
+on an idle machine; it uses the environment of `make demo`, so nothing of torch is in the way.
 """
 
 import argparse

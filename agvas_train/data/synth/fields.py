@@ -93,7 +93,8 @@ def smooth(rng: np.random.Generator, height: int, width: int, cell: float, cell_
     rows, columns = max(int(height / max(cell, 1.0)), 1) + 3, max(int(width / max(across, 1.0)), 1) + 3
     if rows > height and columns > width:
         return white(rng, height, width).copy()
-    noise = np.ascontiguousarray(white(rng, min(rows, TABLE // 2), min(columns, TABLE // 2)))
+    rows, columns = min(rows, TABLE // 2), min(columns, TABLE // 2)  # the finest noise of large images is a bit coarser
+    noise = np.ascontiguousarray(white(rng, rows, columns))
     span_y, span_x = min(height / max(cell, 1.0), rows - 2.0), min(width / max(across, 1.0), columns - 2.0)
     y, x = 1.0 + rng.random() * (rows - 2 - span_y), 1.0 + rng.random() * (columns - 2 - span_x)
     picture = Image.fromarray(noise).resize(
@@ -108,7 +109,7 @@ def _fine(rng: np.random.Generator, rows: int, length: int, cell: float) -> Fiel
         return np.ascontiguousarray(white(rng, rows, length))
     noise = np.ascontiguousarray(white(rng, rows, min(int(length / cell) + 3, TABLE - 1)))
     picture = Image.fromarray(noise).resize(
-        (length, rows), Image.Resampling.BICUBIC, box=(1, 0, 1 + length / cell, rows)
+        (length, rows), Image.Resampling.BICUBIC, box=(1, 0, min(1 + length / cell, noise.shape[1]), rows)
     )
     return np.asarray(picture) * np.float32(1.1)
 
