@@ -20,8 +20,9 @@ from agvas_train.checkpoint import Checkpoint
 from agvas_train.model import AGVAS
 from agvas_train.model.agmd import ANO, NOR, SEG, fuse, map_logits
 
-OPSET = 20
-"""Old enough for the ONNX Runtime that Python 3.10 still gets; new enough for one-node GELU and LayerNorm."""
+OPSET = 23
+"""The first with attention, RMS norm and rotary embedding as single nodes; ONNX Runtime 1.23 runs it, the last for
+Python 3.10."""
 
 
 class SemanticEncoderGraph(nn.Module):

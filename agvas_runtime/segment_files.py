@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agvas_runtime import console, encoding
+from agvas_runtime.engines.ort import share_threads
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.files import make_folder, result_names, write_whole
 from agvas_runtime.frames import find_images, read_image
@@ -43,6 +44,7 @@ def segment_files(inputs: list[Path], task: Task, *, as_json: bool) -> int:
         _refuse_overwriting(images, names, make_folder(task.out))
     rows: list[dict[str, Any]] = []
     if images:
+        share_threads(task.threads)
         segmenter = Segmenter.open(task.bundle, threads=task.threads)
         segmenter.warm()  # so that the first image's time is like the others'
     for (_, path), name in zip(console.progress(images, "segmenting", len(images)), names, strict=True):

@@ -30,10 +30,15 @@ def engine_names() -> list[str]:
 
 
 def open_segmenter(engine: str, path: Path | None = None, threads: int | None = None) -> Segments:
-    """Open a bundle (`ort`) or a checkpoint (others); None opens the embedded one. Raises InputError or EngineError."""
+    """Open a bundle (`ort`) or a checkpoint (others) for a command of ours; None opens the embedded one.
+
+    Raises InputError or EngineError.
+    """
     if engine == "ort":
+        from agvas_runtime.engines.ort import share_threads
         from agvas_runtime.segmenter import Segmenter
 
+        share_threads(threads)
         return Segmenter.open(path, engine="ort", threads=threads)
     points: dict[str, EntryPoint] = {point.name: point for point in entry_points(group=GROUP)}
     if engine not in points:

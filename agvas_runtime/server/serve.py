@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from PIL import Image
 
+from agvas_runtime.engines.ort import share_threads
 from agvas_runtime.errors import EngineError
 from agvas_runtime.proto.agvas.v1 import inspection_pb2, inspection_pb2_grpc
 from agvas_runtime.segmenter import Segmenter
@@ -57,6 +58,7 @@ class InspectionServer:
         self.host, self.port = config.host, _open_port(self._server, config.host, config.port)
         self._health = health.HealthServicer()
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        share_threads(config.threads)
         segmenter = Segmenter.open(config.bundle, threads=config.threads)
         segmenter.warm()
         Image.preinit()  # the first encoded frame would wait for PIL's decoders otherwise
