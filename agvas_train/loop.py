@@ -92,6 +92,7 @@ def train(
 
     Writes `metrics.jsonl`, TensorBoard scalars and `checkpoints/step-NNNNNN` below `run`.
     """
+    torch.set_flush_denormal(True)  # vanishing gradients of the maps would make CPU steps several times slower
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
     start = 0

@@ -16,11 +16,9 @@ from torch.utils.data import DataLoader
 from agvas_runtime.errors import InputError
 from agvas_runtime.templates import default_templates, templates_text
 from agvas_train.checkpoint import (
-    MODEL,
     Checkpoint,
     CheckpointConfig,
     load_checkpoint,
-    load_weights,
     save_checkpoint,
     write_checkpoint_files,
     write_folder,
@@ -151,7 +149,7 @@ def _start(config: TrainConfig, base: Path | None, rank: int | None, resumed: Re
     checkpoint = load_checkpoint(base)
     if rank is None:
         if resumed:
-            load_weights(checkpoint.model, load_checkpoint(resumed.folder).model.state_dict(), name=MODEL)
+            checkpoint.model = load_checkpoint(resumed.folder).model
         return Start(checkpoint, None)
     adapter = read_adapter_config(resumed.folder) if resumed else adapter_config(base, rank)
     add_adapters(checkpoint.model, adapter)

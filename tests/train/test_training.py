@@ -82,6 +82,17 @@ def test_a_resumed_lora_run_has_the_same_losses(finished: Path, adapted: Path, t
     assert losses[4:] == losses[2:4]
 
 
+def test_a_resumed_run_on_a_base_has_the_same_losses(finished: Path, tmp_path: Path) -> None:
+    run, config = tmp_path / "run", SHORT.model_copy(update={"seed": 5})
+    run_training(run, config, base=finished / "final", rank=None, resume=False, report=_quiet)
+    shutil.rmtree(run / "final")
+    shutil.rmtree(run / "checkpoints" / "step-000004")
+    run_training(run, config, base=finished / "final", rank=None, resume=True, report=_quiet)
+    losses = _losses(run)
+    assert losses[4:] == losses[2:4]
+    assert load_checkpoint(run / "final").provenance["base"]["step"] == 4
+
+
 def test_a_folder_with_a_run_is_not_overwritten(finished: Path) -> None:
     with pytest.raises(InputError, match="holds a run already"):
         run_training(finished, SHORT, base=None, rank=None, resume=False, report=_quiet)
