@@ -7,6 +7,7 @@ Duplicates in a list are sampling weight in training and are merged in the templ
 from __future__ import annotations
 
 import random
+import re
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -42,12 +43,8 @@ class Templates(BaseModel):
         Instructions that follow no template with a class field name the default class.
         """
         for template in (*self.direct_instructions, *self.describe_instructions, *self.explain_instructions):
-            if CLASS_FIELD not in template:
-                continue
-            before, after = template.split(CLASS_FIELD, 1)
-            named = instruction[len(before) :].split(after, 1)[0] if after else instruction[len(before) :]
-            if named and template.replace(CLASS_FIELD, named) == instruction:
-                return named
+            if CLASS_FIELD in template and (found := _pattern(template).fullmatch(instruction)):
+                return found["name"]
         return self.default_class
 
     def rejections_of(self, class_name: str) -> tuple[str, ...]:
@@ -61,6 +58,13 @@ class Templates(BaseModel):
             return template, self.default_class
         class_name = rng.choice(self.class_names)
         return template.replace(CLASS_FIELD, class_name), class_name
+
+
+@lru_cache(maxsize=256)
+def _pattern(template: str) -> re.Pattern[str]:
+    """Matches the template with any class name in its field; a field that comes again must name the same."""
+    first, *rest = map(re.escape, template.split(CLASS_FIELD))
+    return re.compile(first + "(?P<name>.+?)" + "(?P=name)".join(rest))
 
 
 def parse_templates(text: str, *, name: str) -> Templates:

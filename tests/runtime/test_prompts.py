@@ -67,6 +67,9 @@ def test_the_class_of_an_instruction_is_its_own() -> None:
     templates = default_templates()
     assert templates.class_of("Please segment the scratches in this image.") == "scratches"
     assert templates.class_of("Is this tile broken?") == "anomalies"
+    for template in (*templates.direct_instructions, *templates.describe_instructions, *templates.explain_instructions):
+        expected = "bent pins" if "{class_name}" in template else "anomalies"
+        assert templates.class_of(template.replace("{class_name}", "bent pins")) == expected
     assert "No scratches detected. " in templates.rejections_of("scratches")
     assert len(templates.rejections) == 22
     assert len(templates.rejections_of("scratches")) == 21
