@@ -42,10 +42,10 @@ class Templates(BaseModel):
 
         Instructions that follow no template with a class field name the default class.
         """
-        for template in (*self.direct_instructions, *self.describe_instructions, *self.explain_instructions):
-            if CLASS_FIELD in template and (found := _pattern(template).fullmatch(instruction)):
-                return found["name"]
-        return self.default_class
+        templates = (*self.direct_instructions, *self.describe_instructions, *self.explain_instructions)
+        matches = (_pattern(template).fullmatch(instruction) for template in templates if CLASS_FIELD in template)
+        # the most specific template leaves the shortest name: "dents" rather than "dents for the object"
+        return min((found["name"] for found in matches if found), key=len, default=self.default_class)
 
     def rejections_of(self, class_name: str) -> tuple[str, ...]:
         """Every distinct rejection (Figure A.7) for this class, in template order."""
