@@ -33,7 +33,9 @@ def train(
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that make batches.")] = None,
     base: Annotated[Path | None, typer.Option("--from", help="Checkpoint to start from.")] = None,
-    lora: Annotated[int | None, typer.Option(help="Train LoRA adapters of this rank on the --from checkpoint.")] = None,
+    lora: Annotated[
+        int | None, typer.Option(min=1, help="Train LoRA adapters of this rank on the --from checkpoint.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
 ) -> None:
     """Train a preset from scratch, or a checkpoint further."""
@@ -49,6 +51,8 @@ def train(
         "seed": seed,
         "save_every": save_every,
         "workers": workers,
+        "base": str(base) if base else None,
+        "lora": lora,
     }
     from agvas_train.runs import run_training  # imports torch: only when there is work
 
@@ -63,7 +67,7 @@ def train(
             if not terminal.is_terminal and (step + 1) % 50 == 0:
                 console.note(f"step {step + 1}/{settings.steps}: {text} ({figures['seconds']:.0f} s)")
 
-        final = run_training(out, settings, base=base, rank=lora, resume=resume, report=report)
+        final = run_training(out, settings, resume=resume, report=report)
     print(f"wrote {final}")
 
 
@@ -92,6 +96,8 @@ def _settings(file: Path | None, resumed: Path | None, given: dict[str, object])
             recorded = json.loads(source.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"{source}: cannot be read: {error}") from None
+    if not isinstance(recorded, dict):
+        raise InputError(f"{source}: found a {type(recorded).__name__}, expected an object of training options")
     try:
         return TrainConfig.model_validate({**recorded, **given})
     except ValidationError as error:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from agvas_train.data.conversation import Task
-
-TABLE_A1 = {Task.GENERAL: 0.40, Task.DESCRIBE: 0.125, Task.EXPLAIN: 0.125, Task.DIRECT: 0.25, Task.CONVERSATION: 0.10}
-"""The paper's sampling rates (Table A.1)."""
+from agvas_train.data.synth import SynthConfig
 
 
 class TrainConfig(BaseModel):
@@ -16,6 +14,12 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     preset: str = "tiny"
+    base: str | None = None
+    """Folder of the checkpoint to start from; None trains the preset from scratch."""
+    base_sha256: str | None = None
+    """Of the base's weights; filled in when the run begins, checked when it goes on."""
+    lora: int | None = Field(None, gt=0)
+    """Rank of LoRA adapters on the base; None trains every parameter."""
     steps: int = Field(4000, gt=0)
     batch_size: int = Field(16, gt=0)
     """Samples a step and process."""
@@ -34,6 +38,11 @@ class TrainConfig(BaseModel):
     }
     """Weight of each task. Synthetic images teach defects; few of them teach general segmentation."""
     normal_share: float = Field(0.4, ge=0, le=1)
+    """Share of synthetic images without a defect."""
+    subtle_share: float = Field(0.4, ge=0, le=1)
+    """Share of defects with low contrast. A model from scratch begins best with few."""
+    min_visibility: float = Field(0.025, ge=0, le=1)
+    """Smallest mean change of brightness that a defect makes."""
     vocabulary_size: int = 1536
     """Of the tokenizer that a model from scratch gets."""
     corpus_samples: int = 1500
@@ -41,3 +50,10 @@ class TrainConfig(BaseModel):
     save_every: int = Field(500, gt=0)
     workers: int = Field(1, ge=0)
     """Processes that make batches; 0 makes them in the training process."""
+
+    @property
+    def synth(self) -> SynthConfig:
+        """The stream's configuration."""
+        return SynthConfig(
+            normal_share=self.normal_share, subtle_share=self.subtle_share, min_visibility=self.min_visibility
+        )

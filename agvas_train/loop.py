@@ -23,7 +23,7 @@ from agvas_train.losses import BCE_WEIGHT, DICE_WEIGHT, segmentation_loss, text_
 from agvas_train.model import AGVAS
 from agvas_train.model.agmd import map_logits
 
-OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+OPTIMIZER, STATE, METRICS = "optimizer.safetensors", "state.json", "metrics.jsonl"
 
 WriteFiles = Callable[[AGVAS, int, Path], None]
 """Writes the model's files of one step into a folder."""
@@ -101,6 +101,8 @@ def train(
         _load_optimizer(optimizer, trained, resumed.folder)
     step_module, optimizer = accelerator.prepare(TrainingStep(model.train()), optimizer)
     main = accelerator.is_main_process
+    if main:
+        _cut_metrics(run, start)
     writer = SummaryWriter(str(run / "tensorboard"), purge_step=start) if main else None
     began = time.perf_counter()
     for step, batch in zip(range(start, config.steps), batches, strict=False):
@@ -138,8 +140,16 @@ def latest_checkpoint(run: Path) -> Resumed | None:
     return Resumed(step=int(state["step"]), folder=folders[-1])
 
 
+def _cut_metrics(run: Path, start: int) -> None:
+    """Drop the lines of steps that a resumed run does again."""
+    path = run / METRICS
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if json.loads(line)["step"] < start), encoding="utf-8")
+
+
 def _record(run: Path, writer: SummaryWriter | None, step: int, figures: dict[str, float]) -> None:
-    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+    with (run / METRICS).open("a", encoding="utf-8") as file:
         file.write(json.dumps({"step": step, **figures}) + "\n")
     if writer:
         for name, value in figures.items():
@@ -160,11 +170,15 @@ def _save(
     temporary.mkdir(parents=True)
     write_files(model, done, temporary)
     tensors = {"rng": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["cuda_rng"] = torch.cuda.get_rng_state()
     for index, parameter in enumerate(trained):
         for name, value in optimizer.state[parameter].items():
             tensors[f"{index}.{name}"] = value.detach().cpu().contiguous()
     save_file(tensors, temporary / OPTIMIZER)
     (temporary / STATE).write_text(json.dumps({"step": done}) + "\n", encoding="utf-8")
+    for path in temporary.iterdir():
+        path.chmod(0o644)  # safetensors writes files that only their owner can read
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
 
@@ -172,6 +186,8 @@ def _save(
 def _load_optimizer(optimizer: torch.optim.Optimizer, trained: list[nn.Parameter], folder: Path) -> None:
     tensors = load_file(folder / OPTIMIZER)
     torch.set_rng_state(tensors.pop("rng"))
+    if "cuda_rng" in tensors:
+        torch.cuda.set_rng_state(tensors.pop("cuda_rng"))
     for key, value in tensors.items():
         index, name = key.split(".", 1)
         parameter = trained[int(index)]

@@ -16,16 +16,17 @@ from torch.utils.data import DataLoader
 from agvas_runtime.errors import InputError
 from agvas_runtime.templates import default_templates, templates_text
 from agvas_train.checkpoint import (
+    MODEL,
     Checkpoint,
     CheckpointConfig,
     load_checkpoint,
     save_checkpoint,
+    sha256_of,
     write_checkpoint_files,
     write_folder,
 )
 from agvas_train.config import TrainConfig
 from agvas_train.data.stream import SynthStream, caption_corpus
-from agvas_train.data.synth import SynthConfig
 from agvas_train.loop import Report, Resumed, latest_checkpoint, train
 from agvas_train.lora import (
     ADAPTER,
@@ -48,30 +49,37 @@ class Start:
 
     checkpoint: Checkpoint
     adapter: AdapterConfig | None
+    origin: dict[str, Any] | None
+    """Provenance of the base."""
 
 
-def run_training(
-    run: Path, config: TrainConfig, *, base: Path | None, rank: int | None, resume: bool, report: Report
-) -> Path:
+def run_training(run: Path, config: TrainConfig, *, resume: bool, report: Report) -> Path:
     """Train a preset from scratch, or a base checkpoint in full or with LoRA; returns the run's `final` folder.
 
     Args:
         run: the run's folder; must be new or empty unless `resume`.
-        base: checkpoint to start from; None trains the preset from scratch.
-        rank: LoRA rank; None trains every parameter.
+        config: the run's options; when resuming, equal to the recorded ones.
         resume: go on from the run's newest checkpoint.
 
     Raises:
-        InputError: the folder or the options do not allow it.
+        InputError: the folder, the base or the options do not allow it; nothing was written.
     """
     accelerator = Accelerator()
-    resumed = _open_run(run, config, resume)
+    resumed = None
+    if resume:
+        config, resumed = _recorded(run, config)
+    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise InputError(f"{run}: exists already; use --resume to go on with a run, or another --out")
     torch.manual_seed(config.seed)
-    start = _start(config, base, rank, resumed)
-    checkpoint = start.checkpoint
+    start = _start(config, resumed)
+    if accelerator.is_main_process and not resume:
+        if config.base:
+            config = config.model_copy(update={"base_sha256": sha256_of(Path(config.base) / MODEL)})
+        run.mkdir(parents=True, exist_ok=True)
+        (run / TRAIN_CONFIG).write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    checkpoint, origin = start.checkpoint, start.origin
     if not start.adapter:
         checkpoint.model.requires_grad_(True)
-    origin = checkpoint.provenance
 
     def at_step(model: AGVAS, step: int) -> Checkpoint:
         return replace(checkpoint, model=model, provenance=_provenance(config, step, origin, start.adapter))
@@ -88,7 +96,7 @@ def run_training(
         prompter=checkpoint.prompter,
         templates=checkpoint.templates,
         mixture=config.mixture,
-        synth=SynthConfig(normal_share=config.normal_share),
+        synth=config.synth,
         seed=config.seed,
         batch_size=config.batch_size,
         start=first,
@@ -122,40 +130,45 @@ def run_training(
     return final
 
 
-def _open_run(run: Path, config: TrainConfig, resume: bool) -> Resumed | None:
-    recorded = run / TRAIN_CONFIG
-    if resume:
-        if not recorded.is_file():
-            raise InputError(f"{run}: nothing to resume, {TRAIN_CONFIG} is missing")
-        found = TrainConfig.model_validate_json(recorded.read_text(encoding="utf-8"))
-        if found != config:
-            names = [n for n in TrainConfig.model_fields if getattr(found, n) != getattr(config, n)]
-            raise InputError(f"{run}: was started with another configuration ({', '.join(names)} differ)")
-        return latest_checkpoint(run)
-    if run.exists() and any(run.iterdir()):
-        raise InputError(f"{run}: holds a run already; use --resume or another --out")
-    run.mkdir(parents=True, exist_ok=True)
-    recorded.write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    return None
+def _recorded(run: Path, config: TrainConfig) -> tuple[TrainConfig, Resumed | None]:
+    """The recorded configuration of a run and its newest checkpoint; raises InputError unless `config` is the same."""
+    path = run / TRAIN_CONFIG
+    if not path.is_file():
+        raise InputError(f"{run}: nothing to resume, {TRAIN_CONFIG} is missing")
+    found = TrainConfig.model_validate_json(path.read_text(encoding="utf-8"))
+    asked = config.model_copy(update={"base_sha256": found.base_sha256})
+    if found != asked:
+        names = [n for n in TrainConfig.model_fields if getattr(found, n) != getattr(asked, n)]
+        raise InputError(f"{run}: was started with another configuration ({', '.join(names)} differ)")
+    resumed = latest_checkpoint(run)
+    if resumed and resumed.step >= found.steps:
+        raise InputError(f"{run}: all {found.steps} steps are done already")
+    return found, resumed
 
 
-def _start(config: TrainConfig, base: Path | None, rank: int | None, resumed: Resumed | None) -> Start:
-    if base is None:
-        if rank is not None:
+def _start(config: TrainConfig, resumed: Resumed | None) -> Start:
+    """The model to train; raises InputError when the base is not there, or is not the one the run began with."""
+    if config.base is None:
+        if config.lora is not None:
             raise InputError("--lora needs a base checkpoint: name it with --from")
-        if resumed:
-            return Start(load_checkpoint(resumed.folder), None)
-        return Start(fresh_checkpoint(config), None)
+        if resumed is None:
+            return Start(fresh_checkpoint(config), None, None)
+        checkpoint = load_checkpoint(resumed.folder)
+        return Start(checkpoint, None, checkpoint.provenance.get("base"))
+    base = Path(config.base)
     checkpoint = load_checkpoint(base)
-    if rank is None:
+    if config.base_sha256 not in (None, sha256_of(base / MODEL)):
+        raise InputError(f"{base}: its weights are not those that the run began with")
+    origin = checkpoint.provenance
+    if config.lora is None:
         if resumed:
             checkpoint.model = load_checkpoint(resumed.folder).model
-        return Start(checkpoint, None)
-    adapter = read_adapter_config(resumed.folder) if resumed else adapter_config(base, rank)
+        return Start(checkpoint, None, origin)
+    adapter = read_adapter_config(resumed.folder) if resumed else adapter_config(base, config.lora)
     add_adapters(checkpoint.model, adapter)
     if resumed:
         load_trained(checkpoint.model, resumed.folder / ADAPTER)
-    return Start(checkpoint, adapter)
+    return Start(checkpoint, adapter, origin)
 
 
 def fresh_checkpoint(config: TrainConfig) -> Checkpoint:
@@ -171,8 +184,7 @@ def fresh_checkpoint(config: TrainConfig) -> Checkpoint:
             f"--preset {config.preset} starts from released backbones; name a checkpoint of it with --from"
         )
     templates = default_templates()
-    synth = SynthConfig(normal_share=config.normal_share)
-    corpus = template_sentences(templates) * 4 + caption_corpus(config.seed, config.corpus_samples, synth)
+    corpus = template_sentences(templates) * 4 + caption_corpus(config.seed, config.corpus_samples, config.synth)
     tokenizer_json = train_tokenizer(corpus, vocabulary_size=config.vocabulary_size)
     model_config = PRESETS[config.preset](config.vocabulary_size)
     return Checkpoint(
@@ -184,7 +196,7 @@ def fresh_checkpoint(config: TrainConfig) -> Checkpoint:
 
 
 def _provenance(
-    config: TrainConfig, step: int, origin: dict[str, Any], adapter: AdapterConfig | None
+    config: TrainConfig, step: int, origin: dict[str, Any] | None, adapter: AdapterConfig | None
 ) -> dict[str, Any]:
     return {
         "agvas": version("agvas"),

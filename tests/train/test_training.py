@@ -38,15 +38,15 @@ def _losses(run: Path) -> list[float]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "tiny"
-    run_training(run, SHORT, base=None, rank=None, resume=False, report=_quiet)
+    run_training(run, SHORT, resume=False, report=_quiet)
     return run
 
 
 @pytest.fixture(scope="module")
 def adapted(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "lora"
-    config = SHORT.model_copy(update={"learning_rate": 1e-2, "seed": 7})
-    run_training(run, config, base=finished / "final", rank=16, resume=False, report=_quiet)
+    options = {"learning_rate": 1e-2, "seed": 7, "base": str(finished / "final"), "lora": 16}
+    run_training(run, SHORT.model_copy(update=options), resume=False, report=_quiet)
     return run
 
 
@@ -64,9 +64,9 @@ def test_a_resumed_run_has_the_same_losses_and_weights(finished: Path, tmp_path:
     shutil.copytree(finished, run)
     shutil.rmtree(run / "final")
     shutil.rmtree(run / "checkpoints" / "step-000004")
-    run_training(run, SHORT, base=None, rank=None, resume=True, report=_quiet)
-    losses = _losses(run)
-    assert losses[4:] == losses[2:4]
+    run_training(run, SHORT, resume=True, report=_quiet)
+    assert _losses(run) == _losses(finished)
+    assert load_checkpoint(run / "final").provenance == load_checkpoint(finished / "final").provenance
     assert (run / "final" / MODEL).read_bytes() == (finished / "final" / MODEL).read_bytes()
 
 
@@ -77,31 +77,53 @@ def test_a_resumed_lora_run_has_the_same_losses(finished: Path, adapted: Path, t
     shutil.rmtree(run / "final")
     shutil.rmtree(run / "checkpoints" / "step-000004")
     config = TrainConfig.model_validate_json((run / "train.json").read_text(encoding="utf-8"))
-    run_training(run, config, base=finished / "final", rank=16, resume=True, report=_quiet)
-    losses = _losses(run)
-    assert losses[4:] == losses[2:4]
+    run_training(run, config, resume=True, report=_quiet)
+    assert _losses(run) == _losses(adapted)
 
 
 def test_a_resumed_run_on_a_base_has_the_same_losses(finished: Path, tmp_path: Path) -> None:
-    run, config = tmp_path / "run", SHORT.model_copy(update={"seed": 5})
-    run_training(run, config, base=finished / "final", rank=None, resume=False, report=_quiet)
+    run, config = tmp_path / "run", SHORT.model_copy(update={"seed": 5, "base": str(finished / "final")})
+    run_training(run, config, resume=False, report=_quiet)
+    before = _losses(run)
     shutil.rmtree(run / "final")
     shutil.rmtree(run / "checkpoints" / "step-000004")
-    run_training(run, config, base=finished / "final", rank=None, resume=True, report=_quiet)
-    losses = _losses(run)
-    assert losses[4:] == losses[2:4]
+    run_training(run, config, resume=True, report=_quiet)
+    assert _losses(run) == before
     assert load_checkpoint(run / "final").provenance["base"]["step"] == 4
 
 
 def test_a_folder_with_a_run_is_not_overwritten(finished: Path) -> None:
-    with pytest.raises(InputError, match="holds a run already"):
-        run_training(finished, SHORT, base=None, rank=None, resume=False, report=_quiet)
+    with pytest.raises(InputError, match="exists already; use --resume"):
+        run_training(finished, SHORT, resume=False, report=_quiet)
 
 
 def test_resuming_with_other_options_names_them(finished: Path) -> None:
-    other = SHORT.model_copy(update={"learning_rate": 0.5})
-    with pytest.raises(InputError, match=r"learning_rate differ"):
-        run_training(finished, other, base=None, rank=None, resume=True, report=_quiet)
+    other = SHORT.model_copy(update={"learning_rate": 0.5, "lora": 4})
+    with pytest.raises(InputError, match=r"lora, learning_rate differ"):
+        run_training(finished, other, resume=True, report=_quiet)
+
+
+def test_a_finished_run_is_not_resumed(finished: Path) -> None:
+    with pytest.raises(InputError, match="all 4 steps are done already"):
+        run_training(finished, SHORT, resume=True, report=_quiet)
+
+
+def test_resuming_on_another_base_is_refused(finished: Path, adapted: Path, small_folder: Path, tmp_path: Path) -> None:
+    run, base = tmp_path / "run", tmp_path / "base"
+    shutil.copytree(adapted, run)
+    shutil.rmtree(run / "checkpoints" / "step-000004")
+    shutil.copytree(small_folder, base)
+    config = TrainConfig.model_validate_json((run / "train.json").read_text(encoding="utf-8"))
+    moved = config.model_copy(update={"base": str(base)})
+    (run / "train.json").write_text(moved.model_dump_json(), encoding="utf-8")
+    with pytest.raises(InputError, match="not those that the run began with"):
+        run_training(run, moved, resume=True, report=_quiet)
+
+
+def test_a_start_that_fails_leaves_no_run_behind(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such checkpoint folder"):
+        run_training(tmp_path / "run", SHORT.model_copy(update={"base": "nowhere"}), resume=False, report=_quiet)
+    assert not (tmp_path / "run").exists()
 
 
 def test_only_the_papers_parts_are_trained_with_lora(finished: Path, adapted: Path) -> None:
