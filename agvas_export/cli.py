@@ -53,7 +53,7 @@ def export(
     if out is None:
         raise InputError("--out is missing: name the folder of the bundle")
     source = checkpoint or default_checkpoint_path()
-    if (source / ADAPTER).is_file():
+    if (source / ADAPTER).is_file() or (source / "final" / ADAPTER).is_file():
         raise InputError(f"{source}: holds adapters; merge them first: agvas-train merge {source} --out FOLDER")
     began = time.perf_counter()
     manifest, parity = export_bundle(
@@ -71,7 +71,8 @@ def export(
         size = manifest.files[spec.file].size
         print(f"{graph:17} {spec.precision}  {size / 1e6:6.2f} MB  largest error {parity.graph_error[graph]:.1e}")
     print(
-        f"{parity.images} images: {parity.other_answers:.1%} other answers, {parity.mask_disagreement:.2e} of the "
+        f"{parity.images} images, {parity.segmented_images} with maps to compare: "
+        f"{parity.other_answers:.1%} other answers, {parity.mask_disagreement:.2e} of the "
         f"mask's pixels differ, maps by {parity.map_difference:.1e} on average and by at most "
         f"{parity.largest_map_difference:.1e}"
     )

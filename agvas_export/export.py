@@ -12,11 +12,12 @@ import numpy as np
 import onnx
 
 from agvas_export.graphs import OPSET, Graph, export_graph, graphs_of
-from agvas_export.parity import LIMITS, Limits, Parity, measure, parity_images
+from agvas_export.parity import GRAPH_ERROR, LIMITS, Limits, Parity, measure, parity_images
 from agvas_export.quantize import PARTS, quantize_int8
 from agvas_runtime.bundle import EMBEDDINGS, TEMPLATES, TOKENIZER, write_manifest
+from agvas_runtime.hashing import sha256_file
 from agvas_runtime.manifest import GraphSpec, Manifest, ModelSpec, Preprocessing, Source, TensorSpec
-from agvas_train.checkpoint import MODEL, Checkpoint, load_checkpoint, sha256_of, write_folder
+from agvas_train.checkpoint import MODEL, Checkpoint, load_checkpoint, write_folder
 
 Step = Callable[[str], None]
 """Called with what is being done now."""
@@ -40,13 +41,14 @@ def export_bundle(
         out: the bundle's folder; must be new or empty.
         precision: "encoders" and "llm" to "fp32" or "int8"; the decoder is always fp32.
         verify: more images for the proof.
-        limits: what the parity may not exceed; by the lowest precision when None.
+        limits: what the parity may not exceed end to end; by the lowest precision when None.
 
     Raises:
         InputError: the checkpoint cannot be read, or `out` exists.
         EngineError: the parity is over its limits. Nothing is written then.
     """
     checkpoint = load_checkpoint(source)
+    images = parity_images(verify)
     limits = limits or LIMITS["int8" if "int8" in precision.values() else "fp32"]
     made: list[tuple[Manifest, Parity]] = []
 
@@ -63,12 +65,13 @@ def export_bundle(
         (folder / TEMPLATES).write_text(checkpoint.templates_json, encoding="utf-8")
         table = checkpoint.model.llava.get_input_embeddings().weight.detach().float().numpy()
         np.save(folder / EMBEDDINGS, np.ascontiguousarray(table), allow_pickle=False)
-        manifest = _manifest(name, checkpoint, sha256_of(source / MODEL), graphs, folder, precision)
+        manifest = _manifest(name, checkpoint, sha256_file(source / MODEL), graphs, folder, precision)
         write_manifest(folder, manifest)
         step("parity")
-        parity = measure(graphs, folder, checkpoint, parity_images(verify))
-        parity.check(limits)
-        proved = manifest.model_copy(update={"parity": parity.as_json(limits)})
+        parity = measure(graphs, folder, checkpoint, images)
+        graph_limits = {graph.name: GRAPH_ERROR[_precision(graph.name, precision)] for graph in graphs}
+        parity.check(limits, graph_limits)
+        proved = manifest.model_copy(update={"parity": parity.as_json(limits, graph_limits)})
         made.append((write_manifest(folder, proved), parity))
 
     write_folder(out, write)

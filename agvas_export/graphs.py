@@ -8,9 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
@@ -18,7 +16,7 @@ from torch.export import Dim
 from agvas_runtime.plan import plan_pass
 from agvas_train.checkpoint import Checkpoint
 from agvas_train.model import AGVAS
-from agvas_train.model.agmd import ANO, NOR, SEG, fuse, map_logits
+from agvas_train.model.agmd import ANO, NOR, SEG, fuse
 
 OPSET = 23
 """The first with attention, RMS norm and rotary embedding as single nodes; ONNX Runtime 1.23 runs it, the last for
@@ -90,17 +88,15 @@ class LlmGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """Token Refiner, AGMD and fusion: states [3, d], pixel f_p [1, C, g, g], alpha [] -> map, seg_map, ano_map."""
+    """Token Refiner, AGMD and fusion: states [3, d], pixel f_p [1, C, g, g], alpha [] -> map [4 g, 4 g]."""
 
     def __init__(self, model: AGVAS) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, states: Tensor, pixel: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The fused map and its two parts, each [4 g, 4 g] in [0, 1]."""
-        products = self.model.products(states[None], pixel, (NOR, ANO, SEG))
-        maps = torch.sigmoid(map_logits(products))[0]
-        return fuse(products, alpha)[0], maps[SEG], maps[ANO]
+    def forward(self, states: Tensor, pixel: Tensor, alpha: Tensor) -> Tensor:
+        """The fused map, in [0, 1]."""
+        return fuse(self.model.products(states[None], pixel, (NOR, ANO, SEG)), alpha)[0]
 
 
 @dataclass(frozen=True)
@@ -162,7 +158,7 @@ def graphs_of(checkpoint: Checkpoint) -> list[Graph]:
             "decoder",
             DecoderGraph(model),
             {"states": random(3, config.hidden_size), "pixel": pixel, "alpha": torch.tensor(config.alpha)},
-            ("map", "seg_map", "ano_map"),
+            ("map",),
         ),
     ]
 
@@ -188,14 +184,6 @@ def export_graph(graph: Graph, path: Path, *, opset: int = OPSET) -> None:
             optimize=True,
             verbose=False,
         )
-
-
-def run_graph(graph: Graph) -> dict[str, np.ndarray[Any, Any]]:
-    """What PyTorch computes for the graph's example inputs."""
-    with torch.no_grad():
-        outputs = graph.module(*graph.inputs.values())
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    return {name: value.numpy() for name, value in zip(graph.outputs, outputs, strict=True)}
 
 
 @contextmanager

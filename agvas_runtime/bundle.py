@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from agvas_runtime.errors import BundleError
 from agvas_runtime.hashing import remembered_sha256, sha256_file
-from agvas_runtime.manifest import SCHEMA_VERSION, FileEntry
+from agvas_runtime.manifest import SCHEMA_VERSION, FileEntry, content_digest
 from agvas_runtime.manifest import Manifest as Manifest
 
 MANIFEST, TOKENIZER, TEMPLATES, EMBEDDINGS = "manifest.json", "tokenizer.json", "templates.json", "embeddings.npy"
@@ -43,12 +43,14 @@ class Bundle:
         Hashes of large untouched files are remembered from the last time, unless `verify_full`.
         """
         folder = Path(path)
-        manifest = _read_manifest(folder)
+        content, manifest = _read_manifest(folder)
         for required in (TOKENIZER, TEMPLATES, EMBEDDINGS):
             if required not in manifest.files:
                 raise BundleError(f"{folder}: {required} is not listed in {MANIFEST}")
         for name, entry in manifest.files.items():
             _verify(folder, name, entry, verify_full)
+        if content_digest(content) != manifest.content_sha256:
+            raise BundleError(f"{folder}: {MANIFEST} is altered (its fields do not have the sha256 that it says)")
         return cls(folder, manifest)
 
     def path(self, name: str) -> Path:
@@ -105,13 +107,15 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
         _inside(folder, name)
         files[name] = FileEntry(sha256=sha256_file(item), size=item.stat().st_size)
     filled = Manifest.model_validate({**manifest.model_dump(), "files": files})
+    digest = content_digest(filled.model_dump(mode="json"))
+    filled = filled.model_copy(update={"content_sha256": digest})
     part = folder / f".{MANIFEST}.part"
     part.write_text(filled.model_dump_json(indent=2) + "\n", encoding="utf-8")
     os.replace(part, folder / MANIFEST)
     return filled
 
 
-def _read_manifest(folder: Path) -> Manifest:
+def _read_manifest(folder: Path) -> tuple[dict[str, Any], Manifest]:
     if not folder.is_dir():
         raise BundleError(f"{folder}: {'not a folder' if folder.exists() else 'no such bundle folder'}")
     try:
@@ -127,7 +131,7 @@ def _read_manifest(folder: Path) -> Manifest:
         known = f"{SCHEMA_VERSION}, which this agvas understands"
         raise BundleError(f"{folder}: schema version {version} is newer than {known}")
     try:
-        return Manifest.model_validate(content)
+        return content, Manifest.model_validate(content)
     except ValidationError as error:
         raise BundleError(f"{folder}: {MANIFEST}: {_first_fault(error)}") from None
 

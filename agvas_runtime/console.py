@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 failure, 2 bad usage or input, 130 interrupted. Nothing here knows what a command does.
 """
 
+import io
 import json
 import math
 import os
@@ -31,6 +32,9 @@ def make_app(summary: str) -> typer.Typer:
 
 def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
     """Run a command line and leave the process with its exit code; every expected error is one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names may be no valid text
     try:
         result = typer.main.get_command(app).main(args=args, standalone_mode=False)
         sys.stdout.flush()

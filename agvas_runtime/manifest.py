@@ -1,6 +1,8 @@
 """The schema of a bundle's manifest.json. Reading, checking and writing bundles is in bundle.py."""
 
-from typing import Annotated, Literal
+import json
+from hashlib import sha256
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -10,6 +12,13 @@ from agvas_runtime.prompts import PromptSpec
 SCHEMA_VERSION = 1
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def content_digest(content: dict[str, Any]) -> str:
+    """SHA-256 of a manifest's fields but `content_sha256`, as JSON with sorted keys and no spaces."""
+    fields = {name: value for name, value in content.items() if name != "content_sha256"}
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return sha256(text.encode()).hexdigest()
 
 
 class _Part(BaseModel):
@@ -94,6 +103,8 @@ class Manifest(_Part):
     model: ModelSpec
     parity: dict[str, JsonValue] = Field(default_factory=dict)
     """Figures that the export measured against the reference."""
+    content_sha256: str = ""
+    """Of all other fields, see `content_digest`; write_manifest fills it."""
 
     @model_validator(mode="after")
     def _graphs_are_listed(self) -> "Manifest":

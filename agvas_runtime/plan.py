@@ -11,10 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas_runtime.errors import InputError
 from agvas_runtime.prompts import Prompt, Prompter
 from agvas_runtime.result import AnswerKind
 from agvas_runtime.templates import Templates
 from agvas_runtime.trie import Trie, build_trie
+
+MAX_TOKENS = 4096
+"""Longest pass; attention's scores grow with its square (64 MB a head here)."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ def plan_pass(instruction: str, prompter: Prompter, templates: Templates, visual
     trie = template_trie(instruction, prompter, templates)
     length = len(prompt.before) + visual_tokens + len(prompt.after)
     total = length + len(trie.tokens)
+    if total > MAX_TOKENS:
+        raise InputError(f"instruction: its pass has {total} tokens, expected at most {MAX_TOKENS}; shorten it")
     sees = np.tri(total, dtype=bool)
     sees[length:, length:] = trie.ancestors()
     bias = np.where(sees, np.float32(0), np.finfo(np.float32).min)

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from agvas_runtime.errors import BundleError, InputError
 
 INSTRUCTION_FIELD = "{instruction}"
-MAX_INSTRUCTION_CHARACTERS = 2000
+MAX_INSTRUCTION_CHARACTERS = 500
 
 Piece = int | str
 """A special token's id, or plain text."""
@@ -83,7 +83,7 @@ class Prompter:
         """Token ids of one turn around the image, up to where the answer begins.
 
         Raises:
-            InputError: the instruction is blank or longer than 2000 characters.
+            InputError: the instruction is blank, longer than 500 characters, or no valid Unicode.
         """
         if not instruction.strip():
             raise InputError("instruction: found a blank text, expected a sentence")
@@ -91,6 +91,10 @@ class Prompter:
             raise InputError(
                 f"instruction: found {len(instruction)} characters, expected at most {MAX_INSTRUCTION_CHARACTERS}"
             )
+        try:
+            instruction.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"instruction: character {error.start} is no valid Unicode text") from None
         before = self._encode(self._filled(self._before, instruction))
         return Prompt(before=tuple(before), after=tuple(self._encode(self._filled(self._after, instruction))))
 

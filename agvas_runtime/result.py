@@ -58,5 +58,7 @@ class Result:
 
     @property
     def confidence(self) -> float:
-        """The anomaly score where the answer segments, its complement otherwise; in [0,1]."""
+        """The anomaly score where the answer segments, its complement where it rejects, 0 for any other; in [0,1]."""
+        if self.answer_kind is AnswerKind.OTHER:
+            return 0.0
         return self.scores.anomaly if self.answer_kind is AnswerKind.SEGMENTED else 1 - self.scores.anomaly

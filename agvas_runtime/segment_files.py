@@ -55,7 +55,8 @@ def segment_files(inputs: list[Path], task: Task, *, as_json: bool) -> int:
     code = 0
     for path, failure in failures:
         text = console.one_line(str(failure))
-        console.note(f"error: {text if str(path) in text else f'{path}: {text}'}")
+        name = console.one_line(str(path))
+        console.note(f"error: {text if name in text else f'{name}: {text}'}")
         rows.append({"file": str(path), "error": text})
         code = 2 if isinstance(failure, InputError) else code or 1
     if as_json:

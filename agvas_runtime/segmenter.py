@@ -29,10 +29,10 @@ from agvas_runtime.trie import ROOT_ROW, Trie, Walk, walk
 from agvas_runtime.verdict import Recipe, judge
 
 GRAPHS = ("semantic_encoder", "pixel_encoder", "spam", "llm", "decoder")
-PLANS_KEPT = 64
-"""Instructions whose pass stays prepared."""
+PLANS_KEPT_BYTES = 32 * 2**20
+"""Instructions' passes stay prepared up to this much memory, the last used ones."""
 
-Image = NDArray[np.uint8] | bytes | Path
+Image = NDArray[np.uint8] | bytes | Path | str
 
 
 class Stopwatch:
@@ -155,7 +155,7 @@ class Segmenter:
             "edge_tokens": plan.trie.edge_tokens,
         }
         self._plans[instruction] = plan, feeds
-        if len(self._plans) > PLANS_KEPT:
+        while len(self._plans) > 1 and sum(map(_size, self._plans.values())) > PLANS_KEPT_BYTES:
             self._plans.popitem(last=False)
         return plan, feeds
 
@@ -175,6 +175,10 @@ class Segmenter:
         return self.prompter.decode([*written, int(greedy[walked.rows[-1]])])
 
 
+def _size(prepared: tuple[PassPlan, Tensors]) -> int:
+    return sum(value.nbytes for value in prepared[1].values())
+
+
 def decoded(image: Image) -> NDArray[np.uint8]:
     """The frame as uint8 RGB [H, W, 3]; raises InputError naming what was found."""
     if isinstance(image, np.ndarray):
@@ -183,7 +187,9 @@ def decoded(image: Image) -> NDArray[np.uint8]:
         return image
     if isinstance(image, bytes):
         return decode_image(image, "image")
-    return decode_image(read_bytes(image), str(image))
+    if isinstance(image, str | Path):
+        return decode_image(read_bytes(image), str(image))
+    raise InputError(f"image: found {type(image).__name__}, expected an array, bytes, or a path")
 
 
 def path_scores(trie: Trie, walked: Walk, edge_logprob: NDArray[np.floating], margin: NDArray[np.floating]) -> Scores:

@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from agvas_runtime.errors import BundleError
 
 CLASS_FIELD = "{class_name}"
+MAX_CLASS_CHARACTERS = 64
+"""A longer class name counts as none: the rejections repeat it 14 times, and every copy costs a pass its length."""
 
 
 class Templates(BaseModel):
@@ -40,12 +42,14 @@ class Templates(BaseModel):
     def class_of(self, instruction: str) -> str:
         """The class an instruction names: "scratches" in "Please segment the scratches in this image.".
 
-        Instructions that follow no template with a class field name the default class.
+        Instructions that follow no template with a class field, and names of more than 64 characters, stand for the
+        default class.
         """
         templates = (*self.direct_instructions, *self.describe_instructions, *self.explain_instructions)
         matches = (_pattern(template).fullmatch(instruction) for template in templates if CLASS_FIELD in template)
         # the most specific template leaves the shortest name: "dents" rather than "dents for the object"
-        return min((found["name"] for found in matches if found), key=len, default=self.default_class)
+        named = min((found["name"] for found in matches if found), key=len, default=self.default_class)
+        return named if len(named) <= MAX_CLASS_CHARACTERS else self.default_class
 
     def rejections_of(self, class_name: str) -> tuple[str, ...]:
         """Every distinct rejection (Figure A.7) for this class, in template order."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -138,16 +137,24 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         weights = load_file(folder / MODEL)
     except SafetensorError as error:
         raise InputError(f"{folder / MODEL}: not a readable safetensors file: {error}") from None
-    model = build_agvas(config.model)
+    try:
+        model = build_agvas(config.model)
+    except ValueError as error:
+        raise InputError(f"{folder / CONFIG}: {error}") from None
     load_weights(model, weights, name=str(folder / MODEL))
-    provenance = folder / PROVENANCE
-    return Checkpoint(
-        model=model,
-        config=config,
-        tokenizer_json=(folder / TOKENIZER).read_text(encoding="utf-8"),
-        templates_json=(folder / TEMPLATES).read_text(encoding="utf-8"),
-        provenance=json.loads(provenance.read_text(encoding="utf-8")) if provenance.is_file() else {},
-    )
+    provenance = _text(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else "{}"
+    try:
+        made = json.loads(provenance)
+    except ValueError as error:
+        raise InputError(f"{folder / PROVENANCE}: not JSON: {error}") from None
+    return Checkpoint(model, config, _text(folder / TOKENIZER), _text(folder / TEMPLATES), made)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], *, name: str) -> None:
@@ -161,9 +168,3 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], *, name:
         if tuple(tensor.shape) != expected[key]:
             raise InputError(f"{name}: {key} has shape {tuple(tensor.shape)}, expected {expected[key]}")
     model.load_state_dict(dict(weights), strict=False)
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

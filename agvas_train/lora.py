@@ -9,12 +9,14 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, LoraModel
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from agvas_runtime.errors import InputError
-from agvas_train.checkpoint import MODEL, Checkpoint, load_checkpoint, sha256_of, write_config_files
+from agvas_runtime.hashing import sha256_file
+from agvas_train.checkpoint import MODEL, Checkpoint, load_checkpoint, write_config_files
 from agvas_train.model import AGVAS
 
 ADAPTER, ADAPTER_CONFIG = "adapter.safetensors", "adapter.json"
@@ -41,7 +43,7 @@ def adapter_config(base: Path, rank: int) -> AdapterConfig:
     """The configuration of fresh adapters on a base checkpoint."""
     if not (base / MODEL).is_file():
         raise InputError(f"{base}: not a checkpoint, {MODEL} is missing")
-    return AdapterConfig(rank=rank, base=str(base.resolve()), base_sha256=sha256_of(base / MODEL))
+    return AdapterConfig(rank=rank, base=str(base.resolve()), base_sha256=sha256_file(base / MODEL))
 
 
 def add_adapters(model: AGVAS, config: AdapterConfig) -> LoraModel:
@@ -74,7 +76,11 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     path = folder / ADAPTER_CONFIG
     if not path.is_file() or not (folder / ADAPTER).is_file():
         raise InputError(f"{folder}: not an adapter folder, expected {ADAPTER_CONFIG} and {ADAPTER}")
-    return AdapterConfig.model_validate_json(path.read_text(encoding="utf-8"))
+    try:
+        return AdapterConfig.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 def load_adapted(folder: Path, base: Path | None = None) -> tuple[Checkpoint, LoraModel]:
@@ -90,7 +96,7 @@ def load_adapted(folder: Path, base: Path | None = None) -> tuple[Checkpoint, Lo
     base = base or Path(config.base)
     if not (base / MODEL).is_file():
         raise InputError(f"{base}: the adapters' base checkpoint is not there; name its folder with --base")
-    found = sha256_of(base / MODEL)
+    found = sha256_file(base / MODEL)
     if found != config.base_sha256:
         raise InputError(f"{base}: sha256 {found[:12]}, but the adapters were trained on {config.base_sha256[:12]}")
     checkpoint = load_checkpoint(base)
@@ -105,7 +111,10 @@ def load_adapted(folder: Path, base: Path | None = None) -> tuple[Checkpoint, Lo
 
 def load_trained(model: nn.Module, path: Path) -> None:
     """Load an adapter.safetensors into a model with adapters."""
-    tensors = load_file(path)
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a readable safetensors file: {error}") from None
     expected = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if tensors.keys() != expected.keys():
         odd = sorted(tensors.keys() ^ expected.keys())[0]

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from agvas_runtime.errors import InputError
+from agvas_runtime.hashing import sha256_file
 from agvas_runtime.templates import default_templates, templates_text
 from agvas_train.checkpoint import (
     MODEL,
@@ -21,7 +22,6 @@ from agvas_train.checkpoint import (
     CheckpointConfig,
     load_checkpoint,
     save_checkpoint,
-    sha256_of,
     write_checkpoint_files,
     write_folder,
 )
@@ -74,7 +74,7 @@ def run_training(run: Path, config: TrainConfig, *, resume: bool, report: Report
     start = _start(config, resumed)
     if accelerator.is_main_process and not resume:
         if config.base:
-            config = config.model_copy(update={"base_sha256": sha256_of(Path(config.base) / MODEL)})
+            config = config.model_copy(update={"base_sha256": sha256_file(Path(config.base) / MODEL)})
         run.mkdir(parents=True, exist_ok=True)
         (run / TRAIN_CONFIG).write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
     checkpoint, origin = start.checkpoint, start.origin
@@ -157,7 +157,7 @@ def _start(config: TrainConfig, resumed: Resumed | None) -> Start:
         return Start(checkpoint, None, checkpoint.provenance.get("base"))
     base = Path(config.base)
     checkpoint = load_checkpoint(base)
-    if config.base_sha256 not in (None, sha256_of(base / MODEL)):
+    if config.base_sha256 not in (None, sha256_file(base / MODEL)):
         raise InputError(f"{base}: its weights are not those that the run began with")
     origin = checkpoint.provenance
     if config.lora is None:

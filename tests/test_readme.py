@@ -54,6 +54,11 @@ def test_the_readme_names_the_two_commands_that_do_everything():
     assert "make test" in (REPOSITORY / ".ci" / "run").read_text()
 
 
+def test_no_figure_was_left_to_be_filled_in():
+    for name in ("README.md", "CHANGELOG.md", *(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md"))):
+        assert not re.search(r"@[A-Z0-9]+@|TODO|TBD", (REPOSITORY / name).read_text()), name
+
+
 def test_the_readme_s_commands_work_one_after_the_other(copy):
     # A newcomer has no virtual environment yet, so nothing of this one is passed on.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL"))}

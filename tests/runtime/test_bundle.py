@@ -117,6 +117,25 @@ def test_one_flipped_bit_is_refused(folder, name):
     refused(folder, f"{name} is altered")
 
 
+def test_a_flipped_bit_anywhere_in_the_manifest_is_refused(folder):
+    manifest = folder / "manifest.json"
+    content = manifest.read_bytes()
+    for position in range(0, len(content), 7):
+        altered = bytearray(content)
+        altered[position] ^= 1 << position % 8
+        manifest.write_bytes(altered)
+        with pytest.raises(BundleError):
+            Bundle.open(folder)
+    manifest.write_bytes(content)
+    Bundle.open(folder)
+
+
+def test_an_altered_threshold_is_named(folder):
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"threshold": 0.5', '"threshold": 0.7'))
+    refused(folder, "manifest.json is altered")
+
+
 def test_a_file_of_another_size_is_refused(folder):
     with (folder / "graphs" / "spam.onnx").open("ab") as file:
         file.write(b"x")

@@ -1,5 +1,6 @@
 """`agvas-runtime segment` and `info`, run as users run them."""
 
+import io
 import json
 import resource
 import sys
@@ -14,6 +15,7 @@ from agvas_runtime.console import run
 from agvas_runtime.encoding import mask_from_png
 from agvas_runtime.files import result_names
 from agvas_runtime.frames import read_image
+from tests.conftest import DEMO_FRAMES
 
 COMMAND = "agvas_runtime.cli"
 
@@ -84,14 +86,17 @@ def test_every_evaluation_image_gets_a_mask_of_its_own_size(command, real_open, 
         assert mask.shape == read_image(row["file"]).shape[:2]
 
 
-def test_the_segmenter_the_command_and_the_server_give_equal_masks(command, segmenter, client, photo, tmp_path):
-    result = segmenter.segment(photo)
-    code, out, _ = command("segment", photo, "--out", tmp_path)
-    written = mask_from_png((tmp_path / f"{photo.stem}_mask.png").read_bytes())
+def test_the_segmenter_the_command_and_the_server_give_equal_masks(command, segmenter, client, tmp_path):
+    photos = sorted(DEMO_FRAMES.glob("*.jpg"))
+    code, out, _ = command("segment", *photos, "--out", tmp_path)
     assert code == 0
     assert "verdict" in out
-    assert written.tobytes() == result.mask.tobytes() == client.segment(photo).mask.tobytes()
-    assert set(np.unique(np.asarray(Image.open(tmp_path / f"{photo.stem}_mask.png")))) <= {0, 255}
+    masks = {photo: segmenter.segment(photo).mask for photo in photos}
+    assert any(mask.any() for mask in masks.values())
+    for photo, mask in masks.items():
+        written = (tmp_path / f"{photo.stem}_mask.png").read_bytes()
+        assert mask_from_png(written).tobytes() == mask.tobytes() == client.segment(photo).mask.tobytes()
+        assert set(np.unique(np.asarray(Image.open(io.BytesIO(written))))) <= {0, 255}
 
 
 def test_thresholds_decide_the_verdict_and_never_the_exit_code(command, photo):

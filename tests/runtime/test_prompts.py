@@ -44,7 +44,11 @@ def test_a_users_text_holds_no_special_token(prompter: Prompter, evil: str) -> N
 
 @pytest.mark.parametrize(
     ("instruction", "reason"),
-    [("  ", "found a blank text, expected a sentence"), ("x" * 2001, "found 2001 characters, expected at most 2000")],
+    [
+        ("  ", "found a blank text, expected a sentence"),
+        ("x" * 501, "found 501 characters, expected at most 500"),
+        ("a\ud800", "character 1 is no valid Unicode"),
+    ],
 )
 def test_an_unusable_instruction_is_refused(prompter: Prompter, instruction: str, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
@@ -86,3 +90,22 @@ def test_a_plans_rows_are_the_last_prompt_token_and_the_nodes(segmenter: Segment
     assert (plan.position_ids[0, :prompt_length] == range(prompt_length)).all()
     assert (plan.position_ids[0, prompt_length:] == prompt_length - 1 + plan.trie.depths).all()
     assert len(plan.trie.answers) == 26
+
+
+@pytest.mark.parametrize("letter", ["q", "日", "[SEG]"])
+def test_a_long_class_name_costs_no_more_than_the_default_one(segmenter: Segmenter, letter: str) -> None:
+    """It would stand in 14 rejections; the pass would grow with the square of its length."""
+    instruction = f"Please segment the {letter * 90} in this image."
+    plan = plan_pass(instruction, segmenter.prompter, segmenter.templates, segmenter.manifest.model.visual_tokens)
+    usual = plan_pass(
+        "Please segment the anomalies in this image.",
+        segmenter.prompter,
+        segmenter.templates,
+        segmenter.manifest.model.visual_tokens,
+    )
+    assert len(plan.trie.tokens) == len(usual.trie.tokens)
+
+
+def test_a_pass_that_is_too_long_is_refused(segmenter: Segmenter) -> None:
+    with pytest.raises(InputError, match="expected at most 4096; shorten it"):
+        plan_pass("Segment this.", segmenter.prompter, segmenter.templates, 4096)

@@ -135,3 +135,17 @@ def test_a_rejection_is_a_pass_with_an_empty_map(segmenter: Segmenter, photo: Pa
     assert result.verdict is Verdict.PASS
     assert not result.probability.any()
     assert result.answer == "Nothing unusual is found in this image."
+
+
+def test_many_instructions_do_not_fill_the_memory(segmenter: Segmenter) -> None:
+    frame = np.zeros((32, 32, 3), np.uint8)
+    for number in range(40):
+        segmenter.segment(frame, f"Please segment the class of defects number {number} in this image.")
+    kept = sum(value.nbytes for _, feeds in segmenter._plans.values() for value in feeds.values())
+    assert kept <= 32 * 2**20
+
+
+@pytest.mark.parametrize("image", [None, 5, bytearray(b"x")])
+def test_what_is_no_image_at_all_is_refused(segmenter: Segmenter, image: object) -> None:
+    with pytest.raises(InputError, match=f"found {type(image).__name__}, expected an array, bytes, or a path"):
+        segmenter.segment(image)  # type: ignore[arg-type]
