@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import onnx
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
@@ -184,6 +185,30 @@ def export_graph(graph: Graph, path: Path, *, opset: int = OPSET) -> None:
             optimize=True,
             verbose=False,
         )
+    _strip_traces(path)
+
+
+def _strip_traces(path: Path) -> None:
+    """Take the exporter's notes out of a graph: stack traces with the paths of this machine, at every node."""
+    model = onnx.load(path)
+    for part in (
+        model,
+        model.graph,
+        *model.graph.node,
+        *model.graph.input,
+        *model.graph.output,
+        *model.graph.value_info,
+    ):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    for initializer in model.graph.initializer:
+        del initializer.metadata_props[:]
+        initializer.doc_string = ""
+    for function in model.functions:
+        for node in function.node:
+            del node.metadata_props[:]
+            node.doc_string = ""
+    onnx.save(model, path)
 
 
 @contextmanager

@@ -19,6 +19,13 @@ from agvas_runtime.errors import EngineError, InputError
 
 Item = TypeVar("Item")
 
+EXTRA_OF = {
+    **dict.fromkeys(("torch", "transformers", "peft", "accelerate", "safetensors", "tensorboard"), "train"),
+    **dict.fromkeys(("onnx", "onnxscript"), "export"),
+    "onnxruntime": "cpu",
+}
+"""Which extra of the distribution brings a package."""
+
 # Typer brings its own click or the public one, by its version: take the class from what it exports.
 _UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
@@ -52,6 +59,10 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
         fail(str(error), 2)
     except EngineError as error:
         fail(str(error), 1)
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRA_OF:
+            raise
+        fail(f"{error.name} is not installed, which this command needs: pip install 'agvas[{EXTRA_OF[error.name]}]'", 1)
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
     sys.exit(result if isinstance(result, int) else 0)

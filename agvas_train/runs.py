@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -202,7 +201,7 @@ def _provenance(
         "agvas": version("agvas"),
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "transformers", "peft", "tokenizers", "numpy")},
-        "train": json.loads(config.model_dump_json()),
+        "train": config.model_dump(mode="json", exclude={"base"}),  # a path of one machine; base_sha256 stays
         "data": "agvas-data synth, streamed",
         "step": step,
         "lora_rank": adapter.rank if adapter else None,

@@ -24,6 +24,7 @@ from agvas_runtime.client import Client
 REPOSITORY = Path(__file__).resolve().parents[1]
 FRAMES = REPOSITORY / "agvas_runtime" / "demo" / "frames"
 STARTS, SERVED, THREADS = 5, 200, 2
+CAPTURED: dict[str, Any] = {"capture_output": True, "text": True, "check": True}
 
 
 def command(name: str, *arguments: object) -> list[str]:
@@ -33,7 +34,7 @@ def command(name: str, *arguments: object) -> list[str]:
 
 def printed(name: str, *arguments: object) -> Any:
     """What the command prints."""
-    return json.loads(subprocess.run(command(name, *arguments), capture_output=True, text=True, check=True).stdout)
+    return json.loads(subprocess.run(command(name, *arguments), cwd=REPOSITORY, **CAPTURED).stdout)
 
 
 def server() -> dict[str, Any]:
@@ -82,7 +83,9 @@ def main() -> None:
         "bundle_bytes": bundle.size_bytes,
         "parity": bundle.manifest.parity,
         "server": server(),
-        "engine": printed("agvas-bench", "engine", "--image", FRAMES, "--frames", 300, "--threads", THREADS),
+        "engine": printed(
+            "agvas-bench", "engine", "--image", FRAMES.relative_to(REPOSITORY), "--frames", 300, "--threads", THREADS
+        ),
         "evaluation": evaluation(),
     }
     out = arguments.out or REPOSITORY / "benchmarks" / "full" / f"{date.today().isoformat()}-{commit}.json"

@@ -10,7 +10,7 @@ import torch
 from agvas_export.export import export_bundle
 from agvas_export.graphs import graphs_of
 from agvas_export.parity import GRAPH_ERROR, LIMITS, Limits, Parity
-from agvas_runtime.bundle import Bundle
+from agvas_runtime.bundle import Bundle, default_bundle_path
 from agvas_runtime.engines.ort import OrtEngine
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.hashing import sha256_file
@@ -52,6 +52,12 @@ def test_the_manifest_names_its_checkpoint_and_its_parity(exported: tuple[Path, 
 def test_the_embedded_bundle_is_the_embedded_checkpoints() -> None:
     manifest = Bundle.open(Path(Segmenter.open().bundle.folder)).manifest
     assert manifest.source.checkpoint_sha256 == sha256_file(default_checkpoint_path() / "model.safetensors")
+
+
+def test_no_graph_holds_a_path_of_the_machine_it_was_made_on(exported: tuple[Path, Manifest]) -> None:
+    for folder in (exported[0], default_bundle_path()):
+        for graph in (folder / "graphs").glob("*.onnx"):
+            assert b".py" not in graph.read_bytes(), graph
 
 
 def test_a_failing_parity_fails_the_export_and_writes_nothing(tmp_path: Path) -> None:

@@ -90,3 +90,18 @@ def test_progress_is_silent_without_a_terminal(capfd):
 def test_json_holds_null_where_a_number_is_not_finite(capfd):
     console.print_json({"a": [float("nan"), 1.5], "b": {"c": float("inf")}, "d": "ä"})
     assert json.loads(capfd.readouterr().out) == {"a": [None, 1.5], "b": {"c": None}, "d": "ä"}
+
+
+def test_a_missing_extra_is_one_line_that_names_it(capsys):
+    app = console.make_app("Trial.")
+
+    @app.command()
+    def work() -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    with pytest.raises(SystemExit) as left:
+        console.run(app, [])
+    assert left.value.code == 1
+    assert capsys.readouterr().err == (
+        "error: torch is not installed, which this command needs: pip install 'agvas[train]'\n"
+    )
