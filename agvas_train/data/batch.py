@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -99,8 +100,22 @@ def _cells(mask: NDArray[np.bool_] | None, height: int, width: int, canvas: int,
     if mask is not None:
         resized = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BOX)
         padded[:height, :width] = np.asarray(resized, np.float32) / 255
-    cell = canvas // size
-    return padded.reshape(size, cell, size, cell).mean(axis=(1, 3))
+    if canvas % size == 0:
+        cell = canvas // size
+        return padded.reshape(size, cell, size, cell).mean(axis=(1, 3))
+    shares = _shares(canvas, size)
+    return shares @ padded @ shares.T
+
+
+@lru_cache(maxsize=4)
+def _shares(canvas: int, size: int) -> NDArray[np.float32]:
+    """Share of each of `size` cells along a side that each pixel of the canvas covers, float32 [size, canvas].
+
+    Not every map divides its canvas: CLIP's has 96 cells over 336 pixels, so a pixel may lie in two of them.
+    """
+    edges, pixels = np.arange(size + 1)[:, None] * canvas / size, np.arange(canvas)
+    overlap = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
+    return (np.maximum(overlap, 0) * size / canvas).astype(np.float32)
 
 
 def collate(examples: Sequence[Example], config: ModelConfig) -> Batch:

@@ -24,6 +24,16 @@ class Task(str, Enum):
     CONVERSATION = "conversation"
 
 
+GROUPS = {
+    Task.GENERAL: "general segmentation",
+    Task.DESCRIBE: "Anomaly-Instruct",
+    Task.EXPLAIN: "Anomaly-Instruct",
+    Task.DIRECT: "Anomaly-Seg",
+    Task.CONVERSATION: "visual question answering",
+}
+"""The group of Table A.1 that a task belongs to; the paper draws them with 0.4, 0.25, 0.25 and 0.1."""
+
+
 @dataclass(frozen=True)
 class Turn:
     """One question and its answer.
@@ -44,14 +54,18 @@ _QUESTIONS = ("Are there any {class_name} in this image?", "Do you see any {clas
 _SHOWN = ("What is shown in this image?", "Please describe this image.")
 
 
-def draw_turn(sample: Sample, templates: Templates, mixture: Mapping[Task, float], rng: random.Random) -> Turn:
-    """A random turn about a sample, its task drawn by the mixture's weights.
+def draw_task(mixture: Mapping[Task, float], rng: random.Random) -> Task:
+    """A random task by the mixture's weights."""
+    return rng.choices(list(mixture), weights=list(mixture.values()))[0]
 
-    General segmentation needs a named part; a sample without one is asked for its anomalies instead.
-    """
-    task = rng.choices(list(mixture), weights=list(mixture.values()))[0]
-    if task is Task.GENERAL and not sample.parts:
-        task = Task.DIRECT
+
+def suits(task: Task, sample: Sample) -> bool:
+    """Whether a sample can serve a task: general segmentation needs a named part."""
+    return task is not Task.GENERAL or bool(sample.parts)
+
+
+def draw_turn(task: Task, sample: Sample, templates: Templates, rng: random.Random) -> Turn:
+    """A random turn of a task about a sample that suits it."""
     if task is Task.GENERAL:
         name = rng.choice(sorted(sample.parts))
         instruction = rng.choice(templates.general_instructions).replace(CLASS_FIELD, name)

@@ -14,16 +14,23 @@ from torch.utils.data import IterableDataset, get_worker_info
 from agvas_runtime.prompts import Prompter
 from agvas_runtime.templates import Templates
 from agvas_train.data.batch import Batch, Example, collate, make_example
-from agvas_train.data.conversation import Task, draw_turn
+from agvas_train.data.conversation import Task, draw_task, draw_turn, suits
 from agvas_train.data.synth import SynthConfig, generate
 from agvas_train.model.config import ModelConfig
 
+OTHER_SAMPLE = 10**9
+"""Distance of the index at which another sample is taken where the first does not suit its task."""
+
 
 class SynthStream(IterableDataset[Batch]):
-    """Batches of synthetic samples, from step `start` on; each worker makes every n-th step.
+    """Micro-batches of synthetic samples, from step `start` on; each worker makes every n-th.
+
+    Step k takes the samples k * batch_size ... (k + 1) * batch_size - 1, however many processes share them.
 
     Args:
-        rank, world: this process among the training processes; each sees its own samples.
+        batch_size: samples of a step, over all processes.
+        micro_batch: samples of one micro-batch.
+        rank, world: this process among the training processes.
     """
 
     def __init__(
@@ -36,6 +43,7 @@ class SynthStream(IterableDataset[Batch]):
         synth: SynthConfig,
         seed: int,
         batch_size: int,
+        micro_batch: int,
         start: int,
         stop: int,
         rank: int = 0,
@@ -48,26 +56,34 @@ class SynthStream(IterableDataset[Batch]):
         self.synth = synth
         self.seed = seed
         self.batch_size = batch_size
+        self.micro_batch = micro_batch
         self.start, self.stop = start, stop
         self.rank, self.world = rank, world
+        self.accumulated = batch_size // world // micro_batch
+        """Micro-batches of this process in one step."""
 
     def __iter__(self) -> Iterator[Batch]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         if info:
             torch.set_num_threads(1)
-        for step in range(self.start + worker, self.stop, workers):
-            yield self.batch(step)
+        for number in range(self.start * self.accumulated + worker, self.stop * self.accumulated, workers):
+            yield self.batch(*divmod(number, self.accumulated))
 
-    def batch(self, step: int) -> Batch:
-        """The batch of one step."""
-        first = (step * self.world + self.rank) * self.batch_size
-        return collate([self.example(first + i) for i in range(self.batch_size)], self.config)
+    def batch(self, step: int, part: int = 0) -> Batch:
+        """One micro-batch of a step."""
+        first = step * self.batch_size + (self.rank * self.accumulated + part) * self.micro_batch
+        return collate([self.example(first + i) for i in range(self.micro_batch)], self.config)
 
     def example(self, index: int) -> Example:
         """The sample of one index with a turn about it."""
+        rng = random.Random(f"{self.seed}/{index}")
+        task = draw_task(self.mixture, rng)
         sample = generate(self.seed, index, self.synth)
-        turn = draw_turn(sample, self.templates, self.mixture, random.Random(f"{self.seed}/{index}"))
+        while not suits(task, sample):  # another sample rather than another task: the shares are the mixture's
+            index += OTHER_SAMPLE
+            sample = generate(self.seed, index, self.synth)
+        turn = draw_turn(task, sample, self.templates, rng)
         return make_example(sample.image, turn, self.prompter, self.config)
 
 

@@ -1,25 +1,19 @@
-"""Every size of every preset, and how a model is built from them."""
+"""The sizes of every preset, and how a model is built from them; the pixel encoders' stand in `pixel_encoders.py`."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, SamVisionConfig
-from transformers.models.sam.modeling_sam import SamVisionEncoder
+from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from agvas_runtime.preprocess import PixelView, SemanticView
 from agvas_train.model.agmd import AGMD
 from agvas_train.model.agvas import AGVAS
 from agvas_train.model.config import AgmdConfig, ModelConfig
+from agvas_train.model.pixel_encoders import HALF, PIXEL_ENCODERS, SAM_MEAN, SAM_STD, build_pixel_encoder, feature_width
 from agvas_train.model.spam import SPAM
 from agvas_train.model.token_refiner import TokenRefiner
 from agvas_train.model.transformer import TwoWayTransformer
-
-HALF = (0.5, 0.5, 0.5)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# SAM's own constants are these on the 0..255 scale, rounded to three decimals
-SAM_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
-SAM_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
 
 SIGLIP_SO400M = {
     "hidden_size": 1152,
@@ -75,15 +69,17 @@ def tiny(vocabulary_size: int) -> ModelConfig:
     )
 
 
-def _large(preset: str, *, pixel: dict[str, object], language: dict[str, object], spam_heads: int) -> ModelConfig:
+def _large(preset: str, *, pixel_encoder: str, language: dict[str, object], spam_heads: int) -> ModelConfig:
+    pixel = PIXEL_ENCODERS[pixel_encoder]
     return ModelConfig(
         preset=preset,
         semantic=dict(SIGLIP_SO400M),
-        pixel={"output_channels": 256, "image_size": 1024, "patch_size": 16, "window_size": 14, **pixel},
+        pixel_encoder=pixel.kind,
+        pixel=dict(pixel.fields),
         language={**QWEN2, **language},
         spam_heads=spam_heads,
         semantic_view=SemanticView(size=384, mean=HALF, std=HALF),
-        pixel_view=PixelView(size=1024, mean=SAM_MEAN, std=SAM_STD),
+        pixel_view=pixel.view,
     )
 
 
@@ -91,12 +87,7 @@ def half_b(vocabulary_size: int = 152_000) -> ModelConfig:
     """LLaVA-OneVision 0.5B with SAM ViT-B, for edge GPUs."""
     return _large(
         "0.5b",
-        pixel={
-            "hidden_size": 768,
-            "num_hidden_layers": 12,
-            "num_attention_heads": 12,
-            "global_attn_indexes": [2, 5, 8, 11],
-        },
+        pixel_encoder="sam-vit-b",
         language={
             "hidden_size": 896,
             "intermediate_size": 4864,
@@ -114,12 +105,7 @@ def seven_b(vocabulary_size: int = 152_128) -> ModelConfig:
     """The paper's model: LLaVA-OneVision 7B with SAM ViT-H (section B.2)."""
     return _large(
         "7b",
-        pixel={
-            "hidden_size": 1280,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 16,
-            "global_attn_indexes": [7, 15, 23, 31],
-        },
+        pixel_encoder="sam-vit-h",
         language={
             "hidden_size": 3584,
             "intermediate_size": 18944,
@@ -147,9 +133,14 @@ def build_agvas(config: ModelConfig) -> AGVAS:
         video_token_index=0,
     )
     agmd = config.agmd
+    llava, pixel_encoder = LlavaOnevisionForConditionalGeneration(llava_config), build_pixel_encoder(config)
+    projection: nn.Module = nn.Identity()
+    if config.pixel_encoder != "sam":
+        projection = nn.Conv2d(feature_width(pixel_encoder), agmd.transformer_dim, kernel_size=1)
     model = AGVAS(
-        llava=LlavaOnevisionForConditionalGeneration(llava_config),
-        pixel_encoder=SamVisionEncoder(SamVisionConfig(**config.pixel)),
+        llava=llava,
+        pixel_encoder=pixel_encoder,
+        pixel_projection=projection,
         spam=SPAM(embed_dim=config.hidden_size, num_heads=config.spam_heads, pixel_dim=agmd.transformer_dim),
         token_refiner=TokenRefiner(
             embed_dim=config.hidden_size, out_dim=agmd.transformer_dim, activation=config.token_refiner_activation

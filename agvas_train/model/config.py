@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agvas_runtime.preprocess import PixelView, SemanticView
+
+PixelKind = Literal["sam", "sam-ft", "clip", "siglip", "dinov2", "dinov3"]
+"""Families of pixel encoders (Table A.2)."""
 
 
 class AgmdConfig(BaseModel):
@@ -29,8 +32,10 @@ class ModelConfig(BaseModel):
     preset: str
     semantic: dict[str, Any]
     """SiglipVisionConfig fields."""
+    pixel_encoder: PixelKind = "sam"
+    """SAM's features go in as they are; a trained 1x1 map brings all others to `agmd.transformer_dim`."""
     pixel: dict[str, Any]
-    """SamVisionConfig fields; `output_channels` must equal `agmd.transformer_dim`."""
+    """Fields of that kind's configuration class, with `image_size` and `patch_size`."""
     language: dict[str, Any]
     """Qwen2Config fields."""
     agmd: AgmdConfig = AgmdConfig()
@@ -50,6 +55,18 @@ class ModelConfig(BaseModel):
     """The mask is P > threshold (section B.2)."""
     semantic_view: SemanticView
     pixel_view: PixelView
+
+    @model_validator(mode="after")
+    def _pixel_parts_fit(self) -> ModelConfig:
+        size, patch = self.pixel.get("image_size"), self.pixel.get("patch_size")
+        if size != self.pixel_view.size:
+            raise ValueError(f"pixel.image_size is {size}, must equal pixel_view.size, {self.pixel_view.size}")
+        if not isinstance(patch, int) or patch <= 0 or size % patch:
+            raise ValueError(f"pixel.patch_size is {patch}, must divide pixel.image_size, {size}")
+        channels, expected = self.pixel.get("output_channels", 256), self.agmd.transformer_dim
+        if self.pixel_encoder == "sam" and channels != expected:
+            raise ValueError(f"pixel.output_channels is {channels}, must equal agmd.transformer_dim, {expected}")
+        return self
 
     @property
     def semantic_tokens(self) -> int:

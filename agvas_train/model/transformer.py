@@ -5,6 +5,8 @@ With the same weights it computes what segment-anything's own computes; paramete
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -103,12 +105,12 @@ class TwoWayTransformer(nn.Module):
         self.norm_final_attn = nn.LayerNorm(embedding_dim)
 
     def forward(self, pixels: Tensor, pixel_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels [B, C, g, g], their position encoding [1, C, g, g], tokens [B, L, C].
+        """Pixels [B, C, g, g], their position encoding [1, C, g, g] (cast to the pixels' dtype), tokens [B, L, C].
 
         Returns the updated tokens [B, L, C] and pixels [B, g*g, C].
         """
         flat = pixels.flatten(2).transpose(1, 2)
-        flat_pe = pixel_pe.flatten(2).transpose(1, 2)
+        flat_pe = pixel_pe.flatten(2).transpose(1, 2).to(flat.dtype)
         token_pe = tokens
         for layer in self.layers:
             tokens, flat = layer(tokens, flat, token_pe, flat_pe)
@@ -117,7 +119,11 @@ class TwoWayTransformer(nn.Module):
 
 
 class RandomPositionEncoding(nn.Module):
-    """SAM's dense position encoding: sines and cosines of random spatial frequencies."""
+    """SAM's dense position encoding: sines and cosines of random spatial frequencies.
+
+    In bfloat16 its phases would be off by hundredths of a radian, so the matrix stays float32 whatever the model
+    becomes: `.to(bfloat16)` only moves it, and checkpoints must keep `gaussian_matrix` in float32.
+    """
 
     gaussian_matrix: Tensor
 
@@ -125,10 +131,17 @@ class RandomPositionEncoding(nn.Module):
         super().__init__()
         self.register_buffer("gaussian_matrix", torch.randn(2, features))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RandomPositionEncoding:
+        exact = self.gaussian_matrix
+        super()._apply(fn, recurse)
+        if self.gaussian_matrix.dtype != exact.dtype:
+            self.gaussian_matrix = exact.to(self.gaussian_matrix.device)
+        return self
+
     def forward(self, grid: int) -> Tensor:
-        """The encoding of a grid of `grid` x `grid` cells, [1, 2 * features, grid, grid]."""
-        matrix = self.gaussian_matrix
-        centres = (torch.arange(grid, device=matrix.device, dtype=matrix.dtype) + 0.5) / grid * 2 - 1
-        y, x = centres[:, None].expand(grid, grid), centres[None, :].expand(grid, grid)
-        angles = 2 * torch.pi * (torch.stack((x, y), dim=-1) @ matrix)  # grid, grid, features
+        """The encoding of a grid of `grid` x `grid` cells, float32 [1, 2 * features, grid, grid]."""
+        of_x, of_y = self.gaussian_matrix.float()
+        centres = ((torch.arange(grid, device=of_x.device, dtype=torch.float32) + 0.5) / grid * 2 - 1)[:, None]
+        # products one by one: autocast would round a matrix product to 16 bits
+        angles = 2 * torch.pi * ((centres * of_x)[None] + (centres * of_y)[:, None])  # grid (y), grid (x), features
         return torch.cat((angles.sin(), angles.cos()), dim=-1).permute(2, 0, 1)[None]

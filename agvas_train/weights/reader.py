@@ -1,7 +1,7 @@
 """Weight files and folders as lazy tensors: nothing is read before it is asked for, nothing is ever unpickled.
 
-Formats: safetensors (one file, or shards with an index), PyTorch files (`weights_only`, memory-mapped). What the tensors
-mean is not known here.
+Formats: safetensors (one file, or shards with an index), PyTorch files (`weights_only`, memory-mapped). What the
+tensors mean is not known here.
 """
 
 from __future__ import annotations
@@ -115,7 +115,9 @@ def _open_shards(index: Path) -> LazyTensors:
         if Path(shard).name != shard:
             raise InputError(f"{index}: names the shard {shard}, expected a file beside the index")
         if not file.is_file():
-            raise InputError(f"{file}: shard {shards.index(shard) + 1} of {len(shards)} is missing; {index.name} needs it")
+            raise InputError(
+                f"{file}: shard {shards.index(shard) + 1} of {len(shards)} is missing; {index.name} needs it"
+            )
         held = open_weights(file)
         for name in (name for name, place in places.items() if place == shard):
             if name not in held:
@@ -132,6 +134,8 @@ def _open_safetensors(file: Path) -> LazyTensors:
     tensors: LazyTensors = {}
     for name in handle.keys():  # noqa: SIM118 (not a mapping)
         view = handle.get_slice(name)
+        if view.get_dtype() not in DTYPES:
+            raise InputError(f"{file}: {name} is {view.get_dtype()}, expected one of {', '.join(DTYPES)}")
         tensors[name] = LazyTensor(
             shape=tuple(view.get_shape()),
             dtype=DTYPES[view.get_dtype()],

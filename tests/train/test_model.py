@@ -1,12 +1,16 @@
 """The model's parts, shapes and sizes, against library implementations and the paper's numbers."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from agvas_train.checkpoint import Checkpoint
+from agvas_train.checkpoint import Checkpoint, default_checkpoint_path, load_checkpoint
+from agvas_train.data.batch import _cells
 from agvas_train.model import PRESETS, build_agvas
 from agvas_train.model.spam import SPAM
+from agvas_train.model.transformer import RandomPositionEncoding
 
 
 @torch.no_grad()
@@ -86,3 +90,58 @@ def test_a_tree_mask_gives_every_path_its_own_causal_states(small: Checkpoint) -
     for row, branch in ((4, [0, 1, 2, 3, 4]), (5, [0, 1, 2, 3, 5])):
         plain = model.hidden_states(embeds[:, branch])[0, -1]
         torch.testing.assert_close(tree[row], plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def trained() -> Checkpoint:
+    """The embedded default: its weights mean something, so rounding them can be judged."""
+    return load_checkpoint(default_checkpoint_path())
+
+
+def test_the_embedded_checkpoint_has_sam_unprojected(trained: Checkpoint) -> None:
+    assert trained.config.model.pixel_encoder == "sam"
+    assert isinstance(trained.model.pixel_projection, nn.Identity)
+
+
+@torch.no_grad()
+def test_bfloat16_weights_take_float32_views_and_give_float32_maps(trained: Checkpoint) -> None:
+    exact, coarse = trained.model, load_checkpoint(default_checkpoint_path()).model.to(torch.bfloat16)
+    views = torch.randn(1, 3, 96, 96), torch.randn(1, 3, 256, 256)
+    found, expected = [], []
+    for model, results in ((coarse, found), (exact, expected)):
+        visual = model.encode(*views)
+        embeds = torch.cat((visual.tokens, model.embed(torch.tensor([[5, 6, 7]]))), dim=1)
+        length = embeds.shape[1]
+        bias = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)[None, None]
+        states = model.hidden_states(embeds, mask=bias)[:, -3:]
+        results += [visual.tokens, visual.pixel, states, model.products(states, visual.pixel, (0, 1, 2))]
+    assert [t.dtype for t in found] == [*[torch.bfloat16] * 3, torch.float32]
+    for coarsely, exactly in zip(found, expected, strict=True):
+        assert (coarsely.float() - exactly).norm() < 0.1 * exactly.norm()
+
+
+@torch.no_grad()
+def test_positions_stay_exact_in_16_bits() -> None:
+    encoding = RandomPositionEncoding(features=64)
+    exact = encoding(24)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(encoding(24), exact)
+    coarse = nn.Sequential(encoding, nn.Linear(2, 2)).to(torch.bfloat16)
+    assert (encoding.gaussian_matrix.dtype, coarse[1].weight.dtype) == (torch.float32, torch.bfloat16)
+    assert torch.equal(encoding(24), exact)
+
+
+def test_cells_are_the_share_that_a_mask_covers() -> None:
+    mask = np.random.default_rng(0).random((40, 56)) > 0.5
+    for canvas, size in ((64, 16), (56, 16), (518, 148)):  # a cell of 4 pixels; of 3.5, as CLIP and DINOv2 have
+        height, width = 40 * canvas // 64, 56 * canvas // 64
+        resized = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BOX)
+        fine = np.zeros((canvas, canvas))
+        fine[:height, :width] = np.asarray(resized) / 255.0
+        fine = fine.repeat(2, axis=0).repeat(2, axis=1)  # in half pixels every cell is whole
+        cell = 2 * canvas // size
+        expected = fine.reshape(size, cell, size, cell).mean(axis=(1, 3))
+        found = _cells(mask, height, width, canvas, size)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        assert not _cells(None, height, width, canvas, size).any()
