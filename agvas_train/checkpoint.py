@@ -1,4 +1,4 @@
-"""Checkpoint folders: model.safetensors, config.json, tokenizer.json, templates.json, provenance.json. No pickle."""
+"""Checkpoint folders: weights (see weights/store.py), config.json, tokenizer.json, templates.json, provenance.json."""
 
 from __future__ import annotations
 
@@ -6,30 +6,26 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from agvas_runtime.errors import InputError
+from agvas_runtime.errors import BundleError, EngineError, InputError
 from agvas_runtime.prompts import Prompter, PromptSpec
 from agvas_runtime.templates import Templates, parse_templates
-from agvas_train.model import AGVAS, ModelConfig, build_agvas
+from agvas_train.model import AGVAS, ModelConfig
+from agvas_train.weights.load import check_tensors, materialise, named_tensors
+from agvas_train.weights.reader import LazyTensors, in_memory
+from agvas_train.weights.store import MODEL, SHARD_BYTES, cast, has_weights, read_weights, write_weights
 
-MODEL, CONFIG, TOKENIZER, TEMPLATES, PROVENANCE = (
-    "model.safetensors",
-    "config.json",
-    "tokenizer.json",
-    "templates.json",
-    "provenance.json",
-)
+CONFIG, TOKENIZER, TEMPLATES, PROVENANCE = "config.json", "tokenizer.json", "templates.json", "provenance.json"
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class CheckpointConfig(BaseModel):
@@ -39,13 +35,14 @@ class CheckpointConfig(BaseModel):
 
     model: ModelConfig
     prompt: PromptSpec
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the weights are loaded as; files that they were left in may hold another precision."""
 
 
-@dataclass
-class Checkpoint:
-    """A model and everything that belongs to it."""
+@dataclass(kw_only=True)
+class CheckpointInfo:
+    """Everything of a checkpoint but its weights."""
 
-    model: AGVAS
     config: CheckpointConfig
     tokenizer_json: str
     templates_json: str
@@ -61,6 +58,23 @@ class Checkpoint:
         """Its sentences."""
         return parse_templates(self.templates_json, name=TEMPLATES)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its weights are loaded as."""
+        return DTYPES[self.config.dtype]
+
+
+@dataclass(kw_only=True)
+class Checkpoint(CheckpointInfo):
+    """A model and everything that belongs to it."""
+
+    model: AGVAS
+
+    @property
+    def info(self) -> CheckpointInfo:
+        """Everything but the model."""
+        return CheckpointInfo(**{name: value for name, value in vars(self).items() if name != "model"})
+
 
 def default_checkpoint_path() -> Path:
     """The embedded tiny checkpoint that ships with agvas."""
@@ -68,86 +82,155 @@ def default_checkpoint_path() -> Path:
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Fill a folder through a temporary sibling, so that it is never seen half-written.
+    """Fill a folder through a temporary sibling, so that it is never seen half-written, not even after a power cut.
 
     Raises:
         InputError: the folder exists and is not empty.
+        EngineError: a file cannot be written; nothing is left behind then.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists already; expected a new or empty folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    temporary = None
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         write(temporary)
         for path in temporary.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)
         temporary.chmod(0o755)
+        for path in (*temporary.rglob("*"), temporary):
+            _to_disk(path)
         os.replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        _to_disk(folder.parent)
+    except OSError as error:
+        raise EngineError(f"{error.filename or folder}: cannot write: {error.strerror}") from None
+    finally:
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
-def tensors_of(model: torch.nn.Module) -> dict[str, Tensor]:
-    """The state dict with tied tensors once and everything contiguous, as safetensors wants it."""
-    seen: dict[int, str] = {}
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        if seen.setdefault(tensor.data_ptr(), name) == name or tensor.numel() == 0:
-            tensors[name] = tensor.detach().cpu().contiguous()
-    return tensors
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write a checkpoint folder; raises InputError when it exists already."""
+    """Write a checkpoint folder; raises InputError when it exists already, EngineError when it cannot be written."""
     write_folder(folder, lambda temporary: write_checkpoint_files(checkpoint, temporary))
+
+
+def write_checkpoint(
+    info: CheckpointInfo,
+    tensors: LazyTensors,
+    folder: Path,
+    *,
+    by_reference: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    step: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Write a checkpoint folder from tensors that are still to be read, one shard in memory at a time.
+
+    Args:
+        by_reference: leave tensors that came unchanged from a file there, and record that file's hash.
+        step: called with what is being done now.
+
+    Raises:
+        InputError: the tensors are not the configuration's, or the folder exists already.
+        EngineError: a file cannot be written; nothing is left behind then.
+    """
+    check_tensors(info.config.model, tensors, str(folder))
+
+    def write(temporary: Path) -> None:
+        write_weights(
+            cast(tensors, info.dtype), temporary, by_reference=by_reference, shard_bytes=shard_bytes, step=step
+        )
+        write_info_files(info, temporary)
+
+    write_folder(folder, write)
 
 
 def write_checkpoint_files(checkpoint: Checkpoint, folder: Path) -> None:
     """Write a checkpoint's files into an existing folder."""
-    save_file(tensors_of(checkpoint.model), folder / MODEL)
-    write_config_files(checkpoint, folder)
+    write_weights(in_memory(named_tensors(checkpoint.model)), folder)
+    write_info_files(checkpoint, folder)
 
 
-def write_config_files(checkpoint: Checkpoint, folder: Path) -> None:
+def write_info_files(info: CheckpointInfo, folder: Path) -> None:
     """Everything of a checkpoint but its weights."""
-    (folder / CONFIG).write_text(checkpoint.config.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    (folder / TOKENIZER).write_text(checkpoint.tokenizer_json, encoding="utf-8")
-    (folder / TEMPLATES).write_text(checkpoint.templates_json, encoding="utf-8")
-    (folder / PROVENANCE).write_text(json.dumps(checkpoint.provenance, indent=1) + "\n", encoding="utf-8")
+    _write(folder / CONFIG, info.config.model_dump_json(indent=1) + "\n")
+    _write(folder / TOKENIZER, info.tokenizer_json)
+    _write(folder / TEMPLATES, info.templates_json)
+    _write(folder / PROVENANCE, json.dumps(info.provenance, indent=1) + "\n")
 
 
-def load_checkpoint(folder: Path) -> Checkpoint:
-    """Load a checkpoint folder.
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:  # a full disk's error does not name the file
+        raise EngineError(f"{file}: cannot write: {error.strerror}") from None
+
+
+def read_info(folder: Path) -> CheckpointInfo:
+    """A checkpoint's configuration, tokenizer and sentences, checked; its weights are only seen to be there.
 
     Raises:
-        InputError: a file is missing or unreadable, or the weights do not fit the configuration exactly.
+        InputError: a file is missing or unreadable, or the tokenizer lacks a token that the prompt needs.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such checkpoint folder")
-    for name in (MODEL, CONFIG, TOKENIZER, TEMPLATES):
+    if not has_weights(folder):
+        raise InputError(f"{folder}: not a checkpoint, {MODEL} is missing")
+    for name in (CONFIG, TOKENIZER, TEMPLATES):
         if not (folder / name).is_file():
             raise InputError(f"{folder}: not a checkpoint, {name} is missing")
     try:
-        config = CheckpointConfig.model_validate_json((folder / CONFIG).read_text(encoding="utf-8"))
+        config = CheckpointConfig.model_validate_json(_text(folder / CONFIG))
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{folder / CONFIG}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    try:
-        weights = load_file(folder / MODEL)
-    except SafetensorError as error:
-        raise InputError(f"{folder / MODEL}: not a readable safetensors file: {error}") from None
-    try:
-        model = build_agvas(config.model)
-    except ValueError as error:
-        raise InputError(f"{folder / CONFIG}: {error}") from None
-    load_weights(model, weights, name=str(folder / MODEL))
     provenance = _text(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else "{}"
     try:
         made = json.loads(provenance)
     except ValueError as error:
         raise InputError(f"{folder / PROVENANCE}: not JSON: {error}") from None
-    return Checkpoint(model, config, _text(folder / TOKENIZER), _text(folder / TEMPLATES), made)
+    info = CheckpointInfo(
+        config=config,
+        tokenizer_json=_text(folder / TOKENIZER),
+        templates_json=_text(folder / TEMPLATES),
+        provenance=made,
+    )
+    try:
+        size, rows = info.prompter.vocabulary_size, int(config.model.language["vocab_size"])
+        parse_templates(info.templates_json, name=TEMPLATES)
+    except BundleError as error:
+        raise InputError(f"{folder}: {error}") from None
+    if size > rows:
+        raise InputError(f"{folder}: {TOKENIZER} has {size} tokens, {CONFIG} has embeddings for {rows}")
+    return info
+
+
+def load_checkpoint(
+    folder: Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> Checkpoint:
+    """Load a checkpoint folder, in memory of its own size and one tensor.
+
+    Args:
+        dtype: precision of the weights; the checkpoint's own when None.
+
+    Raises:
+        InputError: a file is missing or unreadable, or the weights do not fit the configuration exactly.
+    """
+    info = read_info(folder)
+    try:
+        model = materialise(
+            info.config.model, read_weights(folder), name=str(folder), dtype=dtype or info.dtype, device=device
+        )
+    except ValueError as error:
+        raise InputError(f"{folder / CONFIG}: {error}") from None
+    return Checkpoint(**vars(info), model=model)
 
 
 def _text(path: Path) -> str:
@@ -155,16 +238,3 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
-
-
-def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], *, name: str) -> None:
-    """Load weights into a model; raises InputError on a missing, unexpected or misshapen tensor."""
-    expected = {key: tuple(tensor.shape) for key, tensor in tensors_of(model).items()}
-    for key in expected.keys() - weights.keys():
-        raise InputError(f"{name}: tensor {key} is missing")
-    for key, tensor in weights.items():
-        if key not in expected:
-            raise InputError(f"{name}: unexpected tensor {key}")
-        if tuple(tensor.shape) != expected[key]:
-            raise InputError(f"{name}: {key} has shape {tuple(tensor.shape)}, expected {expected[key]}")
-    model.load_state_dict(dict(weights), strict=False)

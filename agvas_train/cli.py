@@ -1,23 +1,24 @@
-"""`agvas-train`: train a model, go on with a run, merge LoRA adapters into a clean checkpoint."""
+"""`agvas-train`: train a model, go on with a run, make a base of released backbones, merge LoRA adapters."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress
 
 from agvas_runtime import console
 from agvas_runtime.errors import InputError
+from agvas_train.cli_init import info, init
 
 if TYPE_CHECKING:
     from agvas_train.config import TrainConfig
 
 app = console.make_app("Train AG-VAS.\n\nExample: agvas-train --preset tiny --out runs/tiny")
+app.command()(init)
+app.command()(info)
 
 
 @app.callback(invoke_without_command=True)
@@ -25,50 +26,111 @@ def train(
     context: typer.Context,
     out: Annotated[Path | None, typer.Option(help="Folder of the run: metrics, checkpoints, final checkpoint.")] = None,
     preset: Annotated[str | None, typer.Option(help="tiny, 0.5b or 7b.")] = None,
-    config: Annotated[Path | None, typer.Option(help="JSON file with training options; options here win.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples a step and process.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of weights and data.")] = None,
-    save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that make batches.")] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(help="Recipe: a YAML file or a shipped one's name (tiny, 0.5b, 7b); options here win."),
+    ] = None,
     base: Annotated[Path | None, typer.Option("--from", help="Checkpoint to start from.")] = None,
     lora: Annotated[
         int | None, typer.Option(min=1, help="Train LoRA adapters of this rank on the --from checkpoint.")
     ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples of a step, over all processes.")] = None,
+    micro_batch: Annotated[int | None, typer.Option(help="Samples a process computes at a time.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
+    gradient_checkpointing: Annotated[
+        bool | None, typer.Option("--gradient-checkpointing", help="Less memory, a third more time.")
+    ] = None,
+    deepspeed: Annotated[Path | None, typer.Option(help="DeepSpeed configuration (JSON).")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights and data.")] = None,
+    save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
+    keep: Annotated[int | None, typer.Option(help="Checkpoints that stay, the newest.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that make batches.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained, and train nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train a preset from scratch, or a checkpoint further."""
+    r"""Train a preset from scratch, or a checkpoint further.
+
+    Several processes: torchrun --nproc-per-node 4 -m agvas_train ...
+
+    \b
+    Examples:
+      agvas-train --preset tiny --out runs/tiny
+      agvas-train --from checkpoints/0.5b --lora 16 --precision bf16 --out runs/edge
+      agvas-train --config 7b --dry-run
+    """
     if context.invoked_subcommand:
         return
-    if out is None:
-        raise InputError("--out is missing: name the folder of the run")
     given = {
         "preset": preset,
+        "base": str(base) if base else None,
+        "lora": lora,
         "steps": steps,
         "batch_size": batch_size,
+        "micro_batch": micro_batch,
+        "precision": precision,
+        "gradient_checkpointing": gradient_checkpointing,
+        "deepspeed": str(deepspeed.resolve()) if deepspeed else None,
         "learning_rate": learning_rate,
         "seed": seed,
         "save_every": save_every,
+        "keep": keep,
         "workers": workers,
-        "base": str(base) if base else None,
-        "lora": lora,
     }
-    from agvas_train.runs import run_training  # imports torch: only when there is work
+    from agvas_train.options import recipe_path  # imports torch: only when there is work
 
-    settings = _settings(config, out if resume else None, {k: v for k, v in given.items() if v is not None})
+    recipe = recipe_path(config) if config else None
+    if out is None and not dry_run:
+        raise InputError("--out is missing: name the folder of the run")
+    settings = _settings(recipe, out if resume else None, {k: v for k, v in given.items() if v is not None})
+    if dry_run:
+        _dry_run(settings, as_json)
+    elif out is not None:
+        _run(settings, out, resume, as_json)
+
+
+def _settings(recipe: Path | None, resumed: Path | None, given: dict[str, Any]) -> TrainConfig:
+    from agvas_train.options import make_config, read_options
+
+    source = recipe or (resumed / "train.json" if resumed else None)
+    recorded = read_options(source) if source else {}
+    return make_config({**recorded, **given}, source=str(source) if recorded and not given else "training options")
+
+
+def _dry_run(settings: TrainConfig, as_json: bool) -> None:
+    from agvas_train.dry_run import plan, print_plan
+
+    found = plan(settings)
+    if as_json:
+        console.print_json(found)
+    else:
+        print_plan(found)
+
+
+def _run(settings: TrainConfig, out: Path, resume: bool, as_json: bool) -> None:
+    from agvas_train.runs import run_training
+
     terminal = Console(stderr=True)
+    last: dict[str, float] = {}
     with Progress(console=terminal, disable=not terminal.is_terminal) as progress:
         task = progress.add_task("training", total=settings.steps)
 
         def report(step: int, figures: dict[str, float]) -> None:
+            last.update(figures, step=step + 1)
             text = " ".join(f"{name} {figures[name]:.3f}" for name in ("loss", "text", "bce", "dice"))
             progress.update(task, completed=step + 1, description=text)
             if not terminal.is_terminal and (step + 1) % 50 == 0:
                 console.note(f"step {step + 1}/{settings.steps}: {text} ({figures['seconds']:.0f} s)")
 
         final = run_training(out, settings, resume=resume, report=report)
-    print(f"wrote {final}")
+    if not last and not resume:
+        return  # another process than the first: it reports for all
+    if as_json:
+        console.print_json({"final": str(final), "figures": last})
+    else:
+        print(f"wrote {final}")
 
 
 @app.command()
@@ -76,33 +138,20 @@ def merge(
     run: Annotated[Path, typer.Argument(help="Adapter folder: a LoRA run's `final` or one of its checkpoints.")],
     out: Annotated[Path, typer.Option(help="Folder of the merged checkpoint; must be new.")],
     base: Annotated[Path | None, typer.Option(help="Folder of the base, if it has moved.")] = None,
+    by_reference: Annotated[
+        bool, typer.Option("--by-reference", help="Leave unchanged tensors in the base's files; record their hashes.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
-    """Merge LoRA adapters into their base: a clean checkpoint folder. Example: agvas-train merge runs/l --out m."""
-    from agvas_train.checkpoint import save_checkpoint
+    """Merge LoRA adapters into their base, shard by shard. Example: agvas-train merge runs/l --out m."""
+    from agvas_train.checkpoint import write_checkpoint
+    from agvas_train.cli_init import say_written
     from agvas_train.lora import merge as merge_adapters
 
     folder = run / "final" if (run / "final").is_dir() else run
-    save_checkpoint(merge_adapters(folder, base), out)
-    print(f"wrote {out}")
-
-
-def _settings(file: Path | None, resumed: Path | None, given: dict[str, object]) -> TrainConfig:
-    from agvas_train.config import TrainConfig
-
-    recorded: dict[str, object] = {}
-    source = file or (resumed / "train.json" if resumed else None)
-    if source is not None:
-        try:
-            recorded = json.loads(source.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{source}: cannot be read: {error}") from None
-    if not isinstance(recorded, dict):
-        raise InputError(f"{source}: found a {type(recorded).__name__}, expected an object of training options")
-    try:
-        return TrainConfig.model_validate({**recorded, **given})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"training options: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    merged, tensors = merge_adapters(folder, base)
+    write_checkpoint(merged, tensors, out, by_reference=by_reference, step=console.note)
+    say_written(out, merged, as_json)
 
 
 def main() -> None:

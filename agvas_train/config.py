@@ -1,6 +1,8 @@
-"""How a model is trained: one record per preset, every field a command-line or file option."""
+"""How a model is trained: one record, every field an option of a recipe file or of the command line."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,16 +15,27 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    preset: str = "tiny"
+    preset: str | None = None
+    """What to train from scratch ("tiny"); beside a base, the preset that the base must be."""
     base: str | None = None
     """Folder of the checkpoint to start from; None trains the preset from scratch."""
     base_sha256: str | None = None
     """Of the base's weights; filled in when the run begins, checked when it goes on."""
     lora: int | None = Field(None, gt=0)
-    """Rank of LoRA adapters on the base; None trains every parameter."""
+    """Rank of LoRA adapters on the base (the paper's is 16); None trains every parameter."""
+    lora_alpha: int = Field(32, gt=0)
+    lora_dropout: float = Field(0.05, ge=0, lt=1)
     steps: int = Field(4000, gt=0)
     batch_size: int = Field(16, gt=0)
-    """Samples a step and process."""
+    """Samples of one optimiser step, over all processes."""
+    micro_batch: int | None = Field(None, gt=0)
+    """Samples that one process computes at a time; gradients accumulate up to `batch_size`. None: its whole share."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: products in bfloat16, frozen weights stored in it; trained weights, losses and optimiser stay float32."""
+    gradient_checkpointing: bool = False
+    """Compute the language model's activations again in the backward pass instead of keeping them."""
+    deepspeed: str | None = None
+    """DeepSpeed configuration file (JSON); a path that is not absolute counts from the recipe's folder."""
     learning_rate: float = Field(1e-3, gt=0)
     """The paper's 3e-4 is for LoRA on a trained model; a model from scratch takes more."""
     warmup_steps: int = Field(100, ge=0)
@@ -48,6 +61,8 @@ class TrainConfig(BaseModel):
     corpus_samples: int = 1500
     """Synthetic samples whose captions train that tokenizer."""
     save_every: int = Field(500, gt=0)
+    keep: int | None = Field(None, gt=0)
+    """How many checkpoints of the run stay, the newest; None keeps all."""
     workers: int = Field(1, ge=0)
     """Processes that make batches; 0 makes them in the training process."""
 
@@ -57,3 +72,20 @@ class TrainConfig(BaseModel):
         return SynthConfig(
             normal_share=self.normal_share, subtle_share=self.subtle_share, min_visibility=self.min_visibility
         )
+
+    def micro_batches(self, processes: int) -> tuple[int, int]:
+        """(samples of a micro-batch, micro-batches that a process accumulates).
+
+        Raises:
+            ValueError: the batch does not divide.
+        """
+        if self.batch_size % processes:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of the {processes} processes")
+        share = self.batch_size // processes
+        micro = self.micro_batch or share
+        if share % micro:
+            raise ValueError(
+                f"batch_size {self.batch_size} gives each of {processes} processes {share} samples, "
+                f"which is not a multiple of micro_batch {micro}"
+            )
+        return micro, share // micro

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from agvas_runtime.errors import InputError
+from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.files import write_whole
+from agvas_train.checkpoint import write_folder
 from agvas_train.config import TrainConfig
 from agvas_train.data.batch import Batch
-from agvas_train.losses import BCE_WEIGHT, DICE_WEIGHT, segmentation_loss, text_loss
 from agvas_train.model import AGVAS
-from agvas_train.model.agmd import map_logits
+from agvas_train.parallel import Parallel
+from agvas_train.step import TrainingStep
+from agvas_train.weights.reader import open_weights
+from agvas_train.weights.store import save_tensors
 
-OPTIMIZER, STATE, METRICS = "optimizer.safetensors", "state.json", "metrics.jsonl"
+OPTIMIZER, STATE, METRICS, CHECKPOINTS = "optimizer.safetensors", "state.json", "metrics.jsonl", "checkpoints"
 
 WriteFiles = Callable[[AGVAS, int, Path], None]
 """Writes the model's files of one step into a folder."""
@@ -37,36 +39,6 @@ class Resumed:
 
     step: int
     folder: Path
-
-
-class TrainingStep(nn.Module):
-    """The forward pass of training as one module, so that it can be wrapped for several processes."""
-
-    def __init__(self, model: AGVAS) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses of a batch: text, bce, dice, and loss, their weighted sum."""
-        model, count = self.model, len(batch.texts)
-        visual = model.encode(batch.semantic, batch.pixel)
-        before = model.embed(batch.before).expand(count, -1, -1)
-        embeds = torch.cat((before, visual.tokens, model.embed(batch.texts)), dim=1)
-        first_text = before.shape[1] + visual.tokens.shape[1]
-        states = model.hidden_states(embeds)[:, first_text:]  # B, L, d
-        logits = model.logits(states[batch.predictor_sample, batch.predictor_position])
-        text = text_loss(logits, batch.predicted, batch.predictor_sample, count)
-        bce, dice = text.new_zeros(()), text.new_zeros(())
-        for present, samples in batch.anchor_samples.items():
-            anchors = states[samples[:, None], batch.anchor_positions[present]]  # K, A, d
-            products = model.products(anchors, visual.pixel[samples], present).float()
-            part = segmentation_loss(
-                map_logits(products, present), batch.target[samples], batch.valid[samples], present
-            )
-            share = len(samples) / count
-            bce, dice = bce + share * part[0], dice + share * part[1]
-        loss = text + BCE_WEIGHT * bce + DICE_WEIGHT * dice
-        return {"loss": loss, "text": text, "bce": bce, "dice": dice}
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -86,109 +58,164 @@ def train(
     write_files: WriteFiles,
     report: Report,
     resumed: Resumed | None,
-    accelerator: Accelerator,
+    parallel: Parallel,
 ) -> None:
     """Train the model's trainable parameters in place, from `resumed` (or step 0) to `config.steps`.
 
     Writes `metrics.jsonl`, TensorBoard scalars and `checkpoints/step-NNNNNN` below `run`.
+
+    Raises:
+        InputError: the loss is no longer finite.
+        EngineError: a file cannot be written (disk full); the checkpoints written before stay whole.
     """
     torch.set_flush_denormal(True)  # vanishing gradients of the maps would make CPU steps several times slower
+    accelerator = parallel.accelerator
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
-    start = 0
-    if resumed:
-        start = resumed.step
+    start = resumed.step if resumed else 0
+    if resumed and not parallel.deepspeed:
         _load_optimizer(optimizer, trained, resumed.folder)
-    step_module, optimizer = accelerator.prepare(TrainingStep(model.train()), optimizer)
-    main = accelerator.is_main_process
-    if main:
-        _cut_metrics(run, start)
-    writer = SummaryWriter(str(run / "tensorboard"), purge_step=start) if main else None
+    if config.gradient_checkpointing:
+        options = {"use_reentrant": False}
+        model.llava.model.language_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+    module, optimizer = accelerator.prepare(TrainingStep(model.train()), optimizer)
+    if resumed and parallel.deepspeed:
+        parallel.load_state(module, resumed.folder)
+    journal = _Journal(run, start) if accelerator.is_main_process else None
+    if journal:
+        for leftover in (run / CHECKPOINTS).glob(".step-*"):  # of a run that was killed while it wrote
+            shutil.rmtree(leftover, ignore_errors=True)
     began = time.perf_counter()
-    for step, batch in zip(range(start, config.steps), batches, strict=False):
+    stream = iter(batches)
+    for step in range(start, config.steps):
         rate = learning_rate(config, step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        losses = step_module(batch.to(accelerator.device))
-        accelerator.backward(losses["loss"])
-        norm = accelerator.clip_grad_norm_(trained, config.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if not main:
-            continue
-        figures = {name: float(value.detach()) for name, value in losses.items()}
-        if not all(map(torch.isfinite, losses.values())):
-            raise InputError(f"step {step}: the loss is {figures['loss']}; lower the learning rate")
-        figures |= {"learning_rate": rate, "gradient_norm": float(norm)}
+        figures = _one_step(module, optimizer, stream, config, step, rate, parallel)
         figures["seconds"] = time.perf_counter() - began
-        _record(run, writer, step, figures)
-        report(step, figures)
+        if journal:
+            journal.write(step, figures)
+            report(step, figures)
         done = step + 1
         if done % config.save_every == 0 or done == config.steps:
-            _save(run, done, accelerator.unwrap_model(step_module).model, optimizer, trained, write_files)
-    if writer:
-        writer.close()
+            _save(run, done, module, optimizer, trained, write_files, config.keep, parallel)
+    if journal:
+        journal.writer.close()
     model.eval()
+
+
+def _one_step(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[Batch],
+    config: TrainConfig,
+    step: int,
+    rate: float,
+    parallel: Parallel,
+) -> dict[str, float]:
+    """One optimiser step over all its micro-batches; the figures are the whole batch's, on every process."""
+    accelerator = parallel.accelerator
+    # Dropout is a function of seed, step and process, as the data are: a resumed run needs no saved random state.
+    torch.manual_seed((config.seed * 1_000_003 + step) * 1_009 + accelerator.process_index)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    sums: dict[str, Tensor] = {}
+    norm = 0.0
+    for _ in range(parallel.accumulated):
+        batch = next(batches).to(accelerator.device)
+        with accelerator.accumulate(module):
+            losses = module(batch)
+            accelerator.backward(losses["loss"])
+            if accelerator.sync_gradients:
+                norm = parallel.clip(module, config.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0) + value.detach() / parallel.accumulated
+    means = accelerator.reduce(torch.stack(list(sums.values())), "mean").tolist()
+    figures = dict(zip(sums, means, strict=True))
+    if not torch.tensor(means).isfinite().all():
+        raise InputError(f"step {step}: the loss is {figures['loss']}; lower the learning rate")
+    return {**figures, "learning_rate": rate, "gradient_norm": norm}
 
 
 def latest_checkpoint(run: Path) -> Resumed | None:
     """The newest complete checkpoint of a run folder."""
-    folders = sorted((run / "checkpoints").glob("step-*"))
+    folders = sorted((run / CHECKPOINTS).glob("step-*"))
     if not folders:
         return None
     state = json.loads((folders[-1] / STATE).read_text(encoding="utf-8"))
     return Resumed(step=int(state["step"]), folder=folders[-1])
 
 
-def _cut_metrics(run: Path, start: int) -> None:
-    """Drop the lines of steps that a resumed run does again."""
-    path = run / METRICS
-    if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        path.write_text("".join(line for line in lines if json.loads(line)["step"] < start), encoding="utf-8")
+class _Journal:
+    """The figures of every step: lines of `metrics.jsonl`, and TensorBoard's scalars."""
 
+    def __init__(self, run: Path, start: int) -> None:
+        self.path = run / METRICS
+        if self.path.is_file():  # steps that a resumed run does again, and a line that a kill cut short
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < start]
+            write_whole(self.path, "".join(kept).encode())
+        self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=start)
 
-def _record(run: Path, writer: SummaryWriter | None, step: int, figures: dict[str, float]) -> None:
-    with (run / METRICS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": step, **figures}) + "\n")
-    if writer:
-        for name, value in figures.items():
-            writer.add_scalar(name, value, step)
+    def write(self, step: int, figures: dict[str, float]) -> None:
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **figures}) + "\n")
+            for name, value in figures.items():
+                self.writer.add_scalar(name, value, step)
+        except OSError as error:
+            raise EngineError(f"{self.path}: cannot write: {error.strerror}") from None
 
 
 def _save(
     run: Path,
     done: int,
-    model: AGVAS,
+    module: nn.Module,
     optimizer: torch.optim.Optimizer,
     trained: list[nn.Parameter],
     write_files: WriteFiles,
+    keep: int | None,
+    parallel: Parallel,
 ) -> None:
-    folder = run / "checkpoints" / f"step-{done:06d}"
-    temporary = folder.with_name("." + folder.name)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    write_files(model, done, temporary)
-    tensors = {"rng": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["cuda_rng"] = torch.cuda.get_rng_state()
-    for index, parameter in enumerate(trained):
-        for name, value in optimizer.state[parameter].items():
-            tensors[f"{index}.{name}"] = value.detach().cpu().contiguous()
-    save_file(tensors, temporary / OPTIMIZER)
-    (temporary / STATE).write_text(json.dumps({"step": done}) + "\n", encoding="utf-8")
-    for path in temporary.iterdir():
-        path.chmod(0o644)  # safetensors writes files that only their owner can read
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    """Write the checkpoint of one step, and drop the oldest ones beyond `keep`. Every process takes part."""
+    accelerator: Accelerator = parallel.accelerator
+    folder = run / CHECKPOINTS / f"step-{done:06d}"
+    model: AGVAS = accelerator.unwrap_model(module).model
+
+    def write(temporary: Path) -> None:
+        write_files(model, done, temporary)
+        if parallel.deepspeed:
+            parallel.move_state(run / CHECKPOINTS, temporary)
+        else:
+            save_tensors(_optimizer_tensors(optimizer, trained), temporary / OPTIMIZER)
+        (temporary / STATE).write_text(json.dumps({"step": done}) + "\n", encoding="utf-8")
+
+    if parallel.deepspeed:
+        parallel.save_state(module, run / CHECKPOINTS)
+    with parallel.gathered(trained):
+        if accelerator.is_main_process:
+            try:
+                write_folder(folder, write)
+            except EngineError as error:
+                whole = latest_checkpoint(run)
+                rest = f"the newest whole checkpoint is {whole.folder}" if whole else "no checkpoint was written yet"
+                raise EngineError(f"{error}; {rest}") from None
+            if keep:
+                for old in sorted((run / CHECKPOINTS).glob("step-*"))[:-keep]:
+                    shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer, trained: list[nn.Parameter]) -> dict[str, Tensor]:
+    return {
+        f"{index}.{name}": value.detach().cpu().contiguous()
+        for index, parameter in enumerate(trained)
+        for name, value in optimizer.state[parameter].items()
+    }
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, trained: list[nn.Parameter], folder: Path) -> None:
-    tensors = load_file(folder / OPTIMIZER)
-    torch.set_rng_state(tensors.pop("rng"))
-    if "cuda_rng" in tensors:
-        torch.cuda.set_rng_state(tensors.pop("cuda_rng"))
-    for key, value in tensors.items():
+    for key, lazy in open_weights(folder / OPTIMIZER).items():
         index, name = key.split(".", 1)
-        parameter = trained[int(index)]
-        optimizer.state[parameter][name] = value if name == "step" else value.to(parameter.device)
+        parameter, value = trained[int(index)], lazy.read()
+        optimizer.state[parameter][name] = value.clone() if name == "step" else value.to(parameter.device, copy=True)

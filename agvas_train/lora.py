@@ -1,23 +1,24 @@
 """LoRA on the language model, and merging it away (paper, section B.2: rank 16; trained beside it: SPAM, Token Refiner,
-AGMD, token embeddings and output head).
+AGMD, token embeddings and output head; a pixel encoder other than SAM has a projection, which is trained too).
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, LoraModel
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from agvas_runtime.errors import InputError
-from agvas_runtime.hashing import sha256_file
-from agvas_train.checkpoint import MODEL, Checkpoint, load_checkpoint, write_config_files
+from agvas_train.checkpoint import Checkpoint, CheckpointInfo, load_checkpoint, read_info, write_info_files
 from agvas_train.model import AGVAS
+from agvas_train.weights.load import check_tensors
+from agvas_train.weights.reader import LazyTensor, LazyTensors, open_weights
+from agvas_train.weights.store import has_weights, read_weights, save_tensors, weights_sha256
 
 ADAPTER, ADAPTER_CONFIG = "adapter.safetensors", "adapter.json"
 
@@ -39,23 +40,28 @@ class AdapterConfig(BaseModel):
     """Of its model.safetensors."""
 
 
-def adapter_config(base: Path, rank: int) -> AdapterConfig:
+def adapter_config(base: Path, rank: int, *, alpha: int = 32, dropout: float = 0.05) -> AdapterConfig:
     """The configuration of fresh adapters on a base checkpoint."""
-    if not (base / MODEL).is_file():
-        raise InputError(f"{base}: not a checkpoint, {MODEL} is missing")
-    return AdapterConfig(rank=rank, base=str(base.resolve()), base_sha256=sha256_file(base / MODEL))
+    if not has_weights(base):
+        raise InputError(f"{base}: not a checkpoint, it holds no weights")
+    return AdapterConfig(
+        rank=rank, alpha=alpha, dropout=dropout, base=str(base.resolve()), base_sha256=weights_sha256(base)
+    )
 
 
 def add_adapters(model: AGVAS, config: AdapterConfig) -> LoraModel:
-    """Put LoRA adapters into the language model (in place) and leave only the paper's parts trainable."""
+    """Put LoRA adapters into the language model (in place) and leave only the paper's parts trainable, in float32."""
     model.requires_grad_(False)
     lora = LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=_TARGETS)
     adapted = LoraModel(model.llava, lora, "default")
-    trained: list[nn.Module] = [model.spam, model.token_refiner, model.agmd]
+    trained: list[nn.Module] = [model.spam, model.token_refiner, model.agmd, model.pixel_projection]
     # a tied output head is the same parameter and stays tied
     trained += [model.llava.get_input_embeddings(), model.llava.get_output_embeddings()]
     for module in trained:
         module.requires_grad_(True)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # small steps would vanish in bfloat16
     return adapted
 
 
@@ -66,9 +72,9 @@ def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def write_adapter_files(checkpoint: Checkpoint, config: AdapterConfig, folder: Path) -> None:
     """Write what was trained beside a base: adapter.safetensors, adapter.json and the checkpoint's small files."""
-    save_file(trained_tensors(checkpoint.model), folder / ADAPTER)
+    save_tensors(trained_tensors(checkpoint.model), folder / ADAPTER)
     (folder / ADAPTER_CONFIG).write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    write_config_files(checkpoint, folder)
+    write_info_files(checkpoint, folder)
 
 
 def read_adapter_config(folder: Path) -> AdapterConfig:
@@ -93,41 +99,84 @@ def load_adapted(folder: Path, base: Path | None = None) -> tuple[Checkpoint, Lo
         InputError: the base is missing, or is not the one the adapters were trained on.
     """
     config = read_adapter_config(folder)
-    base = base or Path(config.base)
-    if not (base / MODEL).is_file():
-        raise InputError(f"{base}: the adapters' base checkpoint is not there; name its folder with --base")
-    found = sha256_file(base / MODEL)
-    if found != config.base_sha256:
-        raise InputError(f"{base}: sha256 {found[:12]}, but the adapters were trained on {config.base_sha256[:12]}")
-    checkpoint = load_checkpoint(base)
+    checkpoint = load_checkpoint(_base_of(config, base))
     adapted = add_adapters(checkpoint.model, config)
     load_trained(checkpoint.model, folder / ADAPTER)
-    checkpoint.provenance = {
-        **json.loads((folder / "provenance.json").read_text(encoding="utf-8")),
-        "base": {"sha256": config.base_sha256, "provenance": checkpoint.provenance},
-    }
     return checkpoint, adapted
+
+
+def _base_of(config: AdapterConfig, base: Path | None) -> Path:
+    base = base or Path(config.base)
+    if not has_weights(base):
+        raise InputError(f"{base}: the adapters' base checkpoint is not there; name its folder with --base")
+    found = weights_sha256(base)
+    if found != config.base_sha256:
+        raise InputError(f"{base}: sha256 {found[:12]}, but the adapters were trained on {config.base_sha256[:12]}")
+    return base
 
 
 def load_trained(model: nn.Module, path: Path) -> None:
     """Load an adapter.safetensors into a model with adapters."""
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise InputError(f"{path}: not a readable safetensors file: {error}") from None
+    tensors = open_weights(path)
     expected = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if tensors.keys() != expected.keys():
         odd = sorted(tensors.keys() ^ expected.keys())[0]
-        raise InputError(f"{path}: tensor {odd} is missing or unexpected")
+        raise InputError(f"{path}: tensor {odd} is {'missing' if odd in expected else 'unexpected'}")
     with torch.no_grad():
         for name, parameter in expected.items():
-            parameter.copy_(tensors[name])
+            if tensors[name].shape != tuple(parameter.shape):
+                raise InputError(f"{path}: {name} has shape {tensors[name].shape}, expected {tuple(parameter.shape)}")
+            parameter.copy_(tensors[name].read())
 
 
-def merge(folder: Path, base: Path | None = None) -> Checkpoint:
-    """The checkpoint with its adapters merged into the weights: no output changes but by rounding."""
-    checkpoint, adapted = load_adapted(folder, base)
-    checkpoint.model.llava = adapted.merge_and_unload()
-    checkpoint.model.requires_grad_(False)
-    checkpoint.provenance["merged"] = True
-    return checkpoint
+def merge(folder: Path, base: Path | None = None) -> tuple[CheckpointInfo, LazyTensors]:
+    """A checkpoint with its adapters merged into the weights: no output changes but by rounding.
+
+    The tensors are computed one by one as they are read, so that the whole model is never in memory.
+
+    Raises:
+        InputError: the base is missing or another one, or the adapters do not fit it.
+    """
+    config = read_adapter_config(folder)
+    root = _base_of(config, base)
+    info, tensors = read_info(root), read_weights(root)
+    made = read_info_provenance(folder)
+    trained = open_weights(folder / ADAPTER)
+    scale = config.alpha / config.rank
+    merged = dict(tensors)
+    used: set[str] = set()
+    for name, tensor in tensors.items():
+        if name in trained:
+            merged[name] = replace(trained[name], origin=None)
+            used.add(name)
+            continue
+        stem = name.removesuffix(".weight")
+        down, up = f"{stem}.lora_A.default.weight", f"{stem}.lora_B.default.weight"
+        if down in trained and up in trained:
+            merged[name] = _with_adapter(tensor, trained[down], trained[up], scale)
+            used.update((down, up))
+    if left := sorted(trained.keys() - used):
+        raise InputError(f"{folder / ADAPTER}: tensor {left[0]} belongs to nothing in {root}")
+    check_tensors(info.config.model, merged, str(folder))
+    provenance = {**made, "base": {"sha256": config.base_sha256, "provenance": info.provenance}, "merged": True}
+    return replace(info, provenance=provenance), merged
+
+
+def read_info_provenance(folder: Path) -> dict[str, object]:
+    """What an adapter folder says of its training."""
+    path = folder / "provenance.json"
+    try:
+        made: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    return made
+
+
+def _with_adapter(weight: LazyTensor, down: LazyTensor, up: LazyTensor, scale: float) -> LazyTensor:
+    """W + scale * B A, added in float32 and rounded once."""
+
+    def read() -> Tensor:
+        delta = up.read().float() @ down.read().float()
+        return (weight.read().float() + scale * delta).to(weight.dtype)
+
+    return LazyTensor(weight.shape, weight.dtype, read)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
 from agvas_runtime.errors import InputError
-from agvas_runtime.hashing import sha256_file
+from agvas_runtime.files import write_whole
 from agvas_runtime.templates import default_templates, templates_text
+from agvas_train.assemble import tools
 from agvas_train.checkpoint import (
-    MODEL,
     Checkpoint,
     CheckpointConfig,
     load_checkpoint,
+    read_info,
     save_checkpoint,
     write_checkpoint_files,
     write_folder,
@@ -37,9 +36,13 @@ from agvas_train.lora import (
     write_adapter_files,
 )
 from agvas_train.model import AGVAS, PRESETS, build_agvas
+from agvas_train.parallel import Parallel, start_parallel
 from agvas_train.tokenizer import prompt_spec, template_sentences, train_tokenizer
+from agvas_train.weights.store import weights_sha256
 
 TRAIN_CONFIG, FINAL = "train.json", "final"
+NEVER_USED = ("vision_tower.post_layernorm", "vision_tower.vision_model.post_layernorm", ".mask_token")
+"""Parameters that no forward pass of ours reaches; several processes would wait for their gradients."""
 
 
 @dataclass(frozen=True)
@@ -62,23 +65,23 @@ def run_training(run: Path, config: TrainConfig, *, resume: bool, report: Report
 
     Raises:
         InputError: the folder, the base or the options do not allow it; nothing was written.
+        EngineError: a file cannot be written; the checkpoints written before stay whole.
     """
-    accelerator = Accelerator()
     resumed = None
     if resume:
         config, resumed = _recorded(run, config)
-    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
+    elif run.exists() and (not run.is_dir() or any(not path.name.startswith(".") for path in run.iterdir())):
         raise InputError(f"{run}: exists already; use --resume to go on with a run, or another --out")
+    parallel = start_parallel(config)
     torch.manual_seed(config.seed)
     start = _start(config, resumed)
-    if accelerator.is_main_process and not resume:
-        if config.base:
-            config = config.model_copy(update={"base_sha256": sha256_file(Path(config.base) / MODEL)})
-        run.mkdir(parents=True, exist_ok=True)
-        (run / TRAIN_CONFIG).write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    parallel.accelerator.wait_for_everyone()  # every process has looked at the folder before one makes it
+    main = parallel.accelerator.is_main_process
+    if config.base:
+        config = config.model_copy(update={"base_sha256": weights_sha256(Path(config.base))})
+    if main and not resume:
+        write_whole(run / TRAIN_CONFIG, (config.model_dump_json(indent=1) + "\n").encode())
     checkpoint, origin = start.checkpoint, start.origin
-    if not start.adapter:
-        checkpoint.model.requires_grad_(True)
 
     def at_step(model: AGVAS, step: int) -> Checkpoint:
         return replace(checkpoint, model=model, provenance=_provenance(config, step, origin, start.adapter))
@@ -89,7 +92,29 @@ def run_training(run: Path, config: TrainConfig, *, resume: bool, report: Report
         else:
             write_checkpoint_files(at_step(model, step), folder)
 
-    first = resumed.step if resumed else 0
+    train(
+        checkpoint.model,
+        _batches(checkpoint, config, resumed.step if resumed else 0, parallel),
+        config,
+        run=run,
+        write_files=write_files,
+        report=report,
+        resumed=resumed,
+        parallel=parallel,
+    )
+    final = run / FINAL
+    with parallel.gathered([p for p in checkpoint.model.parameters() if p.requires_grad]):
+        if main and start.adapter:
+            write_folder(final, lambda folder: write_files(checkpoint.model, config.steps, folder))
+        elif main:
+            save_checkpoint(at_step(checkpoint.model, config.steps), final)
+    parallel.accelerator.wait_for_everyone()
+    parallel.accelerator.end_training()
+    return final
+
+
+def _batches(checkpoint: Checkpoint, config: TrainConfig, first: int, parallel: Parallel) -> DataLoader[Any]:
+    """The micro-batches of this process from step `first` on."""
     stream = SynthStream(
         config=checkpoint.config.model,
         prompter=checkpoint.prompter,
@@ -98,35 +123,19 @@ def run_training(run: Path, config: TrainConfig, *, resume: bool, report: Report
         synth=config.synth,
         seed=config.seed,
         batch_size=config.batch_size,
+        micro_batch=parallel.micro_batch,
         start=first,
         stop=config.steps,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
+        rank=parallel.accelerator.process_index,
+        world=parallel.accelerator.num_processes,
     )
-    loader = DataLoader(
+    return DataLoader(
         stream,
         batch_size=None,
         num_workers=config.workers,
         prefetch_factor=4 if config.workers else None,
-        generator=torch.Generator(),  # else it draws from the global state, which a resumed run restores for dropout
+        generator=torch.Generator(),  # else it draws from the global state, which belongs to dropout
     )
-    train(
-        checkpoint.model,
-        loader,
-        config,
-        run=run,
-        write_files=write_files,
-        report=report,
-        resumed=resumed,
-        accelerator=accelerator,
-    )
-    final = run / FINAL
-    if accelerator.is_main_process and not final.exists():
-        if start.adapter:
-            write_folder(final, lambda folder: write_files(checkpoint.model, config.steps, folder))
-        else:
-            save_checkpoint(at_step(checkpoint.model, config.steps), final)
-    return final
 
 
 def _recorded(run: Path, config: TrainConfig) -> tuple[TrainConfig, Resumed | None]:
@@ -134,15 +143,18 @@ def _recorded(run: Path, config: TrainConfig) -> tuple[TrainConfig, Resumed | No
     path = run / TRAIN_CONFIG
     if not path.is_file():
         raise InputError(f"{run}: nothing to resume, {TRAIN_CONFIG} is missing")
-    found = TrainConfig.model_validate_json(path.read_text(encoding="utf-8"))
+    try:
+        found = TrainConfig.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     asked = config.model_copy(update={"base_sha256": found.base_sha256})
     if found != asked:
         names = [n for n in TrainConfig.model_fields if getattr(found, n) != getattr(asked, n)]
         raise InputError(f"{run}: was started with another configuration ({', '.join(names)} differ)")
-    resumed = latest_checkpoint(run)
-    if resumed and resumed.step >= found.steps:
+    if (run / FINAL).is_dir():
         raise InputError(f"{run}: all {found.steps} steps are done already")
-    return found, resumed
+    return found, latest_checkpoint(run)
 
 
 def _start(config: TrainConfig, resumed: Resumed | None) -> Start:
@@ -150,24 +162,42 @@ def _start(config: TrainConfig, resumed: Resumed | None) -> Start:
     if config.base is None:
         if config.lora is not None:
             raise InputError("--lora needs a base checkpoint: name it with --from")
-        if resumed is None:
-            return Start(fresh_checkpoint(config), None, None)
-        checkpoint = load_checkpoint(resumed.folder)
-        return Start(checkpoint, None, checkpoint.provenance.get("base"))
+        checkpoint = load_checkpoint(resumed.folder, dtype=torch.float32) if resumed else fresh_checkpoint(config)
+        return Start(_all_trained(checkpoint), None, checkpoint.provenance.get("base"))
     base = Path(config.base)
-    checkpoint = load_checkpoint(base)
-    if config.base_sha256 not in (None, sha256_file(base / MODEL)):
+    check_preset(config, base)
+    if config.base_sha256 not in (None, weights_sha256(base)):
         raise InputError(f"{base}: its weights are not those that the run began with")
-    origin = checkpoint.provenance
     if config.lora is None:
+        checkpoint = load_checkpoint(base, dtype=torch.float32)
+        origin = checkpoint.provenance
         if resumed:
-            checkpoint.model = load_checkpoint(resumed.folder).model
-        return Start(checkpoint, None, origin)
-    adapter = read_adapter_config(resumed.folder) if resumed else adapter_config(base, config.lora)
+            checkpoint.model = load_checkpoint(resumed.folder, dtype=torch.float32).model
+        return Start(_all_trained(checkpoint), None, origin)
+    checkpoint = load_checkpoint(base, dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32)
+    if resumed:
+        adapter = read_adapter_config(resumed.folder)
+    else:
+        adapter = adapter_config(base, config.lora, alpha=config.lora_alpha, dropout=config.lora_dropout)
     add_adapters(checkpoint.model, adapter)
     if resumed:
         load_trained(checkpoint.model, resumed.folder / ADAPTER)
-    return Start(checkpoint, adapter, origin)
+    return Start(checkpoint, adapter, checkpoint.provenance)
+
+
+def check_preset(config: TrainConfig, base: Path) -> None:
+    """Raise InputError when a base is not of the preset that the options name."""
+    found = read_info(base).config.model.preset
+    if config.preset not in (None, found):
+        raise InputError(f"{base}: is a checkpoint of preset {found}, the options name preset {config.preset}")
+
+
+def _all_trained(checkpoint: Checkpoint) -> Checkpoint:
+    """Every parameter that a forward pass reaches becomes trainable; the weights are float32 then."""
+    for name, parameter in checkpoint.model.named_parameters():
+        parameter.requires_grad_(not any(unused in name for unused in NEVER_USED))
+    checkpoint.config = checkpoint.config.model_copy(update={"dtype": "float32"})
+    return checkpoint
 
 
 def fresh_checkpoint(config: TrainConfig) -> Checkpoint:
@@ -176,11 +206,14 @@ def fresh_checkpoint(config: TrainConfig) -> Checkpoint:
     Raises:
         InputError: the preset is unknown, or is one that starts from released backbones.
     """
+    if config.preset is None:
+        raise InputError("--preset or --from is missing: name what to train")
     if config.preset not in PRESETS:
         raise InputError(f"--preset {config.preset}: expected one of {', '.join(PRESETS)}")
     if config.preset != "tiny":
         raise InputError(
-            f"--preset {config.preset} starts from released backbones; name a checkpoint of it with --from"
+            f"--preset {config.preset} starts from released backbones; make a base of it with "
+            "agvas-train init and name that with --from"
         )
     templates = default_templates()
     corpus = template_sentences(templates) * 4 + caption_corpus(config.seed, config.corpus_samples, config.synth)
@@ -198,13 +231,11 @@ def _provenance(
     config: TrainConfig, step: int, origin: dict[str, Any] | None, adapter: AdapterConfig | None
 ) -> dict[str, Any]:
     return {
-        "agvas": version("agvas"),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers", "peft", "tokenizers", "numpy")},
-        "train": config.model_dump(mode="json", exclude={"base"}),  # a path of one machine; base_sha256 stays
+        **tools(),
+        "train": config.model_dump(mode="json", exclude={"base", "deepspeed"}),  # paths of one machine
         "data": "agvas-data synth, streamed",
         "step": step,
         "lora_rank": adapter.rank if adapter else None,
         "base": origin or None,
-        "random_weights": False,
+        "random_weights": bool((origin or {}).get("random_weights", False)),
     }

@@ -1,0 +1,51 @@
+"""Recipe files: YAML (or JSON) with training options. The shipped ones are known by their names."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from agvas_runtime.errors import InputError
+from agvas_train.config import TrainConfig
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with agvas, by name."""
+    return {path.stem: path for path in sorted(Path(str(files("agvas_train") / "recipes")).glob("*.yaml"))}
+
+
+def recipe_path(name: str) -> Path:
+    """A recipe's file: a path, or the name of a shipped one. Raises InputError."""
+    shipped = shipped_recipes()
+    if Path(name).is_file():
+        return Path(name)
+    if name in shipped:
+        return shipped[name]
+    raise InputError(f"--config {name}: no such file, and no shipped recipe (there are {', '.join(shipped)})")
+
+
+def read_options(file: Path) -> dict[str, Any]:
+    """The options of a recipe or a recorded run; raises InputError naming the file."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: found a {type(content).__name__}, expected an object of training options")
+    engine = content.get("deepspeed")
+    if isinstance(engine, str) and not Path(engine).is_absolute():
+        content["deepspeed"] = str((file.parent / engine).resolve())
+    return content
+
+
+def make_config(options: dict[str, Any], *, source: str = "training options") -> TrainConfig:
+    """Check options; raises InputError naming the first wrong one."""
+    try:
+        return TrainConfig.model_validate(options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -1,0 +1,56 @@
+"""The forward pass of training as one module, so that it can be wrapped for several processes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from agvas_train.data.batch import Batch
+from agvas_train.losses import BCE_WEIGHT, DICE_WEIGHT, segmentation_loss, text_loss
+from agvas_train.model import AGVAS
+from agvas_train.model.agmd import ANO, NOR, SEG, map_logits
+
+ANCHOR_SETS = ((NOR, ANO, SEG), (SEG,))
+"""What answers hold: anomalies name all three anchors, objects the absolute one alone (paper, section B.2)."""
+
+
+class TrainingStep(nn.Module):
+    """AG-VAS and its losses."""
+
+    def __init__(self, model: AGVAS) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses of a batch: text, bce, dice, and loss, their weighted sum."""
+        model, count = self.model, len(batch.texts)
+        visual = model.encode(batch.semantic, batch.pixel)
+        before = model.embed(batch.before).expand(count, -1, -1)
+        embeds = torch.cat((before, visual.tokens.to(before.dtype), model.embed(batch.texts)), dim=1)
+        first_text = before.shape[1] + visual.tokens.shape[1]
+        states = model.hidden_states(embeds)[:, first_text:]  # B, L, d
+        logits = model.logits(states[batch.predictor_sample, batch.predictor_position])
+        text = text_loss(logits, batch.predicted, batch.predictor_sample, count)
+        bce, dice = text.new_zeros(()), text.new_zeros(())
+        for present in dict.fromkeys((*ANCHOR_SETS, *batch.anchor_samples)):
+            samples, positions, share = _of(batch, present)
+            anchors = states[samples[:, None], positions]  # K, A, d
+            products = model.products(anchors, visual.pixel[samples], present).float()
+            part = segmentation_loss(
+                map_logits(products, present), batch.target[samples], batch.valid[samples], present
+            )
+            bce, dice = bce + share * part[0], dice + share * part[1]
+        loss = text + BCE_WEIGHT * bce + DICE_WEIGHT * dice
+        return {"loss": loss, "text": text, "bce": bce, "dice": dice}
+
+
+def _of(batch: Batch, present: tuple[int, ...]) -> tuple[Tensor, Tensor, float]:
+    """The samples [K] with this set of anchors, their places [K, A], and their share of the batch.
+
+    Without any, sample 0 with share 0: several processes must all run the same layers, whatever their samples hold.
+    """
+    if present in batch.anchor_samples:
+        samples = batch.anchor_samples[present]
+        return samples, batch.anchor_positions[present], len(samples) / len(batch.texts)
+    none = torch.zeros(1, len(present), dtype=torch.int64, device=batch.texts.device)
+    return none[:, 0], none, 0.0
