@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,8 +126,8 @@ def _run(settings: TrainConfig, out: Path, resume: bool, as_json: bool) -> None:
                 console.note(f"step {step + 1}/{settings.steps}: {text} ({figures['seconds']:.0f} s)")
 
         final = run_training(out, settings, resume=resume, report=report)
-    if not last and not resume:
-        return  # another process than the first: it reports for all
+    if os.environ.get("RANK", "0") != "0":
+        return  # the first process reports for all
     if as_json:
         console.print_json({"final": str(final), "figures": last})
     else:

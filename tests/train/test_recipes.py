@@ -1,0 +1,90 @@
+"""Every recipe file in the repository is read, checked and dry-run; the paper's are the paper's."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from agvas_runtime.errors import InputError
+from agvas_train.cli import app
+from agvas_train.dry_run import plan
+from agvas_train.options import make_config, read_options, recipe_path, shipped_recipes
+from agvas_train.parallel import read_deepspeed
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RECIPES = sorted(REPOSITORY.glob("agvas_*/**/recipes/*.yaml"))
+ENGINES = sorted(REPOSITORY.glob("agvas_*/**/recipes/deepspeed/*.json"))
+PAPER = {
+    "general segmentation": 0.40,
+    "Anomaly-Instruct": 0.25,
+    "Anomaly-Seg": 0.25,
+    "visual question answering": 0.10,
+}
+
+
+def test_the_shipped_recipes_are_the_files() -> None:
+    assert {path.stem for path in RECIPES} == set(shipped_recipes()) == {"tiny", "0.5b", "7b"}
+    assert [path.stem for path in ENGINES] == ["zero2", "zero3"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_dry_run(recipe: Path) -> None:
+    result = CliRunner().invoke(app, ["--config", str(recipe), "--dry-run", "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["preset"] == recipe.stem
+    assert found["processes"] * found["accumulated"] * found["micro_batch"] == found["batch_size"]
+    assert found["trained"] > 0
+    table = CliRunner().invoke(app, ["--config", str(recipe), "--dry-run"])
+    assert table.exit_code == 0, table.output
+    assert "what is trained" in table.output
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda path: path.stem)
+def test_every_deepspeed_file_is_read_in_a_dry_run(engine: Path) -> None:
+    assert read_deepspeed(engine)["zero_optimization"]["stage"] == int(engine.stem[-1])
+    result = CliRunner().invoke(app, ["--config", "7b", "--deepspeed", str(engine), "--dry-run"])
+    assert result.exit_code == 0, result.output
+    assert f"ZeRO-{engine.stem[-1]}" in result.output
+
+
+@pytest.mark.parametrize("name", ["0.5b", "7b"])
+def test_the_large_recipes_are_the_papers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Section B.2 and Table A.1; four processes as the paper had GPUs."""
+    config = make_config(read_options(recipe_path(name)))
+    assert (config.lora, config.learning_rate, config.warmup_steps, config.batch_size) == (16, 3e-4, 100, 80)
+    assert config.precision == "bf16"
+    assert config.gradient_checkpointing
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    found = plan(config)
+    assert found["shares"] == pytest.approx(PAPER, abs=0.01)
+    frozen = {part for part, count in found["parts"].items() if not count["trained"]}
+    assert frozen - {"output_head"} == {"semantic_encoder", "projector", "pixel_encoder"}
+    assert found["parts"]["language_model"]["trained"] < 0.01 * found["parts"]["language_model"]["frozen"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("- a\n- b\n", "found a list, expected an object of training options"),
+        ("steps: [\n", "cannot be read"),
+        ("preset: tiny\nstep: 3\n", "step: Extra inputs are not permitted"),
+        ("preset: tiny\nbatch_size: 6\nmicro_batch: 4\n", "not a multiple of micro_batch 4"),
+        ("preset: huge\n", "preset huge: expected one of tiny, 0.5b, 7b"),
+        ("preset: tiny\nlora: 4\n", "--lora needs a base checkpoint"),
+        ("preset: tiny\ndeepspeed: none.json\n", "none.json: cannot be read as a DeepSpeed configuration"),
+    ],
+)
+def test_wrong_recipes_are_one_line(text: str, reason: str, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    result = CliRunner().invoke(app, ["--config", str(file), "--dry-run"])
+    assert isinstance(result.exception, InputError), result.output
+    assert reason in str(result.exception)
+    assert "\n" not in str(result.exception)
+
+
+def test_a_base_of_another_preset_is_refused(small_folder: Path) -> None:
+    result = CliRunner().invoke(app, ["--config", "7b", "--from", str(small_folder), "--dry-run"])
+    assert "is a checkpoint of preset tiny, the options name preset 7b" in str(result.exception)
