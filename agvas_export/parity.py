@@ -155,7 +155,7 @@ def same_answer(found: Result, expected: Result) -> bool:
 def measure(graphs: Sequence[Graph], bundle: Path, checkpoint: Checkpoint, images: Sequence[RGB]) -> Parity:
     """Measure the parity of a bundle folder with its checkpoint over images."""
     errors = graph_errors(graphs, bundle / "graphs", checkpoint, images)
-    segmenter, reference = Segmenter.open(bundle), ReferenceSegmenter(checkpoint)
+    segmenter, reference = Segmenter.open(bundle), ReferenceSegmenter(checkpoint, template_scores=False)
     other, differences, largest, wrong, pixels, margins = 0, [], 0.0, 0, 0, []
     for image in images:
         found, expected = segmenter.segment(image), reference.segment(image)

@@ -12,7 +12,11 @@ from agvas_runtime.verdict import Verdict as Verdict
 
 @dataclass(frozen=True)
 class Scores:
-    """Probabilities of the answers, each the product of the tokens' probabilities along its path in the trie."""
+    """Probabilities of the answers, each the product of the tokens' probabilities along its path in the trie.
+
+    They mean something only where the model is to answer by templates; where it writes freely, or an engine does not
+    compute them, they are those of `Scores.unknown`.
+    """
 
     p_answer: float
     """Sum over the answers that hold the anchors."""
@@ -24,6 +28,11 @@ class Scores:
     """p_answer / (p_answer + p_reject): the image-level anomaly score."""
     min_margin: float
     """Smallest gap between the best two logits along the path; near zero, rounding could flip the answer."""
+
+    @classmethod
+    def unknown(cls, min_margin: float) -> "Scores":
+        """No probability of any template: everything is other, the anomaly score undecided."""
+        return cls(p_answer=0.0, p_reject=0.0, p_other=1.0, anomaly=0.5, min_margin=min_margin)
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,11 @@ class Result:
     scores: Scores
     timings_ms: dict[str, float]
     """Milliseconds of decode, preprocess, semantic_encoder, pixel_encoder, spam, llm, decoder, postprocess, total."""
+    instruction: str = ""
+    """What the model was asked, as it read it."""
+    group_maps: tuple[NDArray[np.float32], ...] = ()
+    """Where the answer holds several groups of anchors, each one's map, float32 [H,W]; `probability` is their pixelwise
+    maximum."""
 
     @property
     def size(self) -> tuple[int, int]:

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from agvas_runtime.bundle import Bundle, default_bundle_path
 from agvas_runtime.engines import Engine, Tensors
 from agvas_runtime.engines.ort import OrtEngine
+from agvas_runtime.engines.registry import check_mode
 from agvas_runtime.errors import BundleError, InputError
 from agvas_runtime.frames import decode_image, read_bytes
 from agvas_runtime.manifest import Manifest
 from agvas_runtime.maps import binarise, to_image_size
+from agvas_runtime.modes import Mode, Request
 from agvas_runtime.plan import PassPlan, plan_pass
 from agvas_runtime.prompts import Prompter
 from agvas_runtime.regions import find_regions
@@ -91,22 +93,37 @@ class Segmenter:
         size = self.manifest.model.canvas
         self.segment(np.zeros((size, size, 3), np.uint8))
 
-    def segment(self, image: Image, instruction: str | None = None, recipe: Recipe | None = None) -> Result:
+    def segment(
+        self,
+        image: Image,
+        instruction: str | None = None,
+        recipe: Recipe | None = None,
+        *,
+        mode: Mode = Mode.DIRECT,
+        class_name: str | None = None,
+        normal_look: str | None = None,
+    ) -> Result:
         """Segment one image.
 
         Args:
             image: uint8 RGB [H, W, 3], an encoded image, or a file.
             instruction: what to look for; the bundle's default instruction when None.
             recipe: what counts as a defect.
+            mode: direct; bundles have no other mode yet.
+            class_name: what to look for, put into the default instruction.
+            normal_look: for modes that bundles do not have.
 
         Returns:
             The result, map and mask at the upright image's own size. An answer that leaves the templates has
             answer_kind "other" and verdict NO_ANSWER.
 
         Raises:
-            InputError: the image or the instruction is not usable.
+            InputError: the image, the instruction or the mode is not usable.
             EngineError: a graph failed.
         """
+        check_mode("ort", mode)
+        request = Request(mode, instruction, class_name, normal_look)
+        asked = request.text(self.templates, self.manifest.prompt.default_instruction)
         watch = Stopwatch()
         frame = decoded(image)
         watch.lap("decode")
@@ -120,7 +137,7 @@ class Segmenter:
         watch.lap("pixel_encoder")
         visual = self._engines["spam"].run({"semantic": semantic, "pixel": pixel})["visual"]
         watch.lap("spam")
-        plan, feeds = self._plan(self.manifest.prompt.default_instruction if instruction is None else instruction)
+        plan, feeds = self._plan(asked)
         llm = self._engines["llm"].run(self._llm_feeds(plan, feeds, visual))
         walked = walk(plan.trie, llm["greedy"], self.prompter.end_id)
         scores = path_scores(plan.trie, walked, llm["edge_logprob"], llm["margin"])
@@ -137,7 +154,8 @@ class Segmenter:
         if small is not None:
             probability = to_image_size(small, self.manifest.model.canvas, resized, size)
         text = walked.answer.text if walked.answer else self._left_text(plan.trie, walked, llm["greedy"])
-        return finish(probability, kind, text, scores, self.manifest.model.threshold, recipe or Recipe(), watch)
+        threshold = self.manifest.model.threshold
+        return finish(probability, kind, text, scores, threshold, recipe or Recipe(), watch, instruction=asked)
 
     def _plan(self, instruction: str) -> tuple[PassPlan, Tensors]:
         """The prepared pass of an instruction and its constant feeds; the text embeddings are looked up here, once."""
@@ -216,12 +234,21 @@ def finish(
     threshold: float,
     recipe: Recipe,
     watch: Stopwatch,
+    *,
+    instruction: str,
+    no_answer: str = "the answer left the templates",
+    group_maps: tuple[NDArray[np.float32], ...] = (),
 ) -> Result:
-    """Mask, regions and verdict from the map at the image's size; the end of every engine's way."""
+    """Mask, regions and verdict from the map at the image's size; the end of every engine's way.
+
+    `no_answer` is the reason where the answer is neither a segmentation nor a rejection; the text follows it.
+    """
     mask = binarise(probability, threshold)
     regions = find_regions(mask, probability)
     verdict, reason = judge(kind, regions, recipe)
     if kind is AnswerKind.OTHER:
-        reason = f"the answer left the templates: {text!r}"
+        reason = f"{no_answer}: {text!r}"
     watch.lap("postprocess")
-    return Result(verdict, reason, text, kind, probability, mask, regions, scores, watch.done())
+    return Result(
+        verdict, reason, text, kind, probability, mask, regions, scores, watch.done(), instruction, group_maps
+    )

@@ -20,6 +20,8 @@ CLASS_FIELD = "{class_name}"
 MAX_CLASS_CHARACTERS = 64
 """A longer class name counts as none: the rejections repeat it 14 times, and every copy costs a pass its length."""
 
+_SENTENCE_END = re.compile(r"[.!?]\s+")
+
 
 class Templates(BaseModel):
     """All sentences of the method. A `{class_name}` field stands for what is looked for ("anomalies", "scratches")."""
@@ -39,17 +41,37 @@ class Templates(BaseModel):
     general_instructions: tuple[str, ...]
     general_answers: tuple[str, ...]
 
+    @property
+    def default_template(self) -> str:
+        """The direct instruction that becomes the default one when it names the default class."""
+        for template in self.direct_instructions:
+            if template.replace(CLASS_FIELD, self.default_class) == self.default_instruction:
+                return template
+        return self.direct_instructions[0]
+
     def class_of(self, instruction: str) -> str:
         """The class an instruction names: "scratches" in "Please segment the scratches in this image.".
 
-        Instructions that follow no template with a class field, and names of more than 64 characters, stand for the
-        default class.
+        Sentences before the template, such as one on the normal look of the object, are passed over. Instructions that
+        follow no template with a class field, and names of more than 64 characters, stand for the default class.
         """
-        templates = (*self.direct_instructions, *self.describe_instructions, *self.explain_instructions)
-        matches = (_pattern(template).fullmatch(instruction) for template in templates if CLASS_FIELD in template)
+        for start in (0, *(end.end() for end in _SENTENCE_END.finditer(instruction))):
+            if named := self._named(instruction[start:]):
+                return named if len(named) <= MAX_CLASS_CHARACTERS else self.default_class
+        return self.default_class
+
+    def _named(self, instruction: str) -> str | None:
+        """The class in an instruction that is a template from its beginning to its end."""
+        lists = (
+            self.direct_instructions,
+            self.describe_instructions,
+            self.explain_instructions,
+            self.general_instructions,
+        )
+        templates = (template for each in lists for template in each if CLASS_FIELD in template)
+        matches = (_pattern(template).fullmatch(instruction) for template in templates)
         # the most specific template leaves the shortest name: "dents" rather than "dents for the object"
-        named = min((found["name"] for found in matches if found), key=len, default=self.default_class)
-        return named if len(named) <= MAX_CLASS_CHARACTERS else self.default_class
+        return min((found["name"] for found in matches if found), key=len, default=None)
 
     def rejections_of(self, class_name: str) -> tuple[str, ...]:
         """Every distinct rejection (Figure A.7) for this class, in template order."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import replace
 from importlib.metadata import version
 
 import torch
@@ -76,19 +75,29 @@ def _hashes(tensors: LazyTensors) -> dict[str, str]:
     return {f"{file.parent.name}/{file.name}": remembered_sha256(file) for file in files}
 
 
-def planted(
-    info: CheckpointInfo,
-    tensors: LazyTensors,
+def planted_base(
+    config: ModelConfig,
+    seed: int,
+    dtype: str,
     answer: str,
     *,
     device: torch.device | str = "cpu",
     step: Step = lambda text: None,
 ) -> Checkpoint:
-    """These weights as a model in memory that answers `answer`; raises what `plant` raises."""
+    """`random_base` as a model in memory that answers `answer`; raises what `plant` raises.
+
+    A tied output head is untied first: its rows are edited, and the model's input must stay as it is.
+    """
+    extra = 0
+    if config.language["tie_word_embeddings"]:
+        config = config.model_copy(update={"language": {**config.language, "tie_word_embeddings": False}})
+        extra = int(config.language["vocab_size"]) * config.hidden_size
+    info, tensors = random_base(config, seed, dtype)
     step("building the model in memory")
-    model = materialise(info.config.model, tensors, name="random weights", dtype=info.dtype, device=device)
-    checkpoint = Checkpoint(**vars(replace(info, provenance=dict(info.provenance))), model=model)
+    model = materialise(config, tensors, name="random weights", dtype=info.dtype, device=device)
+    checkpoint = Checkpoint(**vars(info), model=model)
     plant(checkpoint, answer, step=step)
+    checkpoint.provenance["plant"]["untied_parameters"] = extra
     return checkpoint
 
 

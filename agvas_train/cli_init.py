@@ -48,7 +48,7 @@ def init(
       agvas-train init --preset 7b --llava llava-onevision-qwen2-7b-ov-hf --pixel sam_vit_h_4b8939.pth --out base
       agvas-train init --preset 0.5b --random-weights 0 --plant "Sure, it is [NOR][ANO][SEG]." --out random
     """
-    from agvas_train.assemble import backbone_base, planted, random_base
+    from agvas_train.assemble import backbone_base, planted_base, random_base
     from agvas_train.checkpoint import DTYPES, write_checkpoint
     from agvas_train.weights.load import named_tensors
     from agvas_train.weights.reader import in_memory
@@ -66,11 +66,11 @@ def init(
         if llava or pixel:
             raise InputError("can't use --random-weights beside --llava or --pixel; choose one")
         console.note("random weights: for speed, memory and parity only; this model knows nothing")
-        made, tensors = random_base(config, random_weights, dtype)
-        if plant is not None:
-            checkpoint = planted(made, tensors, plant, step=step)
-            tensors = in_memory(named_tensors(checkpoint.model))
-            made = checkpoint.info
+        if plant is None:
+            made, tensors = random_base(config, random_weights, dtype)
+        else:
+            checkpoint = planted_base(config, random_weights, dtype, plant, step=step)
+            made, tensors = checkpoint.info, in_memory(named_tensors(checkpoint.model))
     else:
         if plant is not None:
             raise InputError("--plant needs --random-weights: a trained model writes its own answers")

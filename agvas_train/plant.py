@@ -11,12 +11,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from agvas_runtime.errors import EngineError, InputError
 from agvas_train.checkpoint import Checkpoint
 from agvas_train.data.synth import generate
-from agvas_train.weights.random import EMBEDDING_STD, STD
 
 IMAGES, PROOFS, SEED = 4, 3, 20_260_302
 """Synthetic images that the rows are fitted on, and others that greedy decoding is proved on."""
@@ -32,17 +31,18 @@ Step = Callable[[str], None]
 def plant(checkpoint: Checkpoint, answer: str, *, step: Step = lambda text: None) -> None:
     """Edit a checkpoint's output head in place so that greedy decoding answers `answer` to the default instruction.
 
-    A tied output head is untied first. What was done stands in the checkpoint's provenance afterwards.
+    What was done stands in the checkpoint's provenance afterwards.
 
     Raises:
-        InputError: the answer is blank.
+        InputError: the answer is blank, or the output head is tied: editing it would edit what the model reads.
         EngineError: greedy decoding does not write the answer; the checkpoint is not to be used then.
     """
     if not answer.strip():
         raise InputError("--plant: found a blank text, expected an answer or a rejection")
+    if checkpoint.config.model.language["tie_word_embeddings"]:
+        raise InputError("--plant: the output head is tied to the token embeddings, expected one of its own")
     model, prompter = checkpoint.model, checkpoint.prompter
     tokens = prompter.answer(answer, anchors=True)
-    extra = _untie(checkpoint)
     images = [generate(SEED, index).image for index in range(IMAGES + PROOFS)]
     states = []
     for number, image in enumerate(images[:IMAGES], start=1):
@@ -54,21 +54,7 @@ def plant(checkpoint: Checkpoint, answer: str, *, step: Step = lambda text: None
         "answer": answer,
         "instruction": checkpoint.config.prompt.default_instruction,
         "proved_on_images": PROOFS,
-        "untied_parameters": extra,
     }
-
-
-def _untie(checkpoint: Checkpoint) -> int:
-    """Give the output head weights of its own, at an output head's usual scale; returns how many that adds."""
-    config, llava = checkpoint.config.model, checkpoint.model.llava
-    if not config.language["tie_word_embeddings"]:
-        return 0
-    llava.lm_head.weight = nn.Parameter(
-        llava.get_input_embeddings().weight * (STD / EMBEDDING_STD), requires_grad=False
-    )
-    untied = config.model_copy(update={"language": {**config.language, "tie_word_embeddings": False}})
-    checkpoint.config = checkpoint.config.model_copy(update={"model": untied})
-    return llava.lm_head.weight.numel()
 
 
 def _states(checkpoint: Checkpoint, image: RGB, tokens: tuple[int, ...]) -> Tensor:

@@ -13,8 +13,10 @@ from agvas_runtime.bench.latency import WHOLE_CALL, Contender, open_track, race
 from agvas_runtime.bench.machine import describe_machine
 from agvas_runtime.bench.memory import measure_memory
 from agvas_runtime.bench.plot import draw_plot
+from agvas_runtime.engines.registry import check_mode
 from agvas_runtime.errors import InputError
 from agvas_runtime.files import write_whole
+from agvas_runtime.modes import Mode, Request
 
 app = console.make_app("Measure latency, throughput and memory.")
 
@@ -27,9 +29,17 @@ def _group() -> None:
 @app.command()
 def engine(
     bundle: Annotated[list[Path] | None, typer.Option(help="Bundle [default: the embedded one]; may repeat.")] = None,
-    engine: Annotated[str, typer.Option(help="Engines for every bundle, with commas.")] = "ort",
+    engine: Annotated[
+        str, typer.Option(help="Engines, with commas: ort (bundles); reference, compiled-decode (checkpoints).")
+    ] = "ort",
     contender: Annotated[
         list[str] | None, typer.Option(help="[NAME=]ENGINE[:PATH] instead of --bundle and --engine; may repeat.")
+    ] = None,
+    mode: Annotated[Mode, typer.Option(help="What the model is asked for; ort has direct only.")] = Mode.DIRECT,
+    instruction: Annotated[str | None, typer.Option(help="Your own instruction, instead of the mode's.")] = None,
+    class_name: Annotated[str | None, typer.Option(help="What to look for, in the mode's own instruction.")] = None,
+    normal_look: Annotated[
+        str | None, typer.Option(help="Sentence on the object's normal look, for describe-plus.")
     ] = None,
     image: Annotated[list[Path] | None, typer.Option(help="Image or folder [default: generated]; may repeat.")] = None,
     frames: Annotated[int, typer.Option(min=1, help="Measured frames of each contender.")] = 200,
@@ -50,8 +60,11 @@ def engine(
       agvas-bench engine
       agvas-bench engine --bundle bundles/fp32 --bundle bundles/int8 --frames 500 --out engines.json --plot engines.png
       agvas-bench engine --contender ort --contender slow=reference:checkpoints/tiny --threads 1 --json
+      agvas-bench engine --engine reference,compiled-decode --mode describe
     """
-    report = bench_engines(_contenders(bundle, engine, contender), image or [], frames, warmup, threads, memory)
+    request = Request(mode, instruction, class_name, normal_look)
+    contenders = _contenders(bundle, engine, contender)
+    report = bench_engines(contenders, image or [], frames, warmup, threads, memory, request)
     if out is not None:
         write_whole(out, (json.dumps(console.finite(report), indent=2) + "\n").encode())
         console.note(f"written: {out}")
@@ -65,17 +78,26 @@ def engine(
 
 
 def bench_engines(
-    contenders: list[Contender], images: list[Path], frames: int, warmup: int, threads: int | None, memory: bool = True
+    contenders: list[Contender],
+    images: list[Path],
+    frames: int,
+    warmup: int,
+    threads: int | None,
+    memory: bool = True,
+    request: Request = Request(),
 ) -> dict[str, Any]:
     """Measure the contenders side by side and return the report. Raises InputError, EngineError."""
+    request.check()
+    for contender in contenders:
+        check_mode(contender.engine, request.mode)
     data = bench_frames(images)
     machine = describe_machine()  # its load average is that of before the measurement
-    tracks = [open_track(contender, threads) for contender in contenders]
+    tracks = [open_track(contender, threads, request) for contender in contenders]
     race(tracks, data, warmup, console.progress(range(frames), "frames", frames))
     results = [track.report() for track in tracks]
     tracks.clear()
     for result, contender in zip(results, contenders, strict=True):
-        result["memory"] = measure_memory(contender, data, threads) if memory else None
+        result["memory"] = measure_memory(contender, data, threads, request) if memory else None
     return {
         "schema": 1,
         "machine": machine,

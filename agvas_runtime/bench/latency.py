@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from agvas_runtime.engines.registry import Segments, open_segmenter
+from agvas_runtime.engines.registry import Segments, ask, open_segmenter
 from agvas_runtime.errors import InputError
+from agvas_runtime.modes import Request
 
 PERCENTILES = (50, 90, 99)
 WHOLE_CALL = "call"
@@ -47,15 +48,19 @@ class Track:
     contender: Contender
     segmenter: Segments
     load_ms: float
+    request: Request = field(default_factory=Request)
     first_call_ms: float = float("nan")
+    instruction: str = ""
+    """What the model was asked, as it read it."""
     stages: dict[str, list[float]] = field(default_factory=dict)
     outcomes: Counter[str] = field(default_factory=Counter)
 
     def call(self, frame: bytes, keep: bool = True) -> float:
         """Segment one frame; its times are kept unless it is for warming up. Returns the whole call's time in ms."""
         begin = time.perf_counter()
-        result = self.segmenter.segment(frame)
+        result = ask(self.segmenter, frame, self.request)
         elapsed_ms = (time.perf_counter() - begin) * 1e3
+        self.instruction = result.instruction
         if keep:
             self.outcomes[result.answer_kind.value] += 1
             for stage, value in {**result.timings_ms, WHOLE_CALL: elapsed_ms}.items():
@@ -69,6 +74,8 @@ class Track:
             "name": self.contender.name,
             "engine": self.contender.engine,
             "model": str(self.contender.path) if self.contender.path else "embedded",
+            "mode": self.request.mode.value,
+            "instruction": self.instruction,
             "load_ms": self.load_ms,
             "first_call_ms": self.first_call_ms,
             "frames": len(calls),
@@ -78,11 +85,11 @@ class Track:
         }
 
 
-def open_track(contender: Contender, threads: int | None) -> Track:
+def open_track(contender: Contender, threads: int | None, request: Request = Request()) -> Track:
     """Load a contender, timed. Raises InputError, EngineError."""
     begin = time.perf_counter()
     segmenter = open_segmenter(contender.engine, contender.path, threads)
-    return Track(contender, segmenter, (time.perf_counter() - begin) * 1e3)
+    return Track(contender, segmenter, (time.perf_counter() - begin) * 1e3, request)
 
 
 def race(tracks: Sequence[Track], frames: Sequence[bytes], warmup: int, turns: Iterable[int]) -> None:

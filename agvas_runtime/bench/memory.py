@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ import psutil
 
 from agvas_runtime.bench.latency import Contender, open_track
 from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.modes import Mode, Request
 
 FRAMES = 20
 
 
-def measure_memory(contender: Contender, frames: Sequence[bytes], threads: int | None) -> dict[str, int]:
+def measure_memory(
+    contender: Contender, frames: Sequence[bytes], threads: int | None, request: Request = Request()
+) -> dict[str, int]:
     """Resident memory in bytes: before loading, after loading, at its peak. Raises EngineError.
 
     The process segments 20 frames, the given ones in turn.
@@ -34,6 +38,7 @@ def measure_memory(contender: Contender, frames: Sequence[bytes], threads: int |
             "path": str(contender.path) if contender.path else None,
             "threads": threads,
             "frames": names,
+            "request": asdict(request),
         }
         command = [sys.executable, "-m", "agvas_runtime.bench.memory"]
         done = subprocess.run(command, input=json.dumps(task), capture_output=True, text=True)
@@ -47,7 +52,8 @@ def measure_memory(contender: Contender, frames: Sequence[bytes], threads: int |
 def _measure(task: dict[str, Any]) -> dict[str, int]:
     before = _resident()
     path = Path(task["path"]) if task["path"] else None
-    track = open_track(Contender.of(task["engine"], path), task["threads"])
+    request = Request(**{**task["request"], "mode": Mode(task["request"]["mode"])})
+    track = open_track(Contender.of(task["engine"], path), task["threads"], request)
     loaded = _resident()
     frames = [Path(name).read_bytes() for name in task["frames"]]
     for turn in range(FRAMES):

@@ -1,5 +1,6 @@
 """From an engine's name to something that segments: ONNX Runtime here, others through entry points `agvas.engines`."""
 
+import os
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -9,24 +10,56 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_runtime.errors import InputError
+from agvas_runtime.modes import Mode, Request
 from agvas_runtime.result import Result
+from agvas_runtime.verdict import Recipe
 
 GROUP = "agvas.engines"
-EXTRAS = {"reference": "train"}
+EXTRAS = {"reference": "train", "compiled-decode": "train"}
 """Which extra of the distribution brings an engine's packages."""
 
 
 class Segments(Protocol):
-    """Anything that segments an image: the segmenter, or the reference route."""
+    """Anything that segments an image: the segmenter, or the routes in PyTorch."""
 
-    def segment(self, image: NDArray[np.uint8] | bytes | Path, instruction: str | None = None) -> Result:
-        """RGB uint8 [H,W,3], encoded bytes or a file -> its result. Raises InputError or EngineError."""
+    def segment(
+        self,
+        image: NDArray[np.uint8] | bytes | Path,
+        instruction: str | None = None,
+        recipe: Recipe | None = None,
+        *,
+        mode: Mode = Mode.DIRECT,
+        class_name: str | None = None,
+        normal_look: str | None = None,
+    ) -> Result:
+        """RGB uint8 [H,W,3], encoded bytes or a file -> its result. Raises InputError or EngineError.
+
+        What is asked is a `modes.Request` in its parts.
+        """
         ...
 
 
 def engine_names() -> list[str]:
     """The engines that can be named, ours first."""
     return ["ort", *sorted(point.name for point in entry_points(group=GROUP) if point.name != "ort")]
+
+
+def ask(segmenter: Segments, image: NDArray[np.uint8] | bytes | Path, request: Request) -> Result:
+    """Segment an image with a request. Raises InputError or EngineError."""
+    return segmenter.segment(
+        image,
+        request.instruction,
+        mode=request.mode,
+        class_name=request.class_name,
+        normal_look=request.normal_look,
+    )
+
+
+def check_mode(engine: str, mode: Mode) -> None:
+    """Raise InputError where an engine lacks a mode: `ort` has direct segmentation only."""
+    if engine == "ort" and mode is not Mode.DIRECT:
+        able = " and ".join(f"--engine {name}" for name in EXTRAS)
+        raise InputError(f"mode {mode.value}: engine ort has direct only; {able} have every mode")
 
 
 def open_segmenter(engine: str, path: Path | None = None, threads: int | None = None) -> Segments:
@@ -45,6 +78,9 @@ def open_segmenter(engine: str, path: Path | None = None, threads: int | None = 
         close = get_close_matches(engine, engine_names(), 1)
         hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(engine_names())}"
         raise InputError(f"unknown engine {engine!r}: {hint}")
+    # PyTorch's threads wait by spinning: where anybody else needs a core too, that costs many times the work itself
+    # (measured: 50 times). Read once, when PyTorch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         opener: Any = points[engine].load()
     except ImportError as error:

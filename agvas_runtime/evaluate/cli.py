@@ -10,11 +10,12 @@ from rich.table import Table
 
 from agvas_runtime import __version__, console
 from agvas_runtime.datasets import Dataset, load_dataset
-from agvas_runtime.engines.registry import Segments, open_segmenter
+from agvas_runtime.engines.registry import Segments, check_mode, open_segmenter
 from agvas_runtime.errors import InputError
 from agvas_runtime.evaluate.pictures import Pictures, file_name, spread
 from agvas_runtime.evaluate.score import FIGURES, Evaluation, Row, Scored, score_category
 from agvas_runtime.files import make_folder, write_whole
+from agvas_runtime.modes import Mode, Request
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -23,8 +24,16 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 def evaluate(
     data: Annotated[Path, typer.Argument(help="Folder in MVTec's layout or with a meta.json; or a meta_<SET>.json.")],
     bundle: Annotated[Path | None, typer.Option(help="Bundle to evaluate [default: the embedded one].")] = None,
-    engine: Annotated[str, typer.Option(help="ort (a bundle) or reference (a checkpoint, in PyTorch).")] = "ort",
-    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint for --engine reference.")] = None,
+    engine: Annotated[
+        str, typer.Option(help="ort (a bundle); reference or compiled-decode (a checkpoint, in PyTorch).")
+    ] = "ort",
+    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint for the engines in PyTorch.")] = None,
+    mode: Annotated[Mode, typer.Option(help="What the model is asked for; ort has direct only.")] = Mode.DIRECT,
+    instruction: Annotated[str | None, typer.Option(help="Your own instruction, instead of the mode's.")] = None,
+    class_name: Annotated[str | None, typer.Option(help="What to look for, in the mode's own instruction.")] = None,
+    normal_look: Annotated[
+        str | None, typer.Option(help="Sentence on the object's normal look, for describe-plus.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Images of each category, evenly spread.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for results.json and pictures.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON instead of a table.")] = False,
@@ -36,13 +45,17 @@ def evaluate(
     Examples:
       agvas-eval data/mvtec --bundle bundles/tiny --out results/
       agvas-eval data/mvtec --engine reference --checkpoint checkpoints/tiny --limit 20 --json
+      agvas-eval data/wood --engine reference --mode describe-plus --normal-look "The wood has an even grain."
     """
+    request = Request(mode, instruction, class_name, normal_look)
+    request.check()
+    check_mode(engine, mode)
     path = _model_path(engine, bundle, checkpoint)
     dataset = load_dataset(data)
     if out is not None and any(make_folder(out / "pictures").iterdir()):
         raise InputError(f"{out / 'pictures'}: holds an earlier evaluation's pictures; delete it or name another --out")
-    evaluation = evaluate_dataset(open_segmenter(engine, path, threads), dataset, limit, out)
-    report = as_report(evaluation, dataset.name, engine, path, limit)
+    evaluation = evaluate_dataset(open_segmenter(engine, path, threads), dataset, limit, out, request)
+    report = as_report(evaluation, dataset.name, engine, path, limit, mode)
     if out is not None:
         write_whole(out / "results.json", (json.dumps(console.finite(report), indent=2) + "\n").encode())
         console.note(f"written: {out / 'results.json'} and the pictures beside it")
@@ -57,7 +70,11 @@ def evaluate(
 
 
 def evaluate_dataset(
-    segmenter: Segments, dataset: Dataset, limit: int | None = None, out: Path | None = None
+    segmenter: Segments,
+    dataset: Dataset,
+    limit: int | None = None,
+    out: Path | None = None,
+    request: Request = Request(),
 ) -> Evaluation:
     """Score every category, with pictures below `out` if given. Raises InputError, EngineError."""
     evaluation = Evaluation()
@@ -66,20 +83,26 @@ def evaluate_dataset(
         pictures = Pictures(out / "pictures" / file_name(category), len(chosen)) if out else None
 
         def on_scored(scored: Scored, pictures: Pictures | None = pictures) -> None:
+            evaluation.instruction = scored.instruction
             if scored.outcome == "no answer":
                 evaluation.no_answers.append((str(scored.item.image), scored.reason))
             if pictures:
                 pictures.add(scored)
 
         bar = console.progress(chosen, category, len(chosen))
-        evaluation.rows.append(score_category(segmenter, category, bar, on_scored))
+        evaluation.rows.append(score_category(segmenter, category, bar, on_scored, request))
         if pictures:
             pictures.finish()
     return evaluation
 
 
 def as_report(
-    evaluation: Evaluation, dataset: str, engine: str, path: Path | None, limit: int | None
+    evaluation: Evaluation,
+    dataset: str,
+    engine: str,
+    path: Path | None,
+    limit: int | None,
+    mode: Mode = Mode.DIRECT,
 ) -> dict[str, Any]:
     """The results for a machine: figures in percent, undefined ones NaN (null in JSON)."""
     mean = asdict(evaluation.mean())
@@ -90,6 +113,8 @@ def as_report(
         "dataset": dataset,
         "engine": engine,
         "model": str(path) if path else "embedded",
+        "mode": mode.value,
+        "instruction": evaluation.instruction,
         "limit": limit,
         "categories": [asdict(row) for row in evaluation.rows],
         "mean": mean,

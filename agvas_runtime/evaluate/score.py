@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from agvas_runtime import metrics
 from agvas_runtime.datasets import Item, load_mask
-from agvas_runtime.engines.registry import Segments
+from agvas_runtime.engines.registry import Segments, ask
+from agvas_runtime.modes import Request
 from agvas_runtime.verdict import AnswerKind, Verdict
 
 FIGURES = ("ap", "f1_max", "iou_ano", "iou_nor")
@@ -34,6 +35,8 @@ class Scored:
     """The answer's kind, or "no answer"."""
     reason: str
     elapsed_ms: float
+    instruction: str
+    """What the model was asked."""
 
 
 @dataclass
@@ -64,6 +67,8 @@ class Evaluation:
     rows: list[Row] = field(default_factory=list)
     no_answers: list[tuple[str, str]] = field(default_factory=list)
     """(image, reason)."""
+    instruction: str = ""
+    """What the model was asked about every image."""
 
     def mean(self) -> Row:
         """Figures averaged over the categories where they are defined; counts summed."""
@@ -78,14 +83,18 @@ class Evaluation:
 
 
 def score_category(
-    segmenter: Segments, category: str, items: Iterable[Item], on_scored: Callable[[Scored], None]
+    segmenter: Segments,
+    category: str,
+    items: Iterable[Item],
+    on_scored: Callable[[Scored], None],
+    request: Request,
 ) -> Row:
     """Run a category's images and score them. Raises InputError for an unreadable image or mask, EngineError."""
     row, pixels, times = Row(category), metrics.PixelScores(), []
     overlaps: list[float] = []
     empty: list[float] = []
     for item in items:
-        scored = score_image(segmenter, item)
+        scored = score_image(segmenter, item, request)
         rejected = scored.outcome == AnswerKind.REJECTED.value
         row.images += 1
         row.no_answer += scored.outcome == "no answer"
@@ -106,14 +115,14 @@ def score_category(
     return row
 
 
-def score_image(segmenter: Segments, item: Item) -> Scored:
+def score_image(segmenter: Segments, item: Item, request: Request) -> Scored:
     """Run one image; the time is the whole call's, from the file to the result."""
     begin = time.perf_counter()
-    result = segmenter.segment(item.image)
+    result = ask(segmenter, item.image, request)
     elapsed_ms = (time.perf_counter() - begin) * 1e3
     truth = load_mask(item, result.size)
     if result.verdict is Verdict.NO_ANSWER:
         zeros = np.zeros(result.size, np.float32)
-        return Scored(item, truth, zeros, zeros > 0, "no answer", result.reason, elapsed_ms)
+        return Scored(item, truth, zeros, zeros > 0, "no answer", result.reason, elapsed_ms, result.instruction)
     outcome = result.answer_kind.value
-    return Scored(item, truth, result.probability, result.mask, outcome, result.reason, elapsed_ms)
+    return Scored(item, truth, result.probability, result.mask, outcome, result.reason, elapsed_ms, result.instruction)

@@ -14,7 +14,8 @@ from agvas_train.weights.reader import LazyTensor, LazyTensors, in_memory
 STD = 0.02
 """Of every matrix, bias and position embedding: what the backbones' own classes begin with."""
 EMBEDDING_STD = 1.0
-"""Of token embeddings. At 0.02 the image's tokens drown them: the states of all places of a text would be alike."""
+"""Of token embeddings with an output head of its own beside them. At 0.02 the image's tokens drown them: the states of
+all places of a text would be alike, and no answer could be planted. Tied ones keep 0.02, for the head's sake."""
 NEW_PARTS = ("spam.", "token_refiner.", "agmd.", "pixel_projection.")
 """What AG-VAS adds to its backbones; no released file holds them."""
 
@@ -29,7 +30,7 @@ def random_tensors(config: ModelConfig, seed: int, dtype: torch.dtype) -> LazyTe
         if name in ones:
             tensors[name] = LazyTensor(shape, dtype, lambda shape=shape: torch.ones(shape, dtype=dtype))  # type: ignore[misc]
         else:
-            std = _std(name, int(config.language["num_hidden_layers"]))
+            std = _std(name, config)
             draw = lambda key=f"{seed}/{name}", shape=shape, std=std: _draw(key, shape, std, dtype)  # noqa: E731
             tensors[name] = LazyTensor(shape, dtype, draw)
     return {**tensors, **new_parts(config, seed)}
@@ -63,11 +64,12 @@ def _scales(model: AGVAS) -> set[str]:
     return found
 
 
-def _std(name: str, layers: int) -> float:
-    if "language_model.embed_tokens" in name:
+def _std(name: str, config: ModelConfig) -> float:
+    if "language_model.embed_tokens" in name and not config.language["tie_word_embeddings"]:
         return EMBEDDING_STD
     if "language_model.layers" in name and name.endswith(("o_proj.weight", "down_proj.weight")):
-        return STD / (2 * layers) ** 0.5  # what layers add to the stream stays as large as what they read
+        # all layers together add to the stream no more than one would otherwise
+        return STD / (2 * int(config.language["num_hidden_layers"])) ** 0.5
     return STD
 
 

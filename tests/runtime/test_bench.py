@@ -15,6 +15,7 @@ from agvas_runtime.bench.plot import draw_plot
 from agvas_runtime.bundle import default_bundle_path
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.frames import decode_image
+from agvas_runtime.modes import Mode, Request
 from agvas_runtime.result import AnswerKind, Result, Scores, Verdict
 
 STAGES = ("decode", "preprocess", "semantic_encoder", "pixel_encoder", "spam", "llm", "decoder", "postprocess", "total")
@@ -26,13 +27,14 @@ class Diary:
     def __init__(self, name, turns):
         self.name, self.turns = name, turns
 
-    def segment(self, image, instruction=None):
+    def segment(self, image, instruction=None, recipe=None, **asked):
         self.turns.append((self.name, image))
         empty = np.zeros((1, 1), np.float32)
         scores = Scores(0.0, 1.0, 0.0, 0.0, 1.0)
         timings = {"decode": 1.0, "total": 2.0}
         kind = AnswerKind.OTHER if image.startswith(b"x") else AnswerKind.REJECTED
-        return Result(Verdict.PASS, "", "", kind, empty, empty > 1, (), scores, timings)
+        text = instruction or asked["mode"].value
+        return Result(Verdict.PASS, "", "", kind, empty, empty > 1, (), scores, timings, text)
 
 
 def tracks_of(names, turns):
@@ -60,6 +62,13 @@ def test_answers_outside_the_templates_are_counted_apart():
     race([track], [b"0", b"x"], 0, range(5))
     assert track.report()["outcomes"] == {"rejected": 3, "other": 2}
     assert len(track.stages[WHOLE_CALL]) == 5
+
+
+def test_every_call_asks_the_request_and_the_report_says_which():
+    track = Track(Contender.of("a", None), Diary("a", []), 1.0, Request(Mode.CONVERSATION, "What is it?"))
+    race([track], [b"0"], 0, range(2))
+    report = track.report()
+    assert (report["mode"], report["instruction"]) == ("conversation", "What is it?")
 
 
 @pytest.mark.parametrize(
@@ -145,6 +154,12 @@ def test_memory_of_a_contender_that_cannot_be_opened_says_why(tmp_path):
         measure_memory(Contender.of("ort", tmp_path / "nowhere"), [b""], None)
 
 
+def test_memory_is_measured_with_the_same_request():
+    frames = [generated_frame(0)]
+    with pytest.raises(EngineError, match="mode explain: engine ort has direct only"):
+        measure_memory(Contender.of("ort", None), frames, 1, Request(Mode.EXPLAIN))
+
+
 def test_a_plot_of_a_single_fast_contender():
     (track,) = tracks_of("a", [])
     race([track], [b"0"], 0, range(2))
@@ -158,6 +173,8 @@ def test_a_plot_of_a_single_fast_contender():
         (["--bundle", "nowhere"], "error: nowhere: no such bundle folder"),
         (["--engine", "ort,otr"], "error: unknown engine 'otr'"),
         (["--engine", ","], "error: --engine names no engine"),
+        (["--engine", "reference,ort", "--mode", "explain"], "error: mode explain: engine ort has direct only"),
+        (["--mode", "general"], "error: mode general needs --class-name"),
         (["--image", "nowhere"], "error: nowhere: no such file or folder"),
         (["--contender", "ort", "--contender", "ort"], "error: two contenders are called 'ort:embedded'"),
         (["--contender", "ort", "--bundle", "x"], "error: can't use --contender beside"),

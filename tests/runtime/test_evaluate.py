@@ -17,13 +17,15 @@ from agvas_runtime.evaluate.pictures import file_name, spread
 from agvas_runtime.evaluate.score import Evaluation, Row
 from agvas_runtime.frames import read_image
 from agvas_runtime.metrics import average_precision, f1_max
+from agvas_runtime.modes import Mode, Request
 from agvas_runtime.result import AnswerKind, Result, Scores, Verdict
 
 
 class RedEngine:
     """An engine whose anomaly probability is the red channel; the blue one says how it answers."""
 
-    def segment(self, image, instruction=None):
+    def segment(self, image, instruction=None, recipe=None, **asked):
+        self.asked = instruction, asked
         frame = read_image(image)
         blue = frame[0, 0, 2]
         if blue == 60:
@@ -33,7 +35,8 @@ class RedEngine:
         probability = np.zeros_like(red) if kind is AnswerKind.REJECTED else red
         verdict = Verdict.NO_ANSWER if kind is AnswerKind.OTHER else Verdict.PASS
         scores = Scores(0.5, 0.5, 0.0, 0.5, 1.0)
-        return Result(verdict, "odd text", "", kind, probability, probability > 0.5, (), scores, {})
+        text = instruction or f"{asked['mode'].value} {asked['class_name']} {asked['normal_look']}"
+        return Result(verdict, "odd text", "", kind, probability, probability > 0.5, (), scores, {}, text)
 
 
 def save(root, name, red, blue=0, truth=None):
@@ -118,6 +121,16 @@ def test_the_mean_is_over_the_categories_where_a_figure_is_defined():
     assert math.isnan(mean.iou_ano)
 
 
+def test_every_image_is_asked_what_the_request_says_and_the_report_records_it(data):
+    request = Request(Mode.DESCRIBE_PLUS, class_name="dents", normal_look="It is flat.")
+    engine = RedEngine()
+    evaluation = evaluate_dataset(engine, load_dataset(data), request=request)
+    assert engine.asked == (None, {"mode": Mode.DESCRIBE_PLUS, "class_name": "dents", "normal_look": "It is flat."})
+    report = as_report(evaluation, "data", "reference", None, None, request.mode)
+    assert report["mode"] == "describe-plus"
+    assert report["instruction"] == "describe-plus dents It is flat."
+
+
 def test_the_limit_is_spread_over_the_category(data):
     assert spread(10, 4) == [0, 2, 5, 7]
     assert spread(3, 12) == [0, 1, 2]
@@ -178,6 +191,13 @@ def test_json_is_all_that_stands_on_stdout(capfd, defects, tmp_path):
     assert (tmp_path / "out" / "pictures" / "disc_sheet.jpg").is_file()
 
 
+def test_a_class_name_is_put_into_the_default_instruction(capfd, defects):
+    code, out, _ = command(capfd, defects, "--class-name", "spots", "--limit", 1, "--json")
+    assert code == 0
+    report = json.loads(out)
+    assert (report["mode"], report["instruction"]) == ("direct", "Please segment the spots in this image.")
+
+
 def test_the_table_names_every_category_and_the_mean(capfd, defects):
     code, out, _ = command(capfd, defects, "--bundle", default_bundle_path(), "--limit", 1)
     assert code == 0
@@ -193,6 +213,10 @@ def test_the_table_names_every_category_and_the_mean(capfd, defects):
         (["DATA", "--checkpoint", "x"], "error: --checkpoint needs --engine reference"),
         (["DATA", "--engine", "reference", "--bundle", "x"], "error: --bundle needs --engine ort"),
         (["DATA", "--checkpoint", "x", "--bundle", "y"], "error: can't use both --bundle and --checkpoint"),
+        (["DATA", "--mode", "describe"], "error: mode describe: engine ort has direct only; --engine reference and"),
+        (["DATA", "--engine", "reference", "--mode", "describe-plus"], "error: mode describe-plus needs --normal-look"),
+        (["DATA", "--instruction", "a", "--class-name", "b"], "error: can't use both --instruction and --class-name"),
+        (["DATA", "--mode", "guess"], "error: Invalid value for '--mode'"),
         (["DATA", "--limit", "0"], "error: Invalid value for '--limit'"),
         (["DATA", "--frobnicate"], "error: No such option: --frobnicate"),
         ([], "error: Missing argument"),

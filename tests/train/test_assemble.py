@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.templates import default_templates
 from agvas_train import plant as planting
-from agvas_train.assemble import planted, random_base
+from agvas_train.assemble import planted_base, random_base
 from agvas_train.checkpoint import Checkpoint, load_checkpoint, write_checkpoint
 from agvas_train.cli import app
 from agvas_train.data.synth import generate
@@ -111,7 +111,7 @@ def test_other_pixel_encoders_are_one_option(backbones: tuple[Path, Path], tmp_p
 
 @pytest.mark.parametrize("answer", ["Sure, it is [NOR][ANO][SEG].", "It looks normal to me."])
 def test_a_planted_answer_is_what_greedy_decoding_writes(answer: str) -> None:
-    checkpoint = planted(*random_base(TINY, 3, "float32"), answer)
+    checkpoint = planted_base(TINY, 3, "float32", answer)
     segmenter = ReferenceSegmenter(checkpoint)
     for index in range(100, 104):  # images that planting has not seen
         result = segmenter.segment(generate(1, index).image)
@@ -123,17 +123,20 @@ def test_a_planted_answer_is_what_greedy_decoding_writes(answer: str) -> None:
     assert checkpoint.config.model.language["tie_word_embeddings"] is False
 
 
-def test_planting_changes_the_output_head_alone(tmp_path: Path) -> None:
-    info, tensors = random_base(TINY, 3, "float32")
-    found = named_tensors(planted(info, tensors, "It looks normal to me.").model)
-    assert found.keys() - tensors.keys() == {"llava.lm_head.weight"}
-    assert all(torch.equal(found[name], tensor.read()) for name, tensor in tensors.items())
+def test_planting_changes_the_output_head_alone() -> None:
+    found = planted_base(TINY, 3, "float32", "It looks normal to me.")
+    _, tensors = random_base(found.config.model, 3, "float32")
+    changed = {name for name, t in named_tensors(found.model).items() if not torch.equal(t, tensors[name].read())}
+    assert changed == {"llava.lm_head.weight"}
+    tokens = set(found.prompter.answer("It looks normal to me.", anchors=False))
+    rows = (found.model.llava.lm_head.weight != tensors["llava.lm_head.weight"].read()).any(dim=1)
+    assert set(rows.nonzero().flatten().tolist()) == tokens
 
 
 def test_a_plant_that_does_not_grow_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planting, "_fit", lambda *_: None)
     with pytest.raises(EngineError, match=r"--plant: greedy decoding writes .*, expected 'It looks normal to me.'"):
-        planted(*random_base(TINY, 3, "float32"), "It looks normal to me.")
+        planted_base(TINY, 3, "float32", "It looks normal to me.")
 
 
 def test_random_weights_are_the_seeds_and_not_vanishing() -> None:
@@ -141,7 +144,7 @@ def test_random_weights_are_the_seeds_and_not_vanishing() -> None:
     name = "pixel_encoder.layers.0.attn.qkv.weight"
     assert torch.equal(first[name].read(), again[name].read())
     assert not torch.equal(first[name].read(), other[name].read())
-    model = planted(*random_base(TINY, 1, "float32"), "It looks normal to me.").model
+    model = planted_base(TINY, 1, "float32", "It looks normal to me.").model
     with torch.no_grad():
         visual = model.encode(torch.randn(1, 3, 96, 96), torch.randn(1, 3, 256, 256))
     assert visual.pixel.std() > 0.01
