@@ -25,9 +25,10 @@ test-full: lint proof
 proof: .venv/installed
 	.venv/bin/python tools/proof.py
 
-# Building, loading and merging the 7B model: an hour, 24 GiB of memory, 55 GB of disk.
+# Building, planting, loading, merging and training at full size: an hour, 24 GiB of memory, 55 GB of disk.
 proof-full-size: .venv-test/installed
-	.venv-test/bin/python tools/full_size.py
+	.venv-test/bin/python tools/full_size.py --preset 0.5b
+	.venv-test/bin/python tools/full_size.py --preset 7b
 
 lint: .venv-test/installed
 	.venv-test/bin/ruff check

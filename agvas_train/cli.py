@@ -48,6 +48,9 @@ def train(
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
     keep: Annotated[int | None, typer.Option(help="Checkpoints that stay, the newest.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that make batches.")] = None,
+    overfit: Annotated[
+        bool | None, typer.Option("--overfit", help="See the first step's samples in every step: can it learn at all?")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained, and train nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -79,6 +82,7 @@ def train(
         "save_every": save_every,
         "keep": keep,
         "workers": workers,
+        "overfit": overfit,
     }
     from agvas_train.options import recipe_path  # imports torch: only when there is work
 

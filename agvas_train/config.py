@@ -60,6 +60,8 @@ class TrainConfig(BaseModel):
     """Of the tokenizer that a model from scratch gets."""
     corpus_samples: int = 1500
     """Synthetic samples whose captions train that tokenizer."""
+    overfit: bool = False
+    """Every step sees the samples of the first: a check that a model can learn at all."""
     save_every: int = Field(500, gt=0)
     keep: int | None = Field(None, gt=0)
     """How many checkpoints of the run stay, the newest; None keeps all."""

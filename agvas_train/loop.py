@@ -76,8 +76,10 @@ def train(
     if resumed and not parallel.deepspeed:
         _load_optimizer(optimizer, trained, resumed.folder)
     if config.gradient_checkpointing:
-        options = {"use_reentrant": False}
-        model.llava.model.language_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+        layers = model.llava.model.language_model
+        # transformers 5.23 has renamed it
+        enable = getattr(layers, "activation_checkpointing_enable", None) or layers.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     module, optimizer = accelerator.prepare(TrainingStep(model.train()), optimizer)
     if resumed and parallel.deepspeed:
         parallel.load_state(module, resumed.folder)

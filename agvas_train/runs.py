@@ -128,6 +128,7 @@ def _batches(checkpoint: Checkpoint, config: TrainConfig, first: int, parallel: 
         stop=config.steps,
         rank=parallel.accelerator.process_index,
         world=parallel.accelerator.num_processes,
+        overfit=config.overfit,
     )
     return DataLoader(
         stream,

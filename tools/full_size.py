@@ -1,7 +1,7 @@
-"""What full size costs on this machine: `make proof-full-size`. Writes benchmarks/full/<date>-<commit>-full-size.json.
+"""What full size costs on this machine: `make proof-full-size`. Writes benchmarks/full/<date>-<commit>-<preset>.json.
 
-Needs 24 GiB of memory and 55 GB of disk for the 7B model; run it on an idle machine, it takes an hour on two cores. Every
-step is a process of its own, whose resident memory is watched; anonymous memory is what no file backs.
+The 7B model needs 24 GiB of memory and 55 GB of disk. Run it on an idle machine; both presets take an hour on two cores.
+Every step is a process of its own, whose resident memory is watched; anonymous memory is what no file backs.
 """
 
 import argparse
@@ -20,13 +20,14 @@ import torch
 from safetensors.torch import save_file
 
 from agvas_runtime.bench.machine import describe_machine, git_commit
-from agvas_train.checkpoint import load_checkpoint, read_info
+from agvas_train.checkpoint import read_info
 from agvas_train.lora import ADAPTER, ADAPTER_CONFIG, AdapterConfig, add_adapters
 from agvas_train.weights.load import build_empty
+from agvas_train.weights.reader import open_weights
 from agvas_train.weights.store import read_weights, weights_sha256
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-ANSWER, REJECTION = "Sure, it is [NOR][ANO][SEG].", "It looks normal to me."
+ANSWER = "Sure, it is [NOR][ANO][SEG]."
 GIB = 2**30
 
 
@@ -54,10 +55,10 @@ def watched(*command: object) -> dict[str, Any]:
     }
 
 
-def init(preset: str, work: Path, answer: str, name: str) -> dict[str, Any]:
+def init(preset: str, work: Path) -> dict[str, Any]:
     """A planted base with random weights."""
-    out = work / name
-    report = watched("agvas-train", "init", "--preset", preset, "--random-weights", 0, "--plant", answer, "--out", out)
+    out = work / "planted"
+    report = watched("agvas-train", "init", "--preset", preset, "--random-weights", 0, "--plant", ANSWER, "--out", out)
     report["command"] = report["command"].replace(str(work), "WORK")
     report["plant"] = read_info(out).provenance["plant"]
     report["bytes"] = sum(path.stat().st_size for path in out.iterdir())
@@ -72,7 +73,9 @@ def fake_run(base: Path, folder: Path) -> None:
     generator = torch.Generator().manual_seed(1)
     folder.mkdir(parents=True)
     trained = {
-        name: torch.randn(p.shape, generator=generator) * 0.01 for name, p in model.named_parameters() if p.requires_grad
+        name: torch.randn(p.shape, generator=generator) * 0.01
+        for name, p in model.named_parameters()
+        if p.requires_grad
     }
     save_file(trained, folder / ADAPTER)
     (folder / ADAPTER_CONFIG).write_text(config.model_dump_json())
@@ -85,20 +88,47 @@ def merge(base: Path, work: Path) -> dict[str, Any]:
     report = watched("agvas-train", "merge", work / "adapters", "--out", work / "merged")
     report["command"] = report["command"].replace(str(work), "WORK")
     before, after = read_weights(base), read_weights(work / "merged")
-    adapters = {}
-    from agvas_train.weights.reader import open_weights
-
     adapters = open_weights(work / "adapters" / ADAPTER)
     errors = {}
-    for layer in (0, 27):
+    for layer in (0, read_info(base).config.model.language["num_hidden_layers"] - 1):
         stem = f"llava.model.language_model.layers.{layer}.self_attn.q_proj"
         down, up = (adapters[f"{stem}.lora_{side}.default.weight"].read() for side in "AB")
         expected = (before[f"{stem}.weight"].read().float() + 2 * up @ down).bfloat16()
         errors[f"{stem}.weight"] = float((after[f"{stem}.weight"].read().float() - expected.float()).abs().max())
     report["largest_error"] = errors
-    report["unchanged_tensors_equal"] = torch.equal(
-        before["pixel_encoder.layers.31.mlp.lin1.weight"].read(), after["pixel_encoder.layers.31.mlp.lin1.weight"].read()
-    )
+    unchanged = "pixel_encoder.layers.3.mlp.lin1.weight"
+    report["unchanged_tensor_equal"] = torch.equal(before[unchanged].read(), after[unchanged].read())
+    return report
+
+
+RECIPE = """
+preset: 0.5b
+base: {base}
+lora: 16
+steps: 20
+overfit: true
+batch_size: 2
+micro_batch: 1
+precision: bf16
+gradient_checkpointing: true
+learning_rate: 0.0003
+warmup_steps: 2
+save_every: 20
+workers: 0
+"""
+
+
+def training(work: Path) -> dict[str, Any]:
+    """Twenty steps of the 0.5b preset on the same two samples, images at their full size; the losses must fall."""
+    base, run, recipe = work / "random", work / "run", work / "recipe.yaml"
+    watched("agvas-train", "init", "--preset", "0.5b", "--random-weights", 0, "--out", base)
+    recipe.write_text(RECIPE.format(base=base))
+    report = watched("agvas-train", "--config", recipe, "--out", run)
+    report["command"] = report["command"].replace(str(work), "WORK")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    report["recipe"] = RECIPE.format(base="WORK/random")
+    report["losses"] = [line["loss"] for line in lines]
+    report["seconds_a_step"] = (lines[-1]["seconds"] - lines[0]["seconds"]) / (len(lines) - 1)
     return report
 
 
@@ -128,10 +158,12 @@ def main() -> None:
                 check=True,
             ).stdout
         )
-        report["init"] = init(arguments.preset, work, ANSWER, "planted")
+        report["init"] = init(arguments.preset, work)
         report["load"] = load(work / "planted")
         report["merge"] = merge(work / "planted", work)
-        out = REPOSITORY / "benchmarks" / "full" / f"{date.today().isoformat()}-{commit}-full-size-{arguments.preset}.json"
+        if arguments.preset == "0.5b":
+            report["training"] = training(work)
+        out = REPOSITORY / "benchmarks" / "full" / f"{date.today().isoformat()}-{commit}-{arguments.preset}.json"
         out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {out.relative_to(REPOSITORY)}")
 

@@ -31,6 +31,7 @@ class SynthStream(IterableDataset[Batch]):
         batch_size: samples of a step, over all processes.
         micro_batch: samples of one micro-batch.
         rank, world: this process among the training processes.
+        overfit: every step takes the samples of step 0.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class SynthStream(IterableDataset[Batch]):
         stop: int,
         rank: int = 0,
         world: int = 1,
+        overfit: bool = False,
     ) -> None:
         self.config = config
         self.prompter = prompter
@@ -59,6 +61,7 @@ class SynthStream(IterableDataset[Batch]):
         self.micro_batch = micro_batch
         self.start, self.stop = start, stop
         self.rank, self.world = rank, world
+        self.overfit = overfit
         self.accumulated = batch_size // world // micro_batch
         """Micro-batches of this process in one step."""
 
@@ -72,6 +75,7 @@ class SynthStream(IterableDataset[Batch]):
 
     def batch(self, step: int, part: int = 0) -> Batch:
         """One micro-batch of a step."""
+        step = 0 if self.overfit else step
         first = step * self.batch_size + (self.rank * self.accumulated + part) * self.micro_batch
         return collate([self.example(first + i) for i in range(self.micro_batch)], self.config)
 
