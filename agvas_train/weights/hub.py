@@ -11,7 +11,8 @@ from huggingface_hub.errors import HFValidationError
 from agvas_runtime.errors import InputError
 
 WANTED_FILES = ("*.json", "*.safetensors")
-"""Of a hub model: weights that need no unpickling, configuration and tokenizer."""
+"""Of a hub model: configuration, tokenizer and weights; `OLDER_FILES` where it has no weights in that format."""
+OLDER_FILES = ("pytorch_model*.bin",)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -47,7 +48,10 @@ def _cached(name: str) -> Path:
 
 def _fetched(name: str) -> Path:
     try:
-        return Path(snapshot_download(name, allow_patterns=list(WANTED_FILES)))
+        folder = Path(snapshot_download(name, allow_patterns=list(WANTED_FILES)))
+        if not any(folder.glob("*.safetensors")):
+            snapshot_download(name, allow_patterns=list(OLDER_FILES))
+        return folder
     except Exception as error:  # the hub's own errors, its transport's and the disk's share no other base
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{name}: no such folder or file, and the hub does not give a model: {reason}") from None
