@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 
 from agvas_export.graphs import OPSET, Graph, export_graph, graphs_of
 from agvas_export.parity import GRAPH_ERROR, LIMITS, Limits, Parity, measure, parity_images
 from agvas_export.quantize import PARTS, quantize_int8
 from agvas_runtime.bundle import EMBEDDINGS, TEMPLATES, TOKENIZER, write_manifest
-from agvas_runtime.hashing import sha256_file
 from agvas_runtime.manifest import GraphSpec, Manifest, ModelSpec, Preprocessing, Source, TensorSpec
-from agvas_train.checkpoint import MODEL, Checkpoint, load_checkpoint, write_folder
+from agvas_train.checkpoint import Checkpoint, load_checkpoint, write_folder
+from agvas_train.weights.store import weights_sha256
 
 Step = Callable[[str], None]
 """Called with what is being done now."""
@@ -47,7 +48,7 @@ def export_bundle(
         InputError: the checkpoint cannot be read, or `out` exists.
         EngineError: the parity is over its limits. Nothing is written then.
     """
-    checkpoint = load_checkpoint(source)
+    checkpoint = load_checkpoint(source, dtype=torch.float32)  # the proof is against float32
     images = parity_images(verify)
     limits = limits or LIMITS["int8" if "int8" in precision.values() else "fp32"]
     made: list[tuple[Manifest, Parity]] = []
@@ -65,7 +66,7 @@ def export_bundle(
         (folder / TEMPLATES).write_text(checkpoint.templates_json, encoding="utf-8")
         table = checkpoint.model.llava.get_input_embeddings().weight.detach().float().numpy()
         np.save(folder / EMBEDDINGS, np.ascontiguousarray(table), allow_pickle=False)
-        manifest = _manifest(name, checkpoint, sha256_file(source / MODEL), graphs, folder, precision)
+        manifest = _manifest(name, checkpoint, weights_sha256(source), graphs, folder, precision)
         write_manifest(folder, manifest)
         step("parity")
         parity = measure(graphs, folder, checkpoint, images)

@@ -48,6 +48,8 @@ def init(
       agvas-train init --preset 7b --llava llava-onevision-qwen2-7b-ov-hf --pixel sam_vit_h_4b8939.pth --out base
       agvas-train init --preset 0.5b --random-weights 0 --plant "Sure, it is [NOR][ANO][SEG]." --out random
     """
+    import torch
+
     from agvas_train.assemble import backbone_base, planted_base, random_base
     from agvas_train.checkpoint import DTYPES, write_checkpoint
     from agvas_train.weights.load import named_tensors
@@ -69,7 +71,8 @@ def init(
         if plant is None:
             made, tensors = random_base(config, random_weights, dtype)
         else:
-            checkpoint = planted_base(config, random_weights, dtype, plant, step=step)
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            checkpoint = planted_base(config, random_weights, dtype, plant, device=device, step=step)
             made, tensors = checkpoint.info, in_memory(named_tensors(checkpoint.model))
     else:
         if plant is not None:

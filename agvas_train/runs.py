@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
 from agvas_runtime.errors import InputError
-from agvas_runtime.files import write_whole
+from agvas_runtime.files import make_folder, write_whole
 from agvas_runtime.templates import default_templates, templates_text
 from agvas_train.assemble import tools
 from agvas_train.checkpoint import (
@@ -40,7 +41,7 @@ from agvas_train.parallel import Parallel, start_parallel
 from agvas_train.tokenizer import prompt_spec, template_sentences, train_tokenizer
 from agvas_train.weights.store import weights_sha256
 
-TRAIN_CONFIG, FINAL = "train.json", "final"
+TRAIN_CONFIG, FINAL, LOCK = "train.json", "final", ".lock"
 NEVER_USED = ("vision_tower.post_layernorm", "vision_tower.vision_model.post_layernorm", ".mask_token")
 """Parameters that no forward pass of ours reaches; several processes would wait for their gradients."""
 
@@ -79,6 +80,7 @@ def run_training(run: Path, config: TrainConfig, *, resume: bool, report: Report
     main = parallel.accelerator.is_main_process
     if config.base:
         config = config.model_copy(update={"base_sha256": weights_sha256(Path(config.base))})
+    lock = _lock(run) if main else None
     if main and not resume:
         write_whole(run / TRAIN_CONFIG, (config.model_dump_json(indent=1) + "\n").encode())
     checkpoint, origin = start.checkpoint, start.origin
@@ -110,7 +112,19 @@ def run_training(run: Path, config: TrainConfig, *, resume: bool, report: Report
             save_checkpoint(at_step(checkpoint.model, config.steps), final)
     parallel.accelerator.wait_for_everyone()
     parallel.accelerator.end_training()
+    if lock:
+        lock.close()
     return final
+
+
+def _lock(run: Path) -> IO[str]:
+    """Keep other processes out of a folder for as long as the file is open; raises InputError where one is in it."""
+    file = (make_folder(run) / LOCK).open("w")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not inherited by the data's processes
+    except OSError:
+        raise InputError(f"{run}: another process trains in this folder now") from None
+    return file
 
 
 def _batches(checkpoint: Checkpoint, config: TrainConfig, first: int, parallel: Parallel) -> DataLoader[Any]:

@@ -1,6 +1,6 @@
 """What full size costs on this machine: `make proof-full-size`. Writes benchmarks/full/<date>-<commit>-<preset>.json.
 
-The 7B model needs 24 GiB of memory and 55 GB of disk. Run it on an idle machine; both presets take an hour on two cores.
+The 7B model needs 24 GiB of memory and 55 GB of disk. Run it on an idle machine; it takes an hour on two cores.
 Every step is a process of its own, whose resident memory is watched; anonymous memory is what no file backs.
 """
 
@@ -134,7 +134,8 @@ def training(work: Path) -> dict[str, Any]:
 
 def load(folder: Path) -> dict[str, Any]:
     """Open a checkpoint as the reference engine does, in a process of its own."""
-    code = f"from agvas_train.checkpoint import load_checkpoint; load_checkpoint(__import__('pathlib').Path({str(folder)!r}))"
+    code = "import pathlib; from agvas_train.checkpoint import load_checkpoint; "
+    code += f"load_checkpoint(pathlib.Path({str(folder)!r}))"
     report = watched("python", "-c", code)
     report["command"] = f"load_checkpoint({folder.name})"
     return report

@@ -138,6 +138,27 @@ def test_a_full_disk_names_the_path_and_leaves_the_checkpoints_whole(folder: Pat
     assert losses(copy) == losses(folder / "undisturbed")
 
 
+def test_two_processes_do_not_train_in_one_folder(folder: Path) -> None:
+    run = folder / "taken"
+    first = subprocess.Popen([*command(folder, "taken"), "--steps", "500"], cwd=folder, stderr=subprocess.DEVNULL)
+    try:
+        kill_when(first, [], lambda: second_start(folder) if (run / "metrics.jsonl").is_file() else None)
+    finally:
+        first.kill()
+        first.wait()
+    assert json.loads((run / "train.json").read_text())["steps"] == 500
+
+
+def second_start(folder: Path) -> bool:
+    """Resume the run that is under way; it must be refused."""
+    again = subprocess.run(
+        command(folder, "taken", resume=True), cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 2
+    assert "another process trains in this folder now" in again.stderr
+    return True
+
+
 def test_old_checkpoints_go_when_only_some_are_kept(folder: Path) -> None:
     keep = [*command(folder, "kept"), "--keep", "2"]
     done = subprocess.run(keep, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ})
