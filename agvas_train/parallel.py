@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from torch import nn
 from transformers.integrations import unset_hf_deepspeed_config
 
@@ -92,6 +93,7 @@ def start_parallel(config: TrainConfig) -> Parallel:
         options["deepspeed_plugin"] = _plugin(config, Path(config.deepspeed), micro, accumulated)
         if on_cpu:
             PartialState(cpu=True)  # joins over gloo; by itself accelerate would start every process alone
+    AcceleratorState._reset_state()  # else a second run in this process could have no other precision than the first
     accelerator = Accelerator(
         mixed_precision="bf16" if config.precision == "bf16" else "no",
         cpu=on_cpu and not config.deepspeed,  # forced to the CPU, accelerate drops DeepSpeed
@@ -117,6 +119,7 @@ def read_deepspeed(file: Path) -> dict[str, Any]:
 
 
 def _plugin(config: TrainConfig, file: Path, micro: int, accumulated: int) -> Any:
+    content = read_deepspeed(file)
     try:
         import deepspeed  # noqa: F401
     except ImportError:
@@ -124,7 +127,7 @@ def _plugin(config: TrainConfig, file: Path, micro: int, accumulated: int) -> An
     from accelerate import DeepSpeedPlugin
 
     content = {
-        **read_deepspeed(file),
+        **content,
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": accumulated,
         "gradient_clipping": config.clip_norm,

@@ -29,7 +29,7 @@ def test_a_run_leaves_metrics_scalars_checkpoints_and_a_final_checkpoint(finishe
     assert final.provenance["train"]["steps"] == 4
 
 
-def test_a_resumed_run_has_the_samelosses_and_weights(finished: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_same_losses_and_weights(finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     shutil.rmtree(run / "final")
@@ -40,7 +40,7 @@ def test_a_resumed_run_has_the_samelosses_and_weights(finished: Path, tmp_path: 
     assert (run / "final" / MODEL).read_bytes() == (finished / "final" / MODEL).read_bytes()
 
 
-def test_a_resumed_lora_run_has_the_samelosses(finished: Path, adapted: Path, tmp_path: Path) -> None:
+def test_a_resumed_lora_run_has_the_same_losses(finished: Path, adapted: Path, tmp_path: Path) -> None:
     """Dropout too: the random state is part of a checkpoint."""
     run = tmp_path / "run"
     shutil.copytree(adapted, run)
@@ -51,7 +51,7 @@ def test_a_resumed_lora_run_has_the_samelosses(finished: Path, adapted: Path, tm
     assert losses(run) == losses(adapted)
 
 
-def test_a_resumed_run_on_a_base_has_the_samelosses(finished: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_on_a_base_has_the_same_losses(finished: Path, tmp_path: Path) -> None:
     run, config = tmp_path / "run", SHORT.model_copy(update={"seed": 5, "base": str(finished / "final")})
     run_training(run, config, resume=False, report=quiet)
     before = losses(run)
@@ -156,7 +156,7 @@ def test_the_rate_warms_up_and_decays_linearly() -> None:
             "not a multiple of micro_batch 4",
         ),
         (["--config", "nope", "--out", "x"], "no such file, and no shipped recipe (there are 0.5b, 7b, tiny)"),
-        (["--preset", "tiny", "--deepspeed", "nowhere.json", "--out", "x"], "deepspeed"),
+        (["--preset", "tiny", "--deepspeed", "nowhere.json", "--out", "x"], "cannot be read as a DeepSpeed"),
     ],
 )
 def test_wrong_options_are_one_line(
