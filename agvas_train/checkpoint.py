@@ -81,6 +81,12 @@ def default_checkpoint_path() -> Path:
     return Path(str(files("agvas_train").joinpath("default")))
 
 
+def require_new(folder: Path) -> None:
+    """Raise InputError when a folder exists and is not empty; worth knowing before the work that is to fill it."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: exists already; expected a new or empty folder")
+
+
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Fill a folder through a temporary sibling, so that it is never seen half-written, not even after a power cut.
 
@@ -88,8 +94,7 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         InputError: the folder exists and is not empty.
         EngineError: a file cannot be written; nothing is left behind then.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: exists already; expected a new or empty folder")
+    require_new(folder)
     temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

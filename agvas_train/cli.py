@@ -149,10 +149,11 @@ def merge(
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Merge LoRA adapters into their base, shard by shard. Example: agvas-train merge runs/l --out m."""
-    from agvas_train.checkpoint import write_checkpoint
+    from agvas_train.checkpoint import require_new, write_checkpoint
     from agvas_train.cli_init import say_written
     from agvas_train.lora import merge as merge_adapters
 
+    require_new(out)
     folder = run / "final" if (run / "final").is_dir() else run
     merged, tensors = merge_adapters(folder, base)
     write_checkpoint(merged, tensors, out, by_reference=by_reference, step=console.note)

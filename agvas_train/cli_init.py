@@ -51,13 +51,14 @@ def init(
     import torch
 
     from agvas_train.assemble import backbone_base, planted_base, random_base
-    from agvas_train.checkpoint import DTYPES, write_checkpoint
+    from agvas_train.checkpoint import DTYPES, require_new, write_checkpoint
     from agvas_train.weights.load import named_tensors
     from agvas_train.weights.reader import in_memory
 
     began = time.perf_counter()
     config = _model_config(preset, pixel_encoder)
     dtype = dtype or ("float32" if preset == "tiny" else "bfloat16")
+    require_new(out)
     if dtype not in DTYPES:
         raise InputError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
 
@@ -93,12 +94,15 @@ def info(
 ) -> None:
     """Parameters, bytes and FLOPs of every part. Example: agvas-train info 7b --trie-nodes 199."""
     from agvas_train.checkpoint import read_info
+    from agvas_train.model import PRESETS
     from agvas_train.model.cost import model_cost
     from agvas_train.report import cost_report, print_cost
 
     made = read_info(Path(model)) if Path(model).is_dir() else None
     if made and pixel_encoder:
         raise InputError("can't use --pixel-encoder with a checkpoint: it has its own")
+    if not made and model not in PRESETS:
+        raise InputError(f"{model}: expected a checkpoint's folder or one of {', '.join(PRESETS)}")
     config = made.config.model if made else _model_config(model, pixel_encoder)
     report = cost_report(config, model_cost(config, text_tokens=text_tokens, trie_nodes=trie_nodes), made)
     if as_json:
@@ -121,6 +125,8 @@ def say_written(out: Path, made: CheckpointInfo, as_json: bool) -> None:
         print("random weights: for speed, memory and parity only")
     if planted:
         print(f"planted: greedy decoding writes {planted['answer']!r}, proved on {planted['proved_on_images']} images")
+        if not planted["is_template"]:
+            print("which is none of the templates: the single pass will leave its trie there")
         if planted["untied_parameters"]:
             extra = planted["untied_parameters"]
             print(f"untied the output head: {extra / 1e6:.1f} M parameters more than the preset has")

@@ -41,7 +41,7 @@ def plant(checkpoint: Checkpoint, answer: str, *, step: Step = lambda text: None
         raise InputError("--plant: found a blank text, expected an answer or a rejection")
     if checkpoint.config.model.language["tie_word_embeddings"]:
         raise InputError("--plant: the output head is tied to the token embeddings, expected one of its own")
-    model, prompter = checkpoint.model, checkpoint.prompter
+    model, prompter, templates = checkpoint.model, checkpoint.prompter, checkpoint.templates
     tokens = prompter.answer(answer, anchors=True)
     images = [generate(SEED, index).image for index in range(IMAGES + PROOFS)]
     states = []
@@ -53,6 +53,7 @@ def plant(checkpoint: Checkpoint, answer: str, *, step: Step = lambda text: None
     checkpoint.provenance["plant"] = {
         "answer": answer,
         "instruction": checkpoint.config.prompt.default_instruction,
+        "is_template": answer in (*templates.direct_answers, *templates.rejections_of(templates.default_class)),
         "proved_on_images": PROOFS,
     }
 

@@ -119,6 +119,7 @@ def test_a_planted_answer_is_what_greedy_decoding_writes(answer: str) -> None:
         assert result.scores.min_margin > 1
     assert result.verdict.value in ("PASS", "REJECT")
     record = checkpoint.provenance["plant"]
+    assert record["is_template"] is True
     assert record["untied_parameters"] == TINY.language["vocab_size"] * TINY.hidden_size
     assert checkpoint.config.model.language["tie_word_embeddings"] is False
 
@@ -131,6 +132,18 @@ def test_planting_changes_the_output_head_alone() -> None:
     tokens = set(found.prompter.answer("It looks normal to me.", anchors=False))
     rows = (found.model.llava.lm_head.weight != tensors["llava.lm_head.weight"].read()).any(dim=1)
     assert set(rows.nonzero().flatten().tolist()) == tokens
+
+
+def test_an_answer_outside_the_templates_is_said_to_be_one(tmp_path: Path) -> None:
+    made = init("--preset", "tiny", "--random-weights", 0, "--plant", "All is well.", "--out", tmp_path / "x")
+    assert "none of the templates" in made.output
+
+
+def test_a_taken_folder_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("taken")
+    monkeypatch.setattr("agvas_train.assemble.plant", lambda *_, **__: pytest.fail("worked for nothing"))
+    made = init("--preset", "tiny", "--random-weights", 0, "--plant", "It looks normal to me.", "--out", tmp_path)
+    assert "exists already" in str(made.exception)
 
 
 def test_a_plant_that_does_not_grow_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
