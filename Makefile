@@ -18,7 +18,7 @@ test: lint
 	.venv-test/bin/python -m pytest -m "not slow"
 
 # The same at the sizes that the issues name; hours, not minutes.
-test-full: lint proof
+test-full: lint proof proof-full-size
 	.venv-test/bin/python -m pytest
 
 # The figures behind the README, on an idle machine: benchmarks/full/<date>-<commit>.json.

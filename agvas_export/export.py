@@ -104,6 +104,7 @@ def _manifest(
             checkpoint_sha256=digest,
             preset=config.preset,
             random_weights=bool(checkpoint.provenance.get("random_weights", False)),
+            plant=checkpoint.provenance.get("plant"),
         ),
         graphs={
             graph.name: _graph_spec(folder, f"graphs/{graph.name}.onnx", _precision(graph.name, precision))

@@ -7,6 +7,7 @@ from rich.table import Table
 from agvas_runtime import console
 from agvas_runtime.bundle import MANIFEST, Bundle
 from agvas_runtime.hashing import sha256_file
+from agvas_runtime.manifest import weights_note
 from agvas_runtime.templates import read_templates
 
 
@@ -35,8 +36,8 @@ def print_bundle(bundle: Bundle) -> None:
     table.add_row("bundle", f"{manifest.name} ({facts['path']})")
     table.add_row("sha256", f"{facts['bundle_sha256']} (manifest; all {len(manifest.files)} files verified)")
     table.add_row("size", f"{bundle.size_bytes / 1e6:.2f} MB")
-    weights = ", random weights: masks mean nothing" if manifest.source.random_weights else ""
-    table.add_row("source", f"preset {manifest.source.preset}{weights}")
+    note = weights_note(manifest.source.random_weights, manifest.source.plant)
+    table.add_row("source", f"preset {manifest.source.preset}{', ' if note else ''}{note}")
     table.add_row("checkpoint", manifest.source.checkpoint_sha256)
     table.add_row("licence", manifest.licence)
     table.add_row("instruction", manifest.prompt.default_instruction)

@@ -1,6 +1,7 @@
 """The schema of a bundle's manifest.json. Reading, checking and writing bundles is in bundle.py."""
 
 import json
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Annotated, Any, Literal
 
@@ -58,6 +59,20 @@ class Source(_Part):
     preset: str
     random_weights: bool = False
     """True where the weights are random: good for speed and parity only."""
+    plant: dict[str, JsonValue] | None = None
+    """Of random weights: the answer that the output head was fitted to write, and what that took."""
+
+
+def weights_note(random_weights: bool, plant: Mapping[str, Any] | None) -> str:
+    """What has to be said beside every figure of a model with random weights; empty for any other."""
+    if not random_weights:
+        return ""
+    note = "random weights: for speed, memory and parity only"
+    if plant:
+        note += f"; planted answer {plant['answer']!r}"
+        if plant.get("untied_parameters"):
+            note += f", {plant['untied_parameters'] / 1e6:.1f} M parameters more by untying the output head for it"
+    return note
 
 
 class Preprocessing(_Part):

@@ -19,7 +19,7 @@ from agvas_runtime.engines.ort import OrtEngine
 from agvas_runtime.engines.registry import check_mode
 from agvas_runtime.errors import BundleError, InputError
 from agvas_runtime.frames import decode_image, read_bytes
-from agvas_runtime.manifest import Manifest
+from agvas_runtime.manifest import Manifest, weights_note
 from agvas_runtime.maps import binarise, to_image_size
 from agvas_runtime.modes import Mode, Request
 from agvas_runtime.plan import PassPlan, plan_pass
@@ -69,6 +69,7 @@ class Segmenter:
             found = f"{len(self._embeddings)} token embeddings for {self.prompter.vocabulary_size} tokens"
             raise BundleError(f"{bundle.folder}: found {found}")
         self._plans: OrderedDict[str, tuple[PassPlan, Tensors]] = OrderedDict()
+        self.weights_note = weights_note(self.manifest.source.random_weights, self.manifest.source.plant)
 
     @classmethod
     def open(cls, path: Path | str | None = None, *, engine: str = "ort", threads: int | None = None) -> Segmenter:

@@ -95,6 +95,7 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         EngineError: a file cannot be written; nothing is left behind then.
     """
     require_new(folder)
+    folder = folder.resolve() if folder.is_symlink() else folder
     temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -123,8 +124,8 @@ def _to_disk(path: Path) -> None:
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write a checkpoint folder; raises InputError when it exists already, EngineError when it cannot be written."""
-    write_folder(folder, lambda temporary: write_checkpoint_files(checkpoint, temporary))
+    """Write a model in memory as a checkpoint folder; raises what `write_checkpoint` raises."""
+    write_checkpoint(checkpoint.info, in_memory(named_tensors(checkpoint.model)), folder)
 
 
 def write_checkpoint(
@@ -155,12 +156,6 @@ def write_checkpoint(
         write_info_files(info, temporary)
 
     write_folder(folder, write)
-
-
-def write_checkpoint_files(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write a checkpoint's files into an existing folder."""
-    write_weights(in_memory(named_tensors(checkpoint.model)), folder)
-    write_info_files(checkpoint, folder)
 
 
 def write_info_files(info: CheckpointInfo, folder: Path) -> None:

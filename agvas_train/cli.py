@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +15,7 @@ from rich.progress import Progress
 
 from agvas_runtime import console
 from agvas_runtime.errors import InputError
+from agvas_runtime.manifest import weights_note
 from agvas_train.cli_init import info, init
 
 if TYPE_CHECKING:
@@ -40,16 +44,20 @@ def train(
     micro_batch: Annotated[int | None, typer.Option(help="Samples a process computes at a time.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
     gradient_checkpointing: Annotated[
-        bool | None, typer.Option("--gradient-checkpointing", help="Less memory, a third more time.")
+        bool | None,
+        typer.Option("--gradient-checkpointing/--no-gradient-checkpointing", help="Less memory, a third more time."),
     ] = None,
-    deepspeed: Annotated[Path | None, typer.Option(help="DeepSpeed configuration (JSON).")] = None,
+    deepspeed: Annotated[
+        str | None, typer.Option(help="DeepSpeed configuration (JSON); none: without, whatever the recipe says.")
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights and data.")] = None,
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
     keep: Annotated[int | None, typer.Option(help="Checkpoints that stay, the newest.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that make batches.")] = None,
     overfit: Annotated[
-        bool | None, typer.Option("--overfit", help="See the first step's samples in every step: can it learn at all?")
+        bool | None,
+        typer.Option("--overfit/--no-overfit", help="See the first step's samples in every step: can it learn at all?"),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained, and train nothing.")] = False,
@@ -69,14 +77,14 @@ def train(
         return
     given = {
         "preset": preset,
-        "base": str(base) if base else None,
+        "base": str(base.resolve()) if base else None,
         "lora": lora,
         "steps": steps,
         "batch_size": batch_size,
         "micro_batch": micro_batch,
         "precision": precision,
         "gradient_checkpointing": gradient_checkpointing,
-        "deepspeed": str(deepspeed.resolve()) if deepspeed else None,
+        "deepspeed": str(Path(deepspeed).resolve()) if deepspeed not in (None, "none") else deepspeed,
         "learning_rate": learning_rate,
         "seed": seed,
         "save_every": save_every,
@@ -118,8 +126,9 @@ def _run(settings: TrainConfig, out: Path, resume: bool, as_json: bool) -> None:
     from agvas_train.runs import run_training
 
     terminal = Console(stderr=True)
+    shown = terminal.is_terminal and os.environ.get("RANK", "0") == "0"
     last: dict[str, float] = {}
-    with Progress(console=terminal, disable=not terminal.is_terminal) as progress:
+    with Progress(console=terminal, disable=not shown) as progress:
         task = progress.add_task("training", total=settings.steps)
 
         def report(step: int, figures: dict[str, float]) -> None:
@@ -132,10 +141,14 @@ def _run(settings: TrainConfig, out: Path, resume: bool, as_json: bool) -> None:
         final = run_training(out, settings, resume=resume, report=report)
     if os.environ.get("RANK", "0") != "0":
         return  # the first process reports for all
+    made = json.loads((final / "provenance.json").read_text(encoding="utf-8"))
+    note = weights_note(made["random_weights"], None)
     if as_json:
-        console.print_json({"final": str(final), "figures": last})
-    else:
-        print(f"wrote {final}")
+        console.print_json({"final": str(final), "figures": last, "weights": note})
+        return
+    if note:
+        print(note)
+    print(f"wrote {final}")
 
 
 @app.command()
@@ -162,4 +175,5 @@ def merge(
 
 def main() -> None:
     """Entry point of `agvas-train`."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # leave nothing half-written behind
     console.run(app)

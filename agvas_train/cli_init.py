@@ -10,6 +10,7 @@ import typer
 
 from agvas_runtime import console
 from agvas_runtime.errors import InputError
+from agvas_runtime.manifest import weights_note
 
 if TYPE_CHECKING:
     from agvas_train.checkpoint import CheckpointInfo
@@ -68,6 +69,8 @@ def init(
     if random_weights is not None:
         if llava or pixel:
             raise InputError("can't use --random-weights beside --llava or --pixel; choose one")
+        if by_reference:
+            raise InputError("--by-reference needs files to refer to; --random-weights has none")
         console.note("random weights: for speed, memory and parity only; this model knows nothing")
         if plant is None:
             made, tensors = random_base(config, random_weights, dtype)
@@ -121,15 +124,12 @@ def say_written(out: Path, made: CheckpointInfo, as_json: bool) -> None:
         digest = weights_sha256(out)
         console.print_json({"out": str(out), "sha256": digest, "files": files, "provenance": made.provenance})
         return
-    if made.provenance.get("random_weights"):
-        print("random weights: for speed, memory and parity only")
+    if note := weights_note(bool(made.provenance.get("random_weights", False)), planted):
+        print(note)
     if planted:
-        print(f"planted: greedy decoding writes {planted['answer']!r}, proved on {planted['proved_on_images']} images")
+        print(f"plain greedy decoding writes it, proved on {planted['proved_on_images']} images")
         if not planted["is_template"]:
-            print("which is none of the templates: the single pass will leave its trie there")
-        if planted["untied_parameters"]:
-            extra = planted["untied_parameters"]
-            print(f"untied the output head: {extra / 1e6:.1f} M parameters more than the preset has")
+            print("it is none of the templates: the single pass will leave its trie there")
     print(f"wrote {out} ({sum(files.values()) / 1e6:.1f} MB)")
 
 

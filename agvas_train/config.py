@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from agvas_train.data.conversation import Task
 from agvas_train.data.synth import SynthConfig
@@ -40,7 +40,7 @@ class TrainConfig(BaseModel):
     """The paper's 3e-4 is for LoRA on a trained model; a model from scratch takes more."""
     warmup_steps: int = Field(100, ge=0)
     weight_decay: float = 0.0
-    clip_norm: float = 1.0
+    clip_norm: float = Field(1.0, gt=0)
     seed: int = 0
     mixture: dict[Task, float] = {
         Task.DIRECT: 0.60,
@@ -67,6 +67,13 @@ class TrainConfig(BaseModel):
     """How many checkpoints of the run stay, the newest; None keeps all."""
     workers: int = Field(1, ge=0)
     """Processes that make batches; 0 makes them in the training process."""
+
+    @field_validator("mixture")
+    @classmethod
+    def _has_a_task(cls, mixture: dict[Task, float]) -> dict[Task, float]:
+        if min(mixture.values(), default=0) < 0 or not sum(mixture.values()):
+            raise ValueError("the weights of the tasks must not be negative, nor all zero")
+        return mixture
 
     @property
     def synth(self) -> SynthConfig:

@@ -12,6 +12,8 @@ from rich.table import Table
 
 from agvas_runtime import console
 from agvas_runtime.errors import InputError
+from agvas_runtime.manifest import weights_note
+from agvas_train.checkpoint import read_info
 from agvas_train.config import TrainConfig
 from agvas_train.data.conversation import GROUPS, draw_task
 from agvas_train.lora import AdapterConfig, add_adapters
@@ -37,6 +39,7 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(str(error)) from None
     model_config, found = _model_config(config)
+    made = read_info(Path(config.base)).provenance if config.base and found else {}
     model = build_empty(model_config)
     if config.lora:
         add_adapters(model, AdapterConfig(rank=config.lora, alpha=config.lora_alpha, base="", base_sha256=""))
@@ -52,6 +55,7 @@ def plan(config: TrainConfig) -> dict[str, Any]:
         "preset": model_config.preset,
         "base": config.base,
         "base_found": found,
+        "weights": weights_note(bool(made.get("random_weights", False)), made.get("plant")),
         "lora": config.lora,
         "parts": {part: {"trained": count["trained"], "frozen": count["frozen"]} for part, count in parts.items()},
         "trained": trained,
@@ -71,7 +75,6 @@ def plan(config: TrainConfig) -> dict[str, Any]:
 
 def _model_config(config: TrainConfig) -> tuple[ModelConfig, bool]:
     """The base's configuration where it is there, else the preset's."""
-    from agvas_train.checkpoint import read_info
     from agvas_train.runs import check_preset
 
     if config.base and Path(config.base).is_dir():
@@ -106,6 +109,8 @@ def print_plan(found: dict[str, Any]) -> None:
     output.print(table)
     if found["base"]:
         output.print(f"base {found['base']}: {'found' if found['base_found'] else 'not there yet'}")
+    if found["weights"]:
+        output.print(found["weights"], markup=False)
     output.print(
         f"a step: {found['batch_size']} samples = {found['processes']} processes x {found['accumulated']} "
         f"micro-batches x {found['micro_batch']}; {found['steps']} steps, {found['samples']:,} samples"

@@ -20,15 +20,15 @@ from agvas_train.checkpoint import write_folder
 from agvas_train.config import TrainConfig
 from agvas_train.data.batch import Batch
 from agvas_train.model import AGVAS
-from agvas_train.parallel import Parallel
+from agvas_train.parallel import UNFINISHED, Parallel
 from agvas_train.step import TrainingStep
 from agvas_train.weights.reader import open_weights
 from agvas_train.weights.store import save_tensors
 
 OPTIMIZER, STATE, METRICS, CHECKPOINTS = "optimizer.safetensors", "state.json", "metrics.jsonl", "checkpoints"
 
-WriteFiles = Callable[[AGVAS, int, Path], None]
-"""Writes the model's files of one step into a folder."""
+WriteFiles = Callable[[dict[str, Tensor], int, Path], None]
+"""Writes the model's files of one step into a folder, given the trained parameters by name in float32."""
 Report = Callable[[int, dict[str, float]], None]
 """Called after every step with its number and its figures."""
 
@@ -85,7 +85,7 @@ def train(
         parallel.load_state(module, resumed.folder)
     journal = _Journal(run, start) if accelerator.is_main_process else None
     if journal:
-        for leftover in (run / CHECKPOINTS).glob(".step-*"):  # of a run that was killed while it wrote
+        for leftover in (*(run / CHECKPOINTS).glob(".step-*"), *run.glob(".final-*")):  # a kill left them half-written
             shutil.rmtree(leftover, ignore_errors=True)
     began = time.perf_counter()
     stream = iter(batches)
@@ -98,9 +98,9 @@ def train(
             report(step, figures)
         done = step + 1
         if done % config.save_every == 0 or done == config.steps:
-            _save(run, done, module, optimizer, trained, write_files, config.keep, parallel)
+            _save(run, done, module, optimizer, trained, write_files, config, parallel)
     if journal:
-        journal.writer.close()
+        journal.close()
     model.eval()
 
 
@@ -141,11 +141,16 @@ def _one_step(
 
 def latest_checkpoint(run: Path) -> Resumed | None:
     """The newest complete checkpoint of a run folder."""
-    folders = sorted((run / CHECKPOINTS).glob("step-*"))
+    folders = _checkpoints(run)
     if not folders:
         return None
     state = json.loads((folders[-1] / STATE).read_text(encoding="utf-8"))
     return Resumed(step=int(state["step"]), folder=folders[-1])
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """The checkpoint folders of a run, oldest first."""
+    return sorted((run / CHECKPOINTS).glob("step-*"), key=lambda folder: int(folder.name.removeprefix("step-")))
 
 
 class _Journal:
@@ -155,8 +160,7 @@ class _Journal:
         self.path = run / METRICS
         if self.path.is_file():  # steps that a resumed run does again, and a line that a kill cut short
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < start]
-            write_whole(self.path, "".join(kept).encode())
+            write_whole(self.path, "".join(line for line in lines if _step_of(line) < start).encode())
         self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=start)
 
     def write(self, step: int, figures: dict[str, float]) -> None:
@@ -166,7 +170,21 @@ class _Journal:
             for name, value in figures.items():
                 self.writer.add_scalar(name, value, step)
         except OSError as error:
-            raise EngineError(f"{self.path}: cannot write: {error.strerror}") from None
+            raise EngineError(f"{error.filename or self.path}: cannot write: {error.strerror}") from None
+
+    def close(self) -> None:
+        try:
+            self.writer.close()
+        except OSError as error:
+            raise EngineError(f"{self.writer.log_dir}: cannot write: {error.strerror}") from None
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of figures; of one that a kill has cut short, or that is none, infinity."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
 
 
 def _save(
@@ -176,7 +194,7 @@ def _save(
     optimizer: torch.optim.Optimizer,
     trained: list[nn.Parameter],
     write_files: WriteFiles,
-    keep: int | None,
+    config: TrainConfig,
     parallel: Parallel,
 ) -> None:
     """Write the checkpoint of one step, and drop the oldest ones beyond `keep`. Every process takes part."""
@@ -185,7 +203,7 @@ def _save(
     model: AGVAS = accelerator.unwrap_model(module).model
 
     def write(temporary: Path) -> None:
-        write_files(model, done, temporary)
+        write_files(values, done, temporary)
         if parallel.deepspeed:
             parallel.move_state(run / CHECKPOINTS, temporary)
         else:
@@ -194,16 +212,18 @@ def _save(
 
     if parallel.deepspeed:
         parallel.save_state(module, run / CHECKPOINTS)
-    with parallel.gathered(trained):
+    values = parallel.trained_values(model)
+    with parallel.gathered([] if config.lora else [p for p in model.parameters() if not p.requires_grad]):
         if accelerator.is_main_process:
             try:
                 write_folder(folder, write)
             except EngineError as error:
+                shutil.rmtree(run / CHECKPOINTS / UNFINISHED, ignore_errors=True)
                 whole = latest_checkpoint(run)
                 rest = f"the newest whole checkpoint is {whole.folder}" if whole else "no checkpoint was written yet"
                 raise EngineError(f"{error}; {rest}") from None
-            if keep:
-                for old in sorted((run / CHECKPOINTS).glob("step-*"))[:-keep]:
+            if config.keep:
+                for old in _checkpoints(run)[: -config.keep]:
                     shutil.rmtree(old)
     accelerator.wait_for_everyone()
 

@@ -14,7 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from agvas_runtime.errors import InputError
-from agvas_train.checkpoint import Checkpoint, CheckpointInfo, load_checkpoint, read_info, write_info_files
+from agvas_train.checkpoint import (
+    PROVENANCE,
+    Checkpoint,
+    CheckpointInfo,
+    load_checkpoint,
+    read_info,
+    write_info_files,
+)
 from agvas_train.model import AGVAS
 from agvas_train.weights.load import check_tensors
 from agvas_train.weights.reader import LazyTensor, LazyTensors, open_weights
@@ -37,7 +44,7 @@ class AdapterConfig(BaseModel):
     base: str
     """Folder of the base checkpoint."""
     base_sha256: str
-    """Of its model.safetensors."""
+    """Of its weights, see `weights_sha256`."""
 
 
 def adapter_config(base: Path, rank: int, *, alpha: int = 32, dropout: float = 0.05) -> AdapterConfig:
@@ -65,14 +72,15 @@ def add_adapters(model: AGVAS, config: AdapterConfig) -> LoraModel:
     return adapted
 
 
-def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The trainable parameters by name, tied ones once."""
-    return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+def write_adapter_files(
+    checkpoint: CheckpointInfo, values: dict[str, Tensor], config: AdapterConfig, folder: Path
+) -> None:
+    """Write what was trained beside a base: adapter.safetensors, adapter.json and the checkpoint's small files.
 
-
-def write_adapter_files(checkpoint: Checkpoint, config: AdapterConfig, folder: Path) -> None:
-    """Write what was trained beside a base: adapter.safetensors, adapter.json and the checkpoint's small files."""
-    save_tensors(trained_tensors(checkpoint.model), folder / ADAPTER)
+    Args:
+        values: the trained parameters by name, tied ones once, float32.
+    """
+    save_tensors(values, folder / ADAPTER)
     (folder / ADAPTER_CONFIG).write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
     write_info_files(checkpoint, folder)
 
@@ -140,7 +148,7 @@ def merge(folder: Path, base: Path | None = None) -> tuple[CheckpointInfo, LazyT
     config = read_adapter_config(folder)
     root = _base_of(config, base)
     info, tensors = read_info(root), read_weights(root)
-    made = read_info_provenance(folder)
+    made = _training_record(folder)
     trained = open_weights(folder / ADAPTER)
     scale = config.alpha / config.rank
     merged = dict(tensors)
@@ -153,7 +161,7 @@ def merge(folder: Path, base: Path | None = None) -> tuple[CheckpointInfo, LazyT
         stem = name.removesuffix(".weight")
         down, up = f"{stem}.lora_A.default.weight", f"{stem}.lora_B.default.weight"
         if down in trained and up in trained:
-            merged[name] = _with_adapter(tensor, trained[down], trained[up], scale)
+            merged[name] = _with_adapter(tensor, trained[down], trained[up], scale, info.dtype)
             used.update((down, up))
     if left := sorted(trained.keys() - used):
         raise InputError(f"{folder / ADAPTER}: tensor {left[0]} belongs to nothing in {root}")
@@ -162,9 +170,9 @@ def merge(folder: Path, base: Path | None = None) -> tuple[CheckpointInfo, LazyT
     return replace(info, provenance=provenance), merged
 
 
-def read_info_provenance(folder: Path) -> dict[str, object]:
+def _training_record(folder: Path) -> dict[str, object]:
     """What an adapter folder says of its training."""
-    path = folder / "provenance.json"
+    path = folder / PROVENANCE
     try:
         made: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -172,11 +180,11 @@ def read_info_provenance(folder: Path) -> dict[str, object]:
     return made
 
 
-def _with_adapter(weight: LazyTensor, down: LazyTensor, up: LazyTensor, scale: float) -> LazyTensor:
-    """W + scale * B A, added in float32 and rounded once."""
+def _with_adapter(weight: LazyTensor, down: LazyTensor, up: LazyTensor, scale: float, dtype: torch.dtype) -> LazyTensor:
+    """W + scale * B A in float32, W as training saw it; whoever writes it rounds it, once."""
 
     def read() -> Tensor:
         delta = up.read().float() @ down.read().float()
-        return (weight.read().float() + scale * delta).to(weight.dtype)
+        return weight.read().to(dtype).float() + scale * delta
 
-    return LazyTensor(weight.shape, weight.dtype, read)
+    return LazyTensor(weight.shape, torch.float32, read)

@@ -37,6 +37,8 @@ def read_options(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{file}: found a {type(content).__name__}, expected an object of training options")
     engine = content.get("deepspeed")
+    if isinstance(content.get("base"), str):
+        content["base"] = str(Path(content["base"]).resolve())  # so that a run goes on from wherever it is resumed
     if isinstance(engine, str) and not Path(engine).is_absolute():
         content["deepspeed"] = str((file.parent / engine).resolve())
     return content
@@ -45,7 +47,7 @@ def read_options(file: Path) -> dict[str, Any]:
 def make_config(options: dict[str, Any], *, source: str = "training options") -> TrainConfig:
     """Check options; raises InputError naming the first wrong one."""
     try:
-        return TrainConfig.model_validate(options)
+        return TrainConfig.model_validate({k: v for k, v in options.items() if (k, v) != ("deepspeed", "none")})
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

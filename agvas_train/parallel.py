@@ -14,13 +14,18 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from torch import nn
+from torch import Tensor, nn
 from transformers.integrations import unset_hf_deepspeed_config
 
-from agvas_runtime.errors import InputError
+from agvas_runtime.errors import EngineError, InputError
 from agvas_train.config import TrainConfig
 
 ENGINE_STATE, UNFINISHED = "deepspeed", ".step-engine"
+OURS = {
+    *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"),
+    *("bf16", "fp16", "optimizer", "scheduler"),
+}
+"""What a DeepSpeed file may not say, because the recipe says it."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,46 @@ class Parallel:
         with deepspeed.zero.GatheredParameters(list(parameters)):
             yield
 
+    def trained_values(self, model: nn.Module) -> dict[str, Tensor]:
+        """The trained parameters by name, float32 on the CPU; every process takes part, the first one gets them.
+
+        DeepSpeed computes with bfloat16 copies; what is written are the float32 originals.
+        """
+        values = {}
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            value = self._original(parameter) if self.deepspeed else parameter.detach()
+            if self.accelerator.is_main_process:
+                values[name] = value.float().cpu().contiguous()
+        return values
+
+    @staticmethod
+    def _original(parameter: nn.Parameter) -> Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        original = safe_get_full_fp32_param(parameter)
+        return parameter.detach() if original is None else original.detach()
+
     def save_state(self, module: Any, folder: Path) -> None:
-        """DeepSpeed's optimiser state, each process its part, into a hidden place in `folder`."""
+        """DeepSpeed's optimiser state, each process its part, into a hidden place in `folder`.
+
+        Raises:
+            EngineError: it cannot be written; nothing of it is left behind.
+        """
+        place = folder / UNFINISHED
         if self.accelerator.is_main_process:
-            shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+            shutil.rmtree(place, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        module.save_checkpoint(str(folder / UNFINISHED), tag=ENGINE_STATE, exclude_frozen_parameters=True)
+        try:
+            module.save_checkpoint(str(place), tag=ENGINE_STATE, exclude_frozen_parameters=True)
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # torch words a full disk as a RuntimeError
+            shutil.rmtree(place, ignore_errors=True)
+            reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:120]
+            raise EngineError(f"{place}: cannot write DeepSpeed's state (disk full?): {reason}") from None
         self.accelerator.wait_for_everyone()
 
     def move_state(self, folder: Path, target: Path) -> None:
@@ -70,9 +109,14 @@ class Parallel:
         shutil.rmtree(folder / UNFINISHED)
 
     def load_state(self, module: Any, folder: Path) -> None:
-        """Load what a checkpoint folder holds of DeepSpeed's state; the processes must be as many as then."""
-        if not (folder / ENGINE_STATE).is_dir():
-            raise InputError(f"{folder}: holds no {ENGINE_STATE} state; it was written without --deepspeed")
+        """Load what a checkpoint folder holds of DeepSpeed's state; raises InputError unless there is a part for each.
+
+        DeepSpeed unpickles its own state: only runs of one's own are resumed.
+        """
+        parts = len(list((folder / ENGINE_STATE).glob("*optim_states.pt")))
+        if parts != self.accelerator.num_processes:
+            written = f"was written by {parts} processes" if parts else f"holds no {ENGINE_STATE} state"
+            raise InputError(f"{folder}: {written}, resumed with {self.accelerator.num_processes} and DeepSpeed")
         module.load_checkpoint(str(folder), tag=ENGINE_STATE, load_module_strict=False)
 
 
@@ -112,9 +156,13 @@ def read_deepspeed(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: cannot be read as a DeepSpeed configuration: {error}") from None
     if not isinstance(content, dict) or "zero_optimization" not in content:
         raise InputError(f"{file}: found no zero_optimization, expected a DeepSpeed configuration")
-    ours = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"}
-    if clash := sorted(ours & content.keys()):
+    if clash := sorted(OURS & content.keys()):
         raise InputError(f"{file}: {clash[0]} comes from the recipe; take it out")
+    zero = content["zero_optimization"]
+    if not isinstance(zero, dict) or zero.get("stage") not in (1, 2, 3):
+        raise InputError(f"{file}: zero_optimization has no stage, expected 1, 2 or 3")
+    if "offload_optimizer" in zero:
+        raise InputError(f"{file}: offload_optimizer needs an optimiser of DeepSpeed's own; take it out")
     return content
 
 
@@ -124,6 +172,8 @@ def _plugin(config: TrainConfig, file: Path, micro: int, accumulated: int) -> An
         import deepspeed  # noqa: F401
     except ImportError:
         raise InputError("--deepspeed: deepspeed is not installed: pip install 'agvas[deepspeed]'") from None
+    if "LOCAL_RANK" not in os.environ:
+        raise InputError("--deepspeed: start it with a launcher: torchrun --nproc-per-node N -m agvas_train ...")
     from accelerate import DeepSpeedPlugin
 
     content = {
@@ -132,6 +182,7 @@ def _plugin(config: TrainConfig, file: Path, micro: int, accumulated: int) -> An
         "gradient_accumulation_steps": accumulated,
         "gradient_clipping": config.clip_norm,
         "bf16": {"enabled": config.precision == "bf16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
         "zero_allow_untested_optimizer": True,
     }
     return DeepSpeedPlugin(hf_ds_config=content, zero3_init_flag=False)

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from agvas_runtime.errors import EngineError
+from agvas_runtime.manifest import weights_note
 from agvas_runtime.maps import to_image_size
 from agvas_runtime.modes import AnchorGroup, Mode, Request, read_answer
 from agvas_runtime.plan import template_trie
@@ -59,6 +60,8 @@ class ReferenceSegmenter:
         self.device: torch.device = self.model.llava.get_input_embeddings().weight.device
         self.prompter = checkpoint.prompter
         self.templates = checkpoint.templates
+        made = checkpoint.provenance
+        self.weights_note = weights_note(bool(made.get("random_weights", False)), made.get("plant"))
         self.max_new_tokens = max_new_tokens
         self.template_scores = template_scores
         self._last_rejections: dict[str, frozenset[tuple[int, ...]]] = {}

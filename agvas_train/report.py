@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from agvas_runtime import console
+from agvas_runtime.manifest import weights_note
 from agvas_train.checkpoint import CheckpointInfo
 from agvas_train.model import ModelConfig
 from agvas_train.model.cost import PartCost
@@ -43,13 +44,5 @@ def print_cost(report: dict[str, Any]) -> None:
         table.add_row(row["part"], *cells, style="bold" if row["part"] == "total" else "")
     output = console.output()
     output.print(table)
-    if report["random_weights"]:
-        output.print("random weights: for speed, memory and parity only")
-    plant = report["plant"]
-    if plant:
-        extra = (
-            f"; {plant['untied_parameters'] / 1e6:.1f} M parameters of it by untying"
-            if plant["untied_parameters"]
-            else ""
-        )
-        output.print(f"planted answer: {plant['answer']}{extra}", markup=False, highlight=False)
+    if note := weights_note(report["random_weights"], report["plant"]):
+        output.print(note, markup=False, highlight=False)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from agvas_runtime.errors import InputError
@@ -20,13 +22,12 @@ from agvas_train.checkpoint import (
     CheckpointConfig,
     load_checkpoint,
     read_info,
-    save_checkpoint,
-    write_checkpoint_files,
     write_folder,
+    write_info_files,
 )
 from agvas_train.config import TrainConfig
 from agvas_train.data.stream import SynthStream, caption_corpus
-from agvas_train.loop import Report, Resumed, latest_checkpoint, train
+from agvas_train.loop import OPTIMIZER, STATE, Report, Resumed, latest_checkpoint, train
 from agvas_train.lora import (
     ADAPTER,
     AdapterConfig,
@@ -39,10 +40,13 @@ from agvas_train.lora import (
 from agvas_train.model import AGVAS, PRESETS, build_agvas
 from agvas_train.parallel import Parallel, start_parallel
 from agvas_train.tokenizer import prompt_spec, template_sentences, train_tokenizer
-from agvas_train.weights.store import weights_sha256
+from agvas_train.weights.load import named_tensors
+from agvas_train.weights.reader import LazyTensors, in_memory
+from agvas_train.weights.store import read_weights, weights_sha256, write_weights
 
 TRAIN_CONFIG, FINAL, LOCK = "train.json", "final", ".lock"
 NEVER_USED = ("vision_tower.post_layernorm", "vision_tower.vision_model.post_layernorm", ".mask_token")
+CLIPS = ("pixel_encoder.post_layernorm", "pixel_encoder.vision_model.post_layernorm")
 """Parameters that no forward pass of ours reaches; several processes would wait for their gradients."""
 
 
@@ -85,14 +89,13 @@ def run_training(run: Path, config: TrainConfig, *, resume: bool, report: Report
         write_whole(run / TRAIN_CONFIG, (config.model_dump_json(indent=1) + "\n").encode())
     checkpoint, origin = start.checkpoint, start.origin
 
-    def at_step(model: AGVAS, step: int) -> Checkpoint:
-        return replace(checkpoint, model=model, provenance=_provenance(config, step, origin, start.adapter))
-
-    def write_files(model: AGVAS, step: int, folder: Path) -> None:
+    def write_files(values: dict[str, Tensor], step: int, folder: Path) -> None:
+        info = replace(checkpoint.info, provenance=_provenance(config, step, origin, start.adapter))
         if start.adapter:
-            write_adapter_files(at_step(model, step), start.adapter, folder)
+            write_adapter_files(info, values, start.adapter, folder)
         else:
-            write_checkpoint_files(at_step(model, step), folder)
+            write_weights(in_memory({**named_tensors(checkpoint.model), **values}), folder)
+            write_info_files(info, folder)
 
     train(
         checkpoint.model,
@@ -104,12 +107,9 @@ def run_training(run: Path, config: TrainConfig, *, resume: bool, report: Report
         resumed=resumed,
         parallel=parallel,
     )
-    final = run / FINAL
-    with parallel.gathered([p for p in checkpoint.model.parameters() if p.requires_grad]):
-        if main and start.adapter:
-            write_folder(final, lambda folder: write_files(checkpoint.model, config.steps, folder))
-        elif main:
-            save_checkpoint(at_step(checkpoint.model, config.steps), final)
+    final, newest = run / FINAL, latest_checkpoint(run)
+    if main and newest:
+        write_folder(final, lambda folder: _copy_model(newest.folder, folder))
     parallel.accelerator.wait_for_everyone()
     parallel.accelerator.end_training()
     if lock:
@@ -117,12 +117,19 @@ def run_training(run: Path, config: TrainConfig, *, resume: bool, report: Report
     return final
 
 
+def _copy_model(checkpoint: Path, folder: Path) -> None:
+    """What a step's checkpoint holds of the model, without what only resuming needs."""
+    for path in checkpoint.iterdir():
+        if path.is_file() and path.name not in (OPTIMIZER, STATE):
+            shutil.copyfile(path, folder / path.name)
+
+
 def _lock(run: Path) -> IO[str]:
     """Keep other processes out of a folder for as long as the file is open; raises InputError where one is in it."""
     file = (make_folder(run) / LOCK).open("w")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not inherited by the data's processes
-    except OSError:
+    except (BlockingIOError, PermissionError):
         raise InputError(f"{run}: another process trains in this folder now") from None
     return file
 
@@ -163,6 +170,8 @@ def _recorded(run: Path, config: TrainConfig) -> tuple[TrainConfig, Resumed | No
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    # a base may have moved: its hash tells whether it is the same
+    found = found.model_copy(update={"base": config.base if found.base else None})
     asked = config.model_copy(update={"base_sha256": found.base_sha256})
     if found != asked:
         names = [n for n in TrainConfig.model_fields if getattr(found, n) != getattr(asked, n)]
@@ -197,7 +206,17 @@ def _start(config: TrainConfig, resumed: Resumed | None) -> Start:
     add_adapters(checkpoint.model, adapter)
     if resumed:
         load_trained(checkpoint.model, resumed.folder / ADAPTER)
+    else:
+        _in_full_precision(checkpoint.model, read_weights(base))
     return Start(checkpoint, adapter, checkpoint.provenance)
+
+
+@torch.no_grad()
+def _in_full_precision(model: AGVAS, tensors: LazyTensors) -> None:
+    """Give trained parameters the values that the base's files hold: loading may have rounded them."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and name in tensors:
+            parameter.copy_(tensors[name].read())
 
 
 def check_preset(config: TrainConfig, base: Path) -> None:
@@ -209,8 +228,9 @@ def check_preset(config: TrainConfig, base: Path) -> None:
 
 def _all_trained(checkpoint: Checkpoint) -> Checkpoint:
     """Every parameter that a forward pass reaches becomes trainable; the weights are float32 then."""
+    unused = (*NEVER_USED, *CLIPS) if checkpoint.config.model.pixel_encoder == "clip" else NEVER_USED
     for name, parameter in checkpoint.model.named_parameters():
-        parameter.requires_grad_(not any(unused in name for unused in NEVER_USED))
+        parameter.requires_grad_(not any(part in name for part in unused))
     checkpoint.config = checkpoint.config.model_copy(update={"dtype": "float32"})
     return checkpoint
 

@@ -128,16 +128,19 @@ def training(work: Path) -> dict[str, Any]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     report["recipe"] = RECIPE.format(base="WORK/random")
     report["losses"] = [line["loss"] for line in lines]
+    if sum(report["losses"][-3:]) >= sum(report["losses"][:3]):
+        sys.exit(f"the loss does not fall: {report['losses']}")
     report["seconds_a_step"] = (lines[-1]["seconds"] - lines[0]["seconds"]) / (len(lines) - 1)
     return report
 
 
 def load(folder: Path) -> dict[str, Any]:
-    """Open a checkpoint as the reference engine does, in a process of its own."""
+    """Open a checkpoint as the reference engine does and read all of it, in a process of its own."""
     code = "import pathlib; from agvas_train.checkpoint import load_checkpoint; "
-    code += f"load_checkpoint(pathlib.Path({str(folder)!r}))"
+    code += f"model = load_checkpoint(pathlib.Path({str(folder)!r})).model; "
+    code += "print(sum(float(p.flatten()[::1024].float().sum()) for p in model.parameters()))"  # reads every page
     report = watched("python", "-c", code)
-    report["command"] = f"load_checkpoint({folder.name})"
+    report["command"] = f"load_checkpoint({folder.name}) and a read of every page"
     return report
 
 

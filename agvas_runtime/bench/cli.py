@@ -152,7 +152,8 @@ def _summary(each: dict[str, Any]) -> str:
     if each["memory"]:
         mb = {key: value / 2**20 for key, value in each["memory"].items()}
         text += f"; memory {mb['rss_loaded_bytes']:.0f} MiB loaded, {mb['rss_peak_bytes']:.0f} MiB peak"
-    return f"{text}; answers: {answers}"
+    note = f"\n{each['weights']}" if each["weights"] else ""
+    return f"{text}; answers: {answers}{note}"
 
 
 def main() -> None:

@@ -74,6 +74,7 @@ class Track:
             "name": self.contender.name,
             "engine": self.contender.engine,
             "model": str(self.contender.path) if self.contender.path else "embedded",
+            "weights": self.segmenter.weights_note,
             "mode": self.request.mode.value,
             "instruction": self.instruction,
             "load_ms": self.load_ms,

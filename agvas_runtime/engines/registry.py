@@ -22,6 +22,9 @@ EXTRAS = {"reference": "train", "compiled-decode": "train"}
 class Segments(Protocol):
     """Anything that segments an image: the segmenter, or the routes in PyTorch."""
 
+    weights_note: str
+    """What has to be said beside its figures, see `manifest.weights_note`."""
+
     def segment(
         self,
         image: NDArray[np.uint8] | bytes | Path,

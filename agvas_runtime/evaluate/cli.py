@@ -54,8 +54,10 @@ def evaluate(
     dataset = load_dataset(data)
     if out is not None and any(make_folder(out / "pictures").iterdir()):
         raise InputError(f"{out / 'pictures'}: holds an earlier evaluation's pictures; delete it or name another --out")
-    evaluation = evaluate_dataset(open_segmenter(engine, path, threads), dataset, limit, out, request)
+    segmenter = open_segmenter(engine, path, threads)
+    evaluation = evaluate_dataset(segmenter, dataset, limit, out, request)
     report = as_report(evaluation, dataset.name, engine, path, limit, mode)
+    report["weights"] = segmenter.weights_note
     if out is not None:
         write_whole(out / "results.json", (json.dumps(console.finite(report), indent=2) + "\n").encode())
         console.note(f"written: {out / 'results.json'} and the pictures beside it")
@@ -63,6 +65,8 @@ def evaluate(
         console.print_json(report)
     else:
         console.output().print(as_table(evaluation, dataset.name))
+        if segmenter.weights_note:
+            print(segmenter.weights_note)
         for image, reason in evaluation.no_answers[:10]:
             console.note(f"no answer: {image}: {console.one_line(reason)[:120]}")
         if len(evaluation.no_answers) > 10:

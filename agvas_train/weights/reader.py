@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +148,8 @@ def _open_safetensors(file: Path) -> LazyTensors:
 
 def _open_pickle(file: Path) -> LazyTensors:
     try:
-        held = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        # files from before torch 1.6 are no archives and cannot be mapped
+        held = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{file}: not a plain file of weights: {reason}") from None

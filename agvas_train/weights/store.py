@@ -168,7 +168,10 @@ def read_weights(folder: Path) -> LazyTensors:
     held = {}
     for key, entry in references.files.items():
         if not entry.path.is_file():
-            raise InputError(f"{entry.path}: is not there; {folder} refers to it (sha256 {entry.sha256[:12]})")
+            raise InputError(
+                f"{entry.path}: is not there; {folder} refers to it (sha256 {entry.sha256[:12]}): "
+                f"put it back, or its new place into {REFERENCES}"
+            )
         _check(entry.path, entry.sha256, entry.size, f"{folder} refers to")
         held[key] = open_weights(entry.path)
     for name, (key, there) in references.tensors.items():
@@ -198,13 +201,14 @@ def _shard_entries(folder: Path) -> dict[str, dict[str, Any]]:
     if not (folder / INDEX).is_file():
         return {}
     try:
-        entries: dict[str, dict[str, Any]] = json.loads((folder / INDEX).read_text(encoding="utf-8"))["metadata"][
-            "files"
-        ]
+        content = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        entries: dict[str, dict[str, Any]] = content["metadata"]["files"]
     except (ValueError, KeyError, TypeError):
-        raise InputError(
-            f"{folder / INDEX}: found no hashes of the shards, expected an index that agvas wrote"
-        ) from None
+        raise InputError(f"{folder / INDEX}: found no hashes of the shards, expected an index of agvas") from None
+    if uncovered := sorted(set(content["weight_map"].values()) - entries.keys()):
+        raise InputError(f"{folder / INDEX}: records no hash of {uncovered[0]}, expected one of every shard")
+    if odd := [name for name, entry in entries.items() if {"sha256", "size"} - entry.keys()]:
+        raise InputError(f"{folder / INDEX}: the entry of {odd[0]} lacks its sha256 or size")
     return entries
 
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 from typer.testing import CliRunner
 
+from agvas_runtime.bench.latency import Contender, open_track
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.templates import default_templates
 from agvas_train import plant as planting
@@ -22,6 +25,7 @@ from agvas_train.model import PRESETS
 from agvas_train.reference import ReferenceSegmenter
 from agvas_train.tokenizer import IMAGE, PADDING, TURN_END, TURN_START, template_sentences, train_tokenizer
 from agvas_train.weights.load import named_tensors
+from agvas_train.weights.reader import LazyTensor
 from agvas_train.weights.store import REFERENCES
 
 TINY = PRESETS["tiny"](1536)
@@ -135,7 +139,7 @@ def test_planting_changes_the_output_head_alone() -> None:
 
 
 def test_an_answer_outside_the_templates_is_said_to_be_one(tmp_path: Path) -> None:
-    made = init("--preset", "tiny", "--random-weights", 0, "--plant", "All is well.", "--out", tmp_path / "x")
+    made = init("--preset", "tiny", "--random-weights", 0, "--plant", "It looks clean.", "--out", tmp_path / "x")
     assert "none of the templates" in made.output
 
 
@@ -168,9 +172,16 @@ def test_a_planted_checkpoint_says_so_everywhere(tmp_path: Path) -> None:
     out = tmp_path / "planted"
     made = init("--preset", "tiny", "--random-weights", 0, "--plant", "It looks normal to me.", "--out", out)
     assert made.exit_code == 0, made.output
-    assert "random weights: for speed, memory and parity only" in made.output
-    assert "planted: greedy decoding writes 'It looks normal to me.', proved on 3 images" in made.output
-    assert "untied the output head: 0.2 M parameters more" in made.output
+    note = (
+        "random weights: for speed, memory and parity only; planted answer 'It looks normal to me.', 0.2 M parameters"
+    )
+    assert note in made.output
+    assert "plain greedy decoding writes it, proved on 3 images" in made.output
+    assert note in CliRunner().invoke(app, ["info", str(out)]).output.replace("\n", " ")
+    assert ReferenceSegmenter.open(out).weights_note.startswith(note)
+    dry = CliRunner().invoke(app, ["--from", str(out), "--lora", "4", "--dry-run", "--json"])
+    assert json.loads(dry.stdout)["weights"].startswith(note)
+    assert open_track(Contender.of("reference", out), None).segmenter.weights_note.startswith(note)
     report = json.loads(CliRunner().invoke(app, ["info", str(out), "--json"]).stdout)
     assert report["random_weights"] is True
     assert report["plant"]["answer"] == "It looks normal to me."
@@ -212,23 +223,32 @@ def test_a_folder_without_a_tokenizer_is_refused(backbones: tuple[Path, Path], t
 
 
 def test_building_holds_one_shard_at_a_time(tmp_path: Path) -> None:
-    """Tensors are drawn when their shard is written and let go with it."""
+    """Tensors are read when their shard is written, once, and none of them outlives it."""
     info, tensors = random_base(TINY, 0, "float32")
-    alive: list[str] = []
-    from dataclasses import replace
+    read: list[str] = []
+    alive: list[weakref.ref[torch.Tensor]] = []
 
-    def counted(name: str, read):
+    def watched(name: str, tensor: LazyTensor) -> LazyTensor:
         def wrapped() -> torch.Tensor:
-            alive.append(name)
-            return read()
+            value = tensor.read().clone()
+            read.append(name)
+            alive.append(weakref.ref(value))
+            return value
 
-        return wrapped
+        return replace(tensor, read=wrapped)
 
-    watched = {name: replace(tensor, read=counted(name, tensor.read)) for name, tensor in tensors.items()}
-    seen: list[int] = []
-    write_checkpoint(info, watched, tmp_path / "x", shard_bytes=300_000, step=lambda text: seen.append(len(alive)))
-    assert seen == sorted(seen)
-    assert seen[0] == 0
-    assert len(seen) > 10
-    assert sorted(alive) == sorted(tensors)  # every tensor was read once
+    seen: list[tuple[int, int]] = []
+
+    def between_shards(text: str) -> None:
+        held = [value for ref in alive if (value := ref()) is not None]
+        seen.append((len(read), sum(value.nbytes for value in held)))
+
+    lazy = {name: watched(name, tensor) for name, tensor in tensors.items()}
+    write_checkpoint(info, lazy, tmp_path / "x", shard_bytes=300_000, step=between_shards)
+    counts = [count for count, _ in seen]
+    assert len(counts) > 10
+    assert counts[0] == 0
+    assert len(set(counts)) == len(counts)  # every shard reads its own
+    assert all(held == 0 for _, held in seen)
+    assert sorted(read) == sorted(tensors)
     assert isinstance(load_checkpoint(tmp_path / "x"), Checkpoint)

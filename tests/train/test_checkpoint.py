@@ -98,6 +98,21 @@ def test_a_missing_or_altered_shard_is_named(sharded: Path, tmp_path: Path) -> N
         load_checkpoint(broken)
 
 
+def test_an_index_without_hashes_is_refused(sharded: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(sharded, broken)
+    index = json.loads((broken / INDEX).read_text())
+    first = next(iter(index["metadata"]["files"]))
+    index["metadata"]["files"][first].pop("sha256")
+    (broken / INDEX).write_text(json.dumps(index))
+    with pytest.raises(InputError, match=f"the entry of {first} lacks its sha256"):
+        load_checkpoint(broken)
+    index["metadata"]["files"] = {}
+    (broken / INDEX).write_text(json.dumps(index))
+    with pytest.raises(InputError, match=f"records no hash of {first}"):
+        load_checkpoint(broken)
+
+
 @pytest.mark.parametrize("name", [MODEL, "config.json", "tokenizer.json", "templates.json"])
 def test_a_checkpoint_without_a_file_is_refused(small_folder: Path, tmp_path: Path, name: str) -> None:
     broken = tmp_path / "broken"

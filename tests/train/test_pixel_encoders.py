@@ -94,6 +94,18 @@ def test_training_reaches_the_projection_and_leaves_a_frozen_encoder(case: tuple
     model.zero_grad()
 
 
+def test_gradients_pass_through_every_layer_of_an_encoder_that_is_trained(case: tuple[AGVAS, ModelConfig]) -> None:
+    model, config = case
+    model.requires_grad_(True)
+    weights = torch.randn(model.pixel_features(pixels_of(config)).shape, generator=torch.Generator().manual_seed(0))
+    (model.pixel_features(pixels_of(config)) * weights).sum().backward()
+    reached = [name for name, p in model.pixel_encoder.named_parameters() if p.grad is not None and p.grad.any()]
+    layers = {name.split("layer")[1].split(".")[1] for name in reached if ".mlp." in name and "layer" in name}
+    assert len(layers) == config.pixel["num_hidden_layers"]
+    assert any("patch_embed" in name for name in reached)
+    model.zero_grad()
+
+
 @torch.no_grad()
 def test_the_exported_graph_computes_the_same(case: tuple[AGVAS, ModelConfig], tmp_path: Path) -> None:
     model, config = case

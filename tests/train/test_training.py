@@ -41,7 +41,7 @@ def test_a_resumed_run_has_the_same_losses_and_weights(finished: Path, tmp_path:
 
 
 def test_a_resumed_lora_run_has_the_same_losses(finished: Path, adapted: Path, tmp_path: Path) -> None:
-    """Dropout too: the random state is part of a checkpoint."""
+    """Dropout too: it follows from seed and step."""
     run = tmp_path / "run"
     shutil.copytree(adapted, run)
     shutil.rmtree(run / "final")
