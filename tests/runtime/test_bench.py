@@ -24,6 +24,8 @@ STAGES = ("decode", "preprocess", "semantic_encoder", "pixel_encoder", "spam", "
 class Diary:
     """An engine that writes down its turns; frames that begin with "x" are answered outside the templates."""
 
+    weights_note = ""
+
     def __init__(self, name, turns):
         self.name, self.turns = name, turns
 

@@ -78,7 +78,7 @@ def losses_on_a_fixed_batch(model_config: ModelConfig, run: Path, config: TrainC
         repeat(batch),
         config,
         run=run,
-        write_files=lambda _, __, folder: write_adapter_files(checkpoint, adapter, folder),
+        write_files=lambda values, _, folder: write_adapter_files(checkpoint.info, values, adapter, folder),
         report=lambda _, figures: losses.append(figures["loss"]),
         resumed=None,
         parallel=start_parallel(config),
