@@ -1,4 +1,4 @@
-"""Weight files and folders as lazy tensors: nothing is read before it is asked for, nothing is ever unpickled.
+"""Weight files and folders as lazy tensors: nothing is read before it is asked for, code in a file is refused.
 
 Formats: safetensors (one file, or shards with an index), PyTorch files (`weights_only`, memory-mapped). What the
 tensors mean is not known here.
