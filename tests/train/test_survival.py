@@ -15,7 +15,7 @@ from agvas_train.loop import latest_checkpoint
 
 from .conftest import losses
 
-STEPS = 6
+STEPS = 8
 RECIPE = f"""
 preset: tiny
 steps: {STEPS}
