@@ -21,7 +21,7 @@ from agvas_runtime.templates import Templates, parse_templates
 from agvas_train.model import AGVAS, ModelConfig
 from agvas_train.weights.load import check_tensors, materialise, named_tensors
 from agvas_train.weights.reader import LazyTensors, in_memory
-from agvas_train.weights.store import MODEL, SHARD_BYTES, cast, has_weights, read_weights, write_weights
+from agvas_train.weights.store import MODEL, SHARD_BYTES, cast, has_weights, read_weights, write_text, write_weights
 
 CONFIG, TOKENIZER, TEMPLATES, PROVENANCE = "config.json", "tokenizer.json", "templates.json", "provenance.json"
 
@@ -160,17 +160,10 @@ def write_checkpoint(
 
 def write_info_files(info: CheckpointInfo, folder: Path) -> None:
     """Everything of a checkpoint but its weights."""
-    _write(folder / CONFIG, info.config.model_dump_json(indent=1) + "\n")
-    _write(folder / TOKENIZER, info.tokenizer_json)
-    _write(folder / TEMPLATES, info.templates_json)
-    _write(folder / PROVENANCE, json.dumps(info.provenance, indent=1) + "\n")
-
-
-def _write(file: Path, text: str) -> None:
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:  # a full disk's error does not name the file
-        raise EngineError(f"{file}: cannot write: {error.strerror}") from None
+    write_text(folder / CONFIG, info.config.model_dump_json(indent=1) + "\n")
+    write_text(folder / TOKENIZER, info.tokenizer_json)
+    write_text(folder / TEMPLATES, info.templates_json)
+    write_text(folder / PROVENANCE, json.dumps(info.provenance, indent=1) + "\n")
 
 
 def read_info(folder: Path) -> CheckpointInfo:

@@ -142,8 +142,13 @@ def _references(left: dict[str, Origin]) -> References:
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
+    write_text(file, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a small file; raises EngineError naming it, which the error of a full disk does not."""
     try:
-        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise EngineError(f"{file}: cannot write: {error.strerror}") from None
 
