@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import time
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
 from agvas_runtime import console
 from agvas_runtime.errors import InputError
 
+if TYPE_CHECKING:
+    from agvas_export.parity import Parity
+    from agvas_runtime.manifest import Manifest
+
 app = console.make_app("Export a merged checkpoint to a bundle.")
+app.info.no_args_is_help = False
 
-
-class Precision(str, Enum):
-    """Of a part's graphs."""
-
-    FP32 = "fp32"
-    INT8 = "int8"
+DEFAULT_OUT = Path("bundle")
 
 
 @app.command()
@@ -27,57 +28,146 @@ def export(
     checkpoint: Annotated[
         Path | None, typer.Argument(help="Checkpoint folder; the embedded one when left out.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the bundle; must be new or empty.")] = None,
-    encoders: Annotated[Precision, typer.Option(help="Both encoders and SPAM.")] = Precision.FP32,
-    llm: Annotated[Precision, typer.Option(help="The language model.")] = Precision.FP32,
+    out: Annotated[Path, typer.Option(help="Folder of the bundle; must be new or empty.")] = DEFAULT_OUT,
+    trt: Annotated[str | None, typer.Option(help="Native TensorRT engines: fp16, int8 or fp8.")] = None,
+    defer: Annotated[
+        bool, typer.Option("--defer", help="With --trt: leave the building of engines to their own device.")
+    ] = False,
+    encoders: Annotated[
+        str | None, typer.Option(help="Both encoders and SPAM without --trt: fp32, fp16 or int8.")
+    ] = None,
+    llm: Annotated[str | None, typer.Option(help="The language model: fp32, fp16, int8, int4 or fp8.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Folder of images that the scales of 8-bit engines are taken from.")
+    ] = None,
     verify: Annotated[
         Path | None, typer.Option(help="Folder of images or data set to prove the parity on, too.")
     ] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset, 18 to 23; the newest when left out.")] = None,
     name: Annotated[str | None, typer.Option(help="Name in the manifest; the folder's name when left out.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the parity and the files as JSON.")] = False,
+    targets: Annotated[bool, typer.Option("--targets", help="Show which options go together, and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest, parity included, as JSON.")] = False,
 ) -> None:
-    r"""Export a merged checkpoint to ONNX graphs for the torch-free runtime.
+    r"""Export a merged checkpoint to graphs for the torch-free runtime, and prove that they compute the same.
 
-    ONNX Runtime is compared with PyTorch, graph by graph and end to end; when a figure is over its limit, nothing is
-    written and the exit code is 1.
+    Every graph and the whole bundle are compared with PyTorch on images; when a figure is past the limit of its
+    precision, nothing is written and the exit code is 1. Without a GPU, --trt needs --defer: the engines are then made
+    by `agvas-runtime build BUNDLE` on the device that is to run them.
 
     \b
     Examples:
-      agvas-export runs/merged --out bundle
+      agvas-export                                             # the embedded model to ./bundle
       agvas-export runs/merged --out bundle-int8 --llm int8 --encoders int8
+      agvas-export runs/merged --out line-3 --trt fp16 --defer
+      agvas-export runs/merged --out line-3 --trt fp8 --calibration good-and-bad-parts/
     """
+    from agvas_export.targets import resolve
+
+    if targets:
+        _print_targets()
+        return
+    chosen = resolve(
+        trt=trt,
+        defer=defer,
+        encoders=encoders,
+        llm=llm,
+        calibration=calibration is not None,
+        **({} if opset is None else {"opset": opset}),
+    )
+    if trt and not defer:
+        _require_device(trt)
+    # PyTorch's threads wait by spinning: where anybody else needs a core too, that costs many times the work itself
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from agvas_export.export import export_bundle  # imports torch: only when there is work
-    from agvas_train.checkpoint import default_checkpoint_path
+    from agvas_train.checkpoint import default_checkpoint_path, require_new
     from agvas_train.lora import ADAPTER
 
-    if out is None:
-        raise InputError("--out is missing: name the folder of the bundle")
     source = checkpoint or default_checkpoint_path()
     if (source / ADAPTER).is_file() or (source / "final" / ADAPTER).is_file():
         raise InputError(f"{source}: holds adapters; merge them first: agvas-train merge {source} --out FOLDER")
+    require_new(out)
     began = time.perf_counter()
     manifest, parity = export_bundle(
         source,
         out,
         name=name or out.resolve().name,
-        precision={"encoders": encoders.value, "llm": llm.value},
+        targets=chosen,
         verify=verify,
+        calibration=calibration,
         step=lambda text: console.note(f"{time.perf_counter() - began:6.1f} s  {text}"),
     )
+    if trt and not defer:
+        _build(out)
     if as_json:
         console.print_json(manifest.model_dump(mode="json"))
         return
-    for graph, spec in manifest.graphs.items():
-        size = manifest.files[spec.file].size
-        print(f"{graph:17} {spec.precision}  {size / 1e6:6.2f} MB  largest error {parity.graph_error[graph]:.1e}")
-    print(
-        f"{parity.images} images, {parity.segmented_images} with maps to compare: "
-        f"{parity.other_answers:.1%} other answers, {parity.mask_disagreement:.2e} of the "
-        f"mask's pixels differ, maps by {parity.map_difference:.1e} on average and by at most "
-        f"{parity.largest_map_difference:.1e}"
-    )
+    _print_summary(manifest, parity)
     total = sum(entry.size for entry in manifest.files.values())
     print(f"wrote {out} ({total / 1e6:.1f} MB, {time.perf_counter() - began:.0f} s)")
+    if trt and defer:
+        print(f"engines: agvas-runtime build {out}, on the device that is to run them")
+
+
+def _require_device(trt: str) -> None:
+    """Raise EngineError, naming the way out, where no engine can be built here."""
+    from agvas_runtime.engines.device import probe
+    from agvas_runtime.errors import EngineError
+
+    try:
+        probe()
+    except EngineError as error:
+        raise EngineError(
+            f"--trt {trt}: {error}. `--trt {trt} --defer` writes the typed graphs and the build plan here; "
+            "`agvas-runtime build BUNDLE` makes the engines on the device that is to run them"
+        ) from None
+
+
+def _build(bundle: Path) -> None:
+    from agvas_runtime.bundle import Bundle
+    from agvas_runtime.engines.store import build_engines
+
+    for built in build_engines(Bundle.open(bundle), report=lambda graph, phase, done: None):
+        console.note(f"engine {built.graph}: {built.entry.size / 1e6:.2f} MB, {built.entry.seconds:.1f} s")
+
+
+def _print_summary(manifest: Manifest, parity: Parity) -> None:
+    from agvas_export.parity import GRAPH_ERROR
+
+    table = Table(box=None, header_style="bold")
+    for column in ("graph", "precision", "MB", "error", "limit", "anchor states", "largest half"):
+        table.add_column(column, justify="left" if column in ("graph", "precision") else "right")
+    counted: set[str] = set()
+    for graph, spec in manifest.graphs.items():
+        files = [file for file in (spec.file, *spec.data) if file not in counted]
+        counted.update(files)
+        figures = parity.graphs[graph]
+        table.add_row(
+            graph,
+            spec.precision,
+            f"{sum(manifest.files[file].size for file in files) / 1e6:.2f}",
+            f"{figures.error:.1e}",
+            f"{GRAPH_ERROR[figures.precision]:g}",
+            "" if figures.state_error is None else f"{figures.state_error:.1e}",
+            "" if figures.peak is None else f"{figures.peak:.4g}",
+        )
+    console.output().print(table)
+    whole = parity.whole
+    print(
+        f"{whole.images} images, {whole.segmented_images} with masks to compare: {whole.other_answers:.1%} other "
+        f"answers, mask IoU {whole.mask_iou:.4f} (smallest {whole.smallest_mask_iou:.4f}), anomaly score by at most "
+        f"{whole.score_change:.1e}{'; not judged, the weights are random' if parity.random_weights else ''}"
+    )
+
+
+def _print_targets() -> None:
+    from agvas_export.targets import TABLE
+
+    table = Table(box=None, header_style="bold")
+    for column in ("option", "encoders", "language model", "decoder", "runs in", "and"):
+        table.add_column(column)
+    for row in TABLE:
+        table.add_row(*row)
+    console.output().print(table)
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
-"""From a checkpoint to a bundle: graphs, quantisation, manifest, proof. One that fails its proof is never written."""
+"""From a checkpoint to a bundle: graphs, precisions, proof, manifest. One that fails its proof is never written."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,45 @@ import numpy as np
 import onnx
 import torch
 
-from agvas_export.graphs import OPSET, Graph, export_graph, graphs_of
-from agvas_export.parity import GRAPH_ERROR, LIMITS, Limits, Parity, measure, parity_images
-from agvas_export.quantize import PARTS, quantize_int8
-from agvas_runtime.bundle import EMBEDDINGS, TEMPLATES, TOKENIZER, write_manifest
-from agvas_runtime.manifest import GraphSpec, Manifest, ModelSpec, Preprocessing, Source, TensorSpec
+from agvas_export.card import model_card
+from agvas_export.graphs import Graph, graphs_of
+from agvas_export.half import to_half
+from agvas_export.onnx_graph import WeightFiles, onnx_graph
+from agvas_export.parity import (
+    GRAPH_ERROR,
+    IMAGES,
+    IMAGES_LARGE,
+    LARGE,
+    LIMITS,
+    Limits,
+    Parity,
+    Proof,
+    image_files,
+    parity_images,
+    pixels_of,
+    whole_engines,
+    whole_parity,
+)
+from agvas_export.qdq import activations, add_qdq, collect_ranges
+from agvas_export.quantize import Cache, quantize_int4, quantize_int8
+from agvas_export.targets import Targets
+from agvas_export.trace import Trace, Tracer
+from agvas_runtime import console
+from agvas_runtime.bundle import CARD, EMBEDDINGS, TEMPLATES, TOKENIZER, Bundle, complete, write_manifest
+from agvas_runtime.errors import InputError
+from agvas_runtime.manifest import EnginePlan, GraphSpec, Manifest, ModelSpec, Preprocessing, Source, TensorSpec
+from agvas_runtime.plan import MAX_TOKENS, plan_pass
+from agvas_runtime.segmenter import Segmenter
 from agvas_train.checkpoint import Checkpoint, load_checkpoint, write_folder
+from agvas_train.reference import ReferenceSegmenter
 from agvas_train.weights.store import weights_sha256
 
 Step = Callable[[str], None]
 """Called with what is being done now."""
+GRAPH_IMAGES = 24
+"""Images of the graph-by-graph proof, at most; the whole bundle is proved on all."""
+LONGER = 256
+"""Tokens by which a native engine's longest instruction and trie may exceed the default ones."""
 
 
 def export_bundle(
@@ -29,10 +59,10 @@ def export_bundle(
     out: Path,
     *,
     name: str,
-    precision: Mapping[str, str],
+    targets: Targets | None = None,
     verify: Path | None = None,
+    calibration: Path | None = None,
     limits: Limits | None = None,
-    opset: int = OPSET,
     step: Step = lambda text: None,
 ) -> tuple[Manifest, Parity]:
     """Export a merged checkpoint to a bundle folder.
@@ -40,47 +70,133 @@ def export_bundle(
     Args:
         source: the checkpoint's folder.
         out: the bundle's folder; must be new or empty.
-        precision: "encoders" and "llm" to "fp32" or "int8"; the decoder is always fp32.
-        verify: more images for the proof.
-        limits: what the parity may not exceed end to end; by the lowest precision when None.
+        targets: the graphs' precisions; float32 when None.
+        verify: folder or data set of more images for the proof.
+        calibration: folder or data set whose images the scales of 8-bit engines are taken from.
+        limits: what the whole may lose; by the lowest precision when None.
 
     Raises:
-        InputError: the checkpoint cannot be read, or `out` exists.
-        EngineError: the parity is over its limits. Nothing is written then.
+        InputError: the checkpoint or an image cannot be read, or `out` exists.
+        EngineError: a figure of the parity is past its limit. Nothing is written then.
     """
+    targets = targets or Targets()
+    digest = weights_sha256(source)
     checkpoint = load_checkpoint(source, dtype=torch.float32)  # the proof is against float32
-    images = parity_images(verify)
-    limits = limits or LIMITS["int8" if "int8" in precision.values() else "fp32"]
+    parameters = sum(each.numel() for each in checkpoint.model.parameters())
+    images = parity_images(IMAGES if parameters < LARGE else IMAGES_LARGE, verify)
+    samples = image_files(calibration) if calibration else []
+    if calibration and not samples:
+        raise InputError(f"--calibration {calibration}: holds no images")
+    graphs = graphs_of(checkpoint)
     made: list[tuple[Manifest, Parity]] = []
 
     def write(folder: Path) -> None:
-        graphs = graphs_of(checkpoint)
-        (folder / "graphs").mkdir()
-        for graph in graphs:
-            step(f"graph {graph.name}")
-            path = folder / "graphs" / f"{graph.name}.onnx"
-            export_graph(graph, path, opset=opset)
-            if _precision(graph.name, precision) == "int8":
-                quantize_int8(path)
-        (folder / TOKENIZER).write_text(checkpoint.tokenizer_json, encoding="utf-8")
-        (folder / TEMPLATES).write_text(checkpoint.templates_json, encoding="utf-8")
-        table = checkpoint.model.llava.get_input_embeddings().weight.detach().float().numpy()
-        np.save(folder / EMBEDDINGS, np.ascontiguousarray(table), allow_pickle=False)
-        manifest = _manifest(name, checkpoint, weights_sha256(source), graphs, folder, precision)
-        write_manifest(folder, manifest)
-        step("parity")
-        parity = measure(graphs, folder, checkpoint, images)
-        graph_limits = {graph.name: GRAPH_ERROR[_precision(graph.name, precision)] for graph in graphs}
-        parity.check(limits, graph_limits)
-        proved = manifest.model_copy(update={"parity": parity.as_json(limits, graph_limits)})
-        made.append((write_manifest(folder, proved), parity))
+        tracer = Tracer(graphs, checkpoint)
+        ranges = {}
+        if samples:
+            ranges = _calibrate(graphs, targets, (tracer.trace(pixels_of(image)) for image in samples), step)
+        data = _write_graphs(graphs, folder / "graphs", targets, checkpoint, ranges, step)
+        _write_rest(checkpoint, folder, half=targets.llm != "fp32")
+        some = images[:GRAPH_IMAGES]
+        step(f"parity: the reference's tensors of {len(some)} images")
+        traces = [tracer.trace(pixels_of(image)) for image in console.progress(some, "reference", len(some))]
+        manifest = _manifest(name, checkpoint, digest, graphs, data, folder, targets)
+        parity = _prove(folder, checkpoint, graphs, manifest, targets, images, traces, limits, step)
+        manifest = manifest.model_copy(update={"parity": parity.as_json()})
+        (folder / CARD).write_text(model_card(manifest, checkpoint.provenance), encoding="utf-8")
+        step("manifest")
+        made.append((write_manifest(folder, manifest), parity))
 
     write_folder(out, write)
     return made[0]
 
 
-def _precision(graph: str, precision: Mapping[str, str]) -> str:
-    return next((precision.get(part, "fp32") for part, graphs in PARTS.items() if graph in graphs), "fp32")
+def _write_graphs(
+    graphs: list[Graph],
+    folder: Path,
+    targets: Targets,
+    checkpoint: Checkpoint,
+    ranges: dict[str, dict[str, float]],
+    step: Step,
+) -> dict[str, list[str]]:
+    """Write every graph in its precision; graph to the files that hold its weights."""
+    folder.mkdir()
+    files, cache, data = WeightFiles(folder), Cache(), {}
+    head = int(checkpoint.config.model.language["vocab_size"])
+    for graph in graphs:
+        precision = targets.precision(graph.name)
+        step(f"graph {graph.name}, {precision}")
+        model = onnx_graph(graph, opset=targets.opset)
+        if precision == "int8":
+            model = quantize_int8(model, cache=cache)
+        elif precision == "int4":
+            model = quantize_int4(model, head=head, cache=cache)
+        elif precision in ("int8-static", "fp8"):
+            kind = "int8" if precision == "int8-static" else "fp8"
+            model = add_qdq(model, ranges[graph.name], kind, head=head)
+        if precision in ("fp16", "int8-static", "fp8"):
+            model = to_half(model)
+        data[graph.name] = files.write(graph.name, model)
+    return data
+
+
+def _calibrate(graphs: list[Graph], targets: Targets, traces: Any, step: Step) -> dict[str, dict[str, float]]:
+    """Graph to the largest magnitude of each of its products' inputs over the calibration set."""
+    traces = list(traces)
+    found = {}
+    for graph in graphs:
+        if targets.precision(graph.name) not in ("int8-static", "fp8"):
+            continue
+        step(f"calibration: {graph.name}")
+        with tempfile.TemporaryDirectory() as name:
+            model = onnx_graph(graph, opset=targets.opset)
+            names = activations(model)
+            WeightFiles(Path(name)).write(graph.name, model)
+            feeds = [trace.feeds[graph.name] for trace in traces]
+            found[graph.name] = collect_ranges(Path(name) / f"{graph.name}.onnx", names, feeds)
+    return found
+
+
+def _write_rest(checkpoint: Checkpoint, folder: Path, *, half: bool) -> None:
+    """Tokenizer, sentences and the table of token embeddings [V, d], in half precision where the model has no more."""
+    (folder / TOKENIZER).write_text(checkpoint.tokenizer_json, encoding="utf-8")
+    (folder / TEMPLATES).write_text(checkpoint.templates_json, encoding="utf-8")
+    table = checkpoint.model.llava.get_input_embeddings().weight.detach().numpy()
+    np.save(folder / EMBEDDINGS, table.astype(np.float16) if half else table, allow_pickle=False)
+
+
+def _prove(
+    folder: Path,
+    checkpoint: Checkpoint,
+    graphs: list[Graph],
+    manifest: Manifest,
+    targets: Targets,
+    images: list[Any],
+    traces: list[Trace],
+    limits: Limits | None,
+    step: Step,
+) -> Parity:
+    """Measure everything; raise EngineError at the first graph, in the order of a frame's way, that drifts."""
+    proved = {}
+    for graph in graphs:
+        step(f"parity: {graph.name}")
+        precision = targets.precision(graph.name)
+        proof = Proof.open(folder / "graphs" / f"{graph.name}.onnx", precision)
+        for trace in traces:
+            proof.add(trace)
+        proof.parity.check(graph.name, GRAPH_ERROR[precision])
+        proved[graph.name] = proof.parity
+    del traces[:]
+    random = bool(checkpoint.provenance.get("random_weights", False))
+    limits = limits or LIMITS[targets.lowest]
+    bundle = Bundle(folder, complete(folder, manifest))
+    segmenter = Segmenter(bundle, whole_engines(folder, targets.precision))
+    reference = ReferenceSegmenter(checkpoint, template_scores=not random)
+    step(f"parity: whole bundle, {len(images)} images")
+    whole = whole_parity(segmenter, reference, images)
+    if not random:
+        whole.check(limits)
+    return Parity(proved, whole, random, None if random else limits)
 
 
 def _manifest(
@@ -88,8 +204,9 @@ def _manifest(
     checkpoint: Checkpoint,
     digest: str,
     graphs: list[Graph],
+    data: dict[str, list[str]],
     folder: Path,
-    precision: Mapping[str, str],
+    targets: Targets,
 ) -> Manifest:
     config = checkpoint.config.model
     return Manifest(
@@ -107,7 +224,7 @@ def _manifest(
             plant=checkpoint.provenance.get("plant"),
         ),
         graphs={
-            graph.name: _graph_spec(folder, f"graphs/{graph.name}.onnx", _precision(graph.name, precision))
+            graph.name: _graph_spec(folder, graph.name, data[graph.name], targets.precision(graph.name))
             for graph in graphs
         },
         preprocessing=Preprocessing(semantic=config.semantic_view, pixel=config.pixel_view),
@@ -121,13 +238,38 @@ def _manifest(
             alpha=config.alpha,
             threshold=config.threshold,
         ),
+        engine_plan=_engine_plan(checkpoint, targets) if targets.trt else None,
     )
 
 
-def _graph_spec(folder: Path, file: str, precision: str) -> GraphSpec:
-    model = onnx.load(folder / file, load_external_data=False)
+def _engine_plan(checkpoint: Checkpoint, targets: Targets) -> EnginePlan:
+    """One frame and one group of anchors as the usual case; instructions up to a good deal longer than the default."""
+    plan = plan_pass(
+        checkpoint.config.prompt.default_instruction,
+        checkpoint.prompter,
+        checkpoint.templates,
+        checkpoint.config.model.visual_tokens,
+    )
+    tokens, rows, edges = plan.position_ids.shape[1], len(plan.rows), len(plan.trie.edge_rows)
+    longest = max(tokens, min(tokens + LONGER, MAX_TOKENS))
+    return EnginePlan(
+        precision=targets.trt,
+        graphs=targets.engine_graphs,
+        ranges={
+            "B": (1, 1, 1),
+            "G": (1, 1, 4),
+            "T": (int(plan.rows[0]) + 1, tokens, longest),
+            "R": (1, rows, rows + LONGER),
+            "E": (1, edges, edges + LONGER),
+        },
+    )
+
+
+def _graph_spec(folder: Path, name: str, data: list[str], precision: str) -> GraphSpec:
+    model = onnx.load(folder / "graphs" / f"{name}.onnx", load_external_data=False)
     return GraphSpec(
-        file=file,
+        file=f"graphs/{name}.onnx",
+        data=[f"graphs/{file}" for file in data],
         inputs=[_tensor_spec(value) for value in model.graph.input],
         outputs=[_tensor_spec(value) for value in model.graph.output],
         precision=precision,

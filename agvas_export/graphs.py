@@ -1,31 +1,27 @@
-"""The five graphs of a bundle as small modules around the model, and their export to ONNX."""
+"""The graphs of a bundle: small modules around the model, what they must equal, and example inputs.
+
+Nothing here knows of ONNX; `onnx_graph.py` turns a graph into one.
+"""
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import onnx
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
+from transformers.cache_utils import DynamicCache
 
+from agvas_export.language import DecodeGraph, PassGraph, Past, PrefillGraph, pick
+from agvas_export.sam import FoldedSamEncoder
 from agvas_runtime.plan import plan_pass
 from agvas_train.checkpoint import Checkpoint
 from agvas_train.model import AGVAS
-from agvas_train.model.agmd import ANO, NOR, SEG, fuse
-
-OPSET = 23
-"""The first with attention, RMS norm and rotary embedding as single nodes; ONNX Runtime 1.23 runs it, the last for
-Python 3.10."""
+from agvas_train.model.agmd import fuse, fuse_present
 
 
 class SemanticEncoderGraph(nn.Module):
-    """pixels [1, 3, S, S] -> features f_s [1, N, d]."""
+    """pixels [B, 3, S, S] -> features f_s [B, N, d]."""
 
     def __init__(self, model: AGVAS) -> None:
         super().__init__()
@@ -37,19 +33,22 @@ class SemanticEncoderGraph(nn.Module):
 
 
 class PixelEncoderGraph(nn.Module):
-    """pixels [1, 3, P, P] -> features f_p [1, C, g, g]."""
+    """pixels [B, 3, P, P] -> features f_p [B, C, g, g]."""
 
-    def __init__(self, model: AGVAS) -> None:
+    def __init__(self, model: AGVAS, kind: str) -> None:
         super().__init__()
         self.model = model
+        self.folded = FoldedSamEncoder(model.pixel_encoder) if kind in ("sam", "sam-ft") else None
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """F_p."""
-        return self.model.pixel_features(pixels)
+        """F_p, SAM's in its folded form."""
+        if self.folded is None:
+            return self.model.pixel_features(pixels)
+        return self.model.pixel_projection(self.folded(pixels))
 
 
 class SpamGraph(nn.Module):
-    """semantic f_s [1, N, d], pixel f_p [1, C, g, g] -> visual [1, V, d]."""
+    """semantic f_s [B, N, d], pixel f_p [B, C, g, g] -> visual [B, V, d]."""
 
     def __init__(self, model: AGVAS) -> None:
         super().__init__()
@@ -60,165 +59,183 @@ class SpamGraph(nn.Module):
         return self.model.visual_tokens(semantic, pixel)
 
 
-class LlmGraph(nn.Module):
-    """One pass over prompt and trie: each row's greedy token, top-2 margin and state, each edge's log-probability."""
-
-    def __init__(self, model: AGVAS) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self,
-        inputs_embeds: Tensor,
-        position_ids: Tensor,
-        attention_bias: Tensor,
-        rows: Tensor,
-        edge_rows: Tensor,
-        edge_tokens: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """[1, T, d], [1, T], [1, 1, T, T], [R], [E], [E] -> greedy [R], margin [R], edge_logprob [E], states [R, d].
-
-        The bias is added to the attention scores: 0 where the row may attend to the column, a huge negative elsewhere.
-        The output head sees the rows only: the last prompt token and the trie's nodes.
-        """
-        states = self.model.hidden_states(inputs_embeds, mask=attention_bias, position_ids=position_ids)[0][rows]
-        logits = self.model.logits(states).float()
-        best = logits.topk(2, dim=-1).values
-        logprobs = logits.log_softmax(-1)
-        return logits.argmax(-1), best[:, 0] - best[:, 1], logprobs[edge_rows, edge_tokens], states
-
-
 class DecoderGraph(nn.Module):
-    """Token Refiner, AGMD and fusion: states [3, d], pixel f_p [1, C, g, g], alpha [] -> map [4 g, 4 g]."""
+    """Token Refiner, AGMD and fusion: states [G, 3, d], present [G, 3], pixel f_p [G, C, g, g], alpha [] -> map.
+
+    Each of the G groups of anchors gives a map [4 g, 4 g]; what it lacks is 0 in `present` instead of 1.
+    """
 
     def __init__(self, model: AGVAS) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, states: Tensor, pixel: Tensor, alpha: Tensor) -> Tensor:
-        """The fused map, in [0, 1]."""
-        return fuse(self.model.products(states[None], pixel, (NOR, ANO, SEG)), alpha)[0]
+    def forward(self, states: Tensor, present: Tensor, pixel: Tensor, alpha: Tensor) -> Tensor:
+        """The fused maps [G, 4 g, 4 g], in [0, 1]."""
+        products = self.model.agmd.masked(self.model.token_refiner(states), pixel, present)
+        return fuse_present(products.float(), alpha, present)
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A graph to export: its module, example inputs by name, output names, and what varies in size."""
+    """A graph to export.
+
+    Attributes:
+        module: what is exported.
+        reference: the same function as the reference engine computes it; what the graph is compared with.
+        inputs: example inputs by name, float32 and int64. What varies in size is 2 or more in them.
+        dynamic: input name to {axis: name of the dimension}.
+    """
 
     name: str
     module: nn.Module
+    reference: Callable[..., tuple[Tensor, ...]]
     inputs: Mapping[str, Tensor]
     outputs: tuple[str, ...]
     dynamic: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
-    """Input name to {axis: name of the dimension}."""
 
 
 def graphs_of(checkpoint: Checkpoint) -> list[Graph]:
-    """The five graphs with example inputs: random views, and the pass of the default instruction."""
+    """All graphs of a checkpoint, in the order in which a frame meets them; the text modes' pair stands behind llm."""
     model, config = checkpoint.model.eval(), checkpoint.config.model
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    pixel = random(1, config.agmd.transformer_dim, config.grid, config.grid)
-    spec = checkpoint.config.prompt
-    plan = plan_pass(spec.default_instruction, checkpoint.prompter, checkpoint.templates, config.visual_tokens)
-    trie_dynamic = {
-        "inputs_embeds": {1: "T"},
-        "position_ids": {1: "T"},
-        "attention_bias": {2: "T", 3: "T"},
-        "rows": {0: "R"},
-        "edge_rows": {0: "E"},
-        "edge_tokens": {0: "E"},
-    }
-    side, canvas = config.semantic_view.size, config.pixel_view.size
+    def frames(size: int) -> Tensor:
+        return random(2, 3, size, size)
+
+    width, pixel = config.hidden_size, random(2, config.agmd.transformer_dim, config.grid, config.grid)
+    batch = {0: "B"}
     return [
-        Graph("semantic_encoder", SemanticEncoderGraph(model), {"pixels": random(1, 3, side, side)}, ("features",)),
-        Graph("pixel_encoder", PixelEncoderGraph(model), {"pixels": random(1, 3, canvas, canvas)}, ("features",)),
+        Graph(
+            "semantic_encoder",
+            SemanticEncoderGraph(model),
+            lambda pixels: (model.semantic_features(pixels),),
+            {"pixels": frames(config.semantic_view.size)},
+            ("features",),
+            {"pixels": batch},
+        ),
+        Graph(
+            "pixel_encoder",
+            PixelEncoderGraph(model, config.pixel_encoder),
+            lambda pixels: (model.pixel_features(pixels),),
+            {"pixels": frames(config.pixel_view.size)},
+            ("features",),
+            {"pixels": batch},
+        ),
         Graph(
             "spam",
             SpamGraph(model),
-            {"semantic": random(1, config.semantic_tokens, config.hidden_size), "pixel": pixel},
+            lambda semantic, pixel: (model.visual_tokens(semantic, pixel),),
+            {"semantic": random(2, config.semantic_tokens, width), "pixel": pixel},
             ("visual",),
+            {"semantic": batch, "pixel": batch},
         ),
+        *_language_graphs(checkpoint, random),
+        Graph(
+            "decoder",
+            DecoderGraph(model),
+            lambda states, present, pixel, alpha: (_maps(model, states, present, pixel, float(alpha)),),
+            {
+                "states": random(2, 3, width),
+                "present": torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 1.0]]),
+                "pixel": pixel,
+                "alpha": torch.tensor(config.alpha),
+            },
+            ("map",),
+            {"states": {0: "G"}, "present": {0: "G"}, "pixel": {0: "G"}},
+        ),
+    ]
+
+
+def _language_graphs(checkpoint: Checkpoint, random: Callable[..., Tensor]) -> list[Graph]:
+    model, config = checkpoint.model, checkpoint.config.model
+    instruction = checkpoint.config.prompt.default_instruction
+    plan = plan_pass(instruction, checkpoint.prompter, checkpoint.templates, config.visual_tokens)
+    language = config.language
+    heads, layers = int(language["num_key_value_heads"]), int(language["num_hidden_layers"])
+    head_width = config.hidden_size // int(language["num_attention_heads"])
+    length = int(plan.rows[0]) + 1  # of the prompt
+    embeds = random(2, plan.position_ids.shape[1], config.hidden_size)
+    past = (random(layers, 2, heads, length, head_width), random(layers, 2, heads, length, head_width))
+    text = {"inputs_embeds": {0: "B", 1: "T"}, "position_ids": {1: "T"}}
+    behind = {1: "B", 3: "P"}
+    return [
         Graph(
             "llm",
-            LlmGraph(model),
+            PassGraph(model),
+            lambda *feeds: _pass(model, *feeds),
             {
-                "inputs_embeds": random(1, plan.position_ids.shape[1], config.hidden_size),
+                "inputs_embeds": embeds,
                 "position_ids": torch.from_numpy(plan.position_ids),
                 "attention_bias": torch.from_numpy(plan.attention_bias),
                 "rows": torch.from_numpy(plan.rows),
                 "edge_rows": torch.from_numpy(plan.trie.edge_rows),
                 "edge_tokens": torch.from_numpy(plan.trie.edge_tokens),
             },
-            ("greedy", "margin", "edge_logprob", "states"),
-            trie_dynamic,
+            ("greedy", "margin", "edge_logprob", "states", "keys", "values"),
+            {
+                **text,
+                "attention_bias": {2: "T", 3: "T"},
+                "rows": {0: "R"},
+                "edge_rows": {0: "E"},
+                "edge_tokens": {0: "E"},
+            },
         ),
         Graph(
-            "decoder",
-            DecoderGraph(model),
-            {"states": random(3, config.hidden_size), "pixel": pixel, "alpha": torch.tensor(config.alpha)},
-            ("map",),
+            "prefill",
+            PrefillGraph(model),
+            lambda embeds, positions: _cached(model, embeds, positions, None),
+            {"inputs_embeds": embeds[:, :length], "position_ids": torch.arange(length)[None]},
+            ("greedy", "margin", "state", "keys", "values"),
+            text,
+        ),
+        Graph(
+            "decode",
+            DecodeGraph(model),
+            lambda embeds, positions, *past: _cached(model, embeds, positions, Past(*past)),
+            {
+                "inputs_embeds": embeds[:, :1],
+                "position_ids": torch.full((1, 1), length),
+                "past_keys": past[0],
+                "past_values": past[1],
+            },
+            ("greedy", "margin", "state", "keys", "values"),
+            {"inputs_embeds": {0: "B"}, "past_keys": behind, "past_values": behind},
         ),
     ]
 
 
-def export_graph(graph: Graph, path: Path, *, opset: int = OPSET) -> None:
-    """Write a graph as ONNX."""
-    dims = {name: Dim(name) for axes in graph.dynamic.values() for name in axes.values()}
-    dynamic = {
-        name: {axis: dims[dim] for axis, dim in graph.dynamic[name].items()} if name in graph.dynamic else None
-        for name in graph.inputs
-    }
-    with _quiet(), torch.no_grad():
-        torch.onnx.export(
-            graph.module.eval(),
-            tuple(graph.inputs.values()),
-            str(path),
-            input_names=list(graph.inputs),
-            output_names=list(graph.outputs),
-            dynamo=True,
-            opset_version=opset,
-            dynamic_shapes=tuple(dynamic.values()) if graph.dynamic else None,
-            external_data=False,
-            optimize=True,
-            verbose=False,
-        )
-    _strip_traces(path)
+def _pass(
+    model: AGVAS, embeds: Tensor, positions: Tensor, bias: Tensor, rows: Tensor, edge_rows: Tensor, edge_tokens: Tensor
+) -> tuple[Tensor, ...]:
+    """PassGraph by the library's own forward."""
+    cache = DynamicCache()
+    states = model.hidden_states(embeds, mask=bias, position_ids=positions, cache=cache)[:, rows]
+    logits = model.logits(states).float()
+    return *pick(logits), logits.log_softmax(-1)[:, edge_rows, edge_tokens], states, *_past(cache)
 
 
-def _strip_traces(path: Path) -> None:
-    """Take the exporter's notes out of a graph: stack traces with the paths of this machine, at every node."""
-    model = onnx.load(path)
-    for part in (
-        model,
-        model.graph,
-        *model.graph.node,
-        *model.graph.input,
-        *model.graph.output,
-        *model.graph.value_info,
-    ):
-        del part.metadata_props[:]
-        part.doc_string = ""
-    for initializer in model.graph.initializer:
-        del initializer.metadata_props[:]
-        initializer.doc_string = ""
-    for function in model.functions:
-        for node in function.node:
-            del node.metadata_props[:]
-            node.doc_string = ""
-    onnx.save(model, path)
+def _cached(model: AGVAS, embeds: Tensor, positions: Tensor, past: Past | None) -> tuple[Tensor, ...]:
+    """PrefillGraph and DecodeGraph by the library's own forward."""
+    cache = DynamicCache()
+    if past is not None:
+        for layer, (keys, values) in enumerate(zip(*past, strict=True)):
+            cache.update(keys, values, layer)
+    state = model.hidden_states(embeds, position_ids=positions, cache=cache)[:, -1]
+    return *pick(model.logits(state).float()), state, *_past(cache)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter speaks of its inner steps on every channel it has."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
+def _past(cache: DynamicCache) -> Past:
+    return Past(*(torch.stack([getattr(layer, part) for layer in cache.layers]) for part in ("keys", "values")))
+
+
+def _maps(model: AGVAS, states: Tensor, present: Tensor, pixel: Tensor, alpha: float) -> Tensor:
+    """DecoderGraph as the reference engine does it: group by group, absent anchors left out."""
+    maps = []
+    for group, mask in enumerate(present):
+        kinds = tuple(mask.nonzero()[:, 0].tolist())
+        products = model.products(states[group : group + 1, list(kinds)], pixel[group : group + 1], kinds)
+        maps.append(fuse(products, alpha, kinds)[0])
+    return torch.stack(maps)

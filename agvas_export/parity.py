@@ -1,148 +1,238 @@
 """The proof that a bundle computes what its checkpoint computes: graph by graph, and end to end, on images.
 
-PyTorch's side is the reference engine: cached greedy decoding, not the single pass. So the end-to-end figures cover the
-template trie too.
+The other side is the reference engine in float32: the library's own modules, cached greedy decoding instead of the
+single pass. Half precision is judged by its rounding twin, since a CPU rounds nothing by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from agvas_export.graphs import Graph
+from agvas_export.half import HALF_PORTS
+from agvas_export.rounding import LARGEST, RoundingTwin
+from agvas_export.trace import Arrays, Trace
+from agvas_runtime import console
 from agvas_runtime.datasets import load_dataset
+from agvas_runtime.engines import Engine
 from agvas_runtime.engines.ort import OrtEngine
 from agvas_runtime.errors import EngineError
 from agvas_runtime.frames import find_images, read_image
-from agvas_runtime.plan import plan_pass
 from agvas_runtime.result import AnswerKind, Result
 from agvas_runtime.segmenter import Segmenter
-from agvas_train.checkpoint import Checkpoint
 from agvas_train.data.synth import generate
 from agvas_train.reference import ReferenceSegmenter
 
-IMAGES, SEED = 24, 20_260_301
-"""Synthetic images that every export is proved on; no training run uses their seed by default."""
+SEED = 20_260_301
+"""Of the synthetic images that every export is proved on; no training run uses it by default."""
+IMAGES, IMAGES_LARGE, LARGE = 24, 2, 100_000_000
+"""How many of them, and how many for a model with more parameters than LARGE."""
 
 RGB = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a parity may not exceed, end to end. Each graph has the limit of its own precision: GRAPH_ERROR."""
+    """What a bundle may lose end to end. Each graph has the limit of its own precision: GRAPH_ERROR."""
 
-    map_difference: float
-    """Mean absolute difference of the probability maps, over the images that both segment."""
     other_answers: float
     """Share of images with another answer."""
-    mask_disagreement: float
-    """Share of pixels whose mask differs, over the images that both segment."""
+    mask_iou: float
+    """Mean over the images that both segment, at least; two empty masks count as 1."""
+    score_change: float
+    """Largest change of the image-level anomaly score."""
 
 
-GRAPH_ERROR = {"fp32": 1e-3, "int8": 0.25}
-"""Largest difference of a graph's output from PyTorch's for equal inputs, relative to the output's largest value."""
+GRAPH_ERROR = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.25, "int8-static": 0.3, "fp8": 0.3, "int4": 0.5}
+"""Largest difference of a graph's output from the reference's for equal inputs, relative to the output's largest."""
 
 LIMITS = {
-    "fp32": Limits(map_difference=1e-4, other_answers=0.0, mask_disagreement=1e-4),
-    "int8": Limits(map_difference=0.02, other_answers=0.10, mask_disagreement=0.01),
+    "fp32": Limits(other_answers=0.0, mask_iou=0.999, score_change=1e-3),
+    "fp16": Limits(other_answers=0.0, mask_iou=0.98, score_change=1e-2),
+    "int8": Limits(other_answers=0.10, mask_iou=0.90, score_change=0.1),
+    "int8-static": Limits(other_answers=0.10, mask_iou=0.85, score_change=0.1),
+    "fp8": Limits(other_answers=0.10, mask_iou=0.85, score_change=0.1),
+    "int4": Limits(other_answers=0.20, mask_iou=0.80, score_change=0.2),
 }
-"""By the lowest precision in the bundle."""
+"""By the lowest precision in the bundle. Judged on trained weights only: random ones decide by noise."""
+
+IN_LOGITS = ("margin", "edge_logprob")
+"""Outputs whose differences count in logits where they are below 1."""
+
+
+@dataclass
+class GraphParity:
+    """Of one graph, over all images."""
+
+    precision: str
+    error: float = 0.0
+    """Largest difference, relative to the output's largest value; of half precision with every tensor rounded."""
+    largest_difference: float = 0.0
+    output: str = ""
+    """The output with that error."""
+    state_error: float | None = None
+    """Of the language model's pass: ||x - y|| / ||y|| over the states that stand for anchors."""
+    unrounded_error: float | None = None
+    """Of half precision: the same on the CPU, which rounds nothing."""
+    peak: float | None = None
+    """Of half precision: the largest magnitude of any half tensor."""
+    peak_tensor: str | None = None
+
+    def check(self, name: str, limit: float) -> None:
+        """Raise EngineError where a figure is past its limit."""
+        if self.peak is not None and not self.peak <= LARGEST:
+            raise EngineError(
+                f"parity: {name} drifts first: half tensor {self.peak_tensor} reaches {self.peak:.4g}, "
+                f"the limit is {LARGEST:g} (float16 ends at 65504); nothing was written"
+            )
+        if not self.error <= limit:
+            raise EngineError(
+                f"parity: {name} drifts first: output {self.output} is off by {self.error:.3g} of its largest value, "
+                f"the limit of {self.precision} is {limit:g}; nothing was written"
+            )
+
+
+@dataclass
+class WholeParity:
+    """Of the whole bundle, from image to mask."""
+
+    images: int = 0
+    segmented_images: int = 0
+    """Those that both sides segment; the masks of these are compared."""
+    other_answers: float = 0.0
+    mask_iou: float = 1.0
+    """Mean."""
+    smallest_mask_iou: float = 1.0
+    score_change: float = 0.0
+    """Largest."""
+    map_difference: float = 0.0
+    """Mean absolute difference of the maps."""
+    largest_map_difference: float = 0.0
+    smallest_margin: float = float("inf")
+    """Over all images: how near an answer came to flipping, in logits."""
+
+    def check(self, limits: Limits) -> None:
+        """Raise EngineError naming the first figure past its limit."""
+        for name, bad in (
+            ("other_answers", not self.other_answers <= limits.other_answers),
+            ("mask_iou", not self.mask_iou >= limits.mask_iou),
+            ("score_change", not self.score_change <= limits.score_change),
+        ):
+            if bad:
+                raise EngineError(
+                    f"parity: every graph is within its limit, the whole is not: {name} is {getattr(self, name):.3g}, "
+                    f"the limit is {getattr(limits, name):g}; nothing was written"
+                )
 
 
 @dataclass(frozen=True)
 class Parity:
     """What was measured; stands in the manifest."""
 
-    images: int
-    segmented_images: int
-    """Those that both sides segment; the maps of these are compared."""
-    graph_error: dict[str, float]
-    map_difference: float
-    largest_map_difference: float
-    other_answers: float
-    mask_disagreement: float
-    smallest_margin: float
-    """Over all images: how near an answer came to flipping, in logits."""
+    graphs: dict[str, GraphParity]
+    whole: WholeParity
+    random_weights: bool
+    limits: Limits | None
+    """None where the weights are random: then only the graphs are judged."""
 
-    def check(self, limits: Limits, graph_limits: Mapping[str, float]) -> None:
-        """Raise EngineError naming the first figure over its limit; `graph_limits` by the graph's name."""
-        figures = {
-            **{f"graph_error of {name}": (error, graph_limits[name]) for name, error in self.graph_error.items()},
-            "map_difference": (self.map_difference, limits.map_difference),
-            "other_answers": (self.other_answers, limits.other_answers),
-            "mask_disagreement": (self.mask_disagreement, limits.mask_disagreement),
-        }
-        for name, (found, limit) in figures.items():
-            if not found <= limit:
-                raise EngineError(f"parity: {name} is {found:.3g}, the limit is {limit:g}; nothing was written")
-
-    def as_json(self, limits: Limits, graph_limits: Mapping[str, float]) -> dict[str, object]:
+    def as_json(self) -> dict[str, Any]:
         """For the manifest."""
-        limited = {**asdict(limits), "graph_error": dict(graph_limits)}
-        return {**asdict(self), "limits": limited, "against": "reference engine, PyTorch float32"}
+        graphs = {
+            name: {key: value for key, value in asdict(graph).items() if value is not None}
+            | {"limit": GRAPH_ERROR[graph.precision]}
+            for name, graph in self.graphs.items()
+        }
+        limits = asdict(self.limits) if self.limits else "not judged: random weights"
+        return {
+            "against": "reference engine, PyTorch float32",
+            "graphs": graphs,
+            "whole": {**asdict(self.whole), "limits": limits},
+        }
 
 
-def parity_images(verify: Path | None) -> list[RGB]:
-    """The images of the proof: synthetic ones and, if named, every image of a folder or data set."""
-    images = [generate(SEED, index).image for index in range(IMAGES)]
-    if verify is None:
-        return images
-    if verify.is_dir() and not any(item.is_file() for item in verify.iterdir() if item.suffix != ".json"):
-        items = [item for category in load_dataset(verify).categories.values() for item in category]
-        return images + [read_image(item.image) for item in items]
-    return images + [read_image(path) for path in find_images(verify)]
+def parity_images(count: int, verify: Path | None) -> list[RGB | Path]:
+    """What the proof runs on: synthetic images and, if named, every image of a folder or data set (read when used)."""
+    images: list[RGB | Path] = [generate(SEED, index).image for index in range(count)]
+    return images + (image_files(verify) if verify else [])
 
 
-def graph_errors(
-    graphs: Sequence[Graph], folder: Path, checkpoint: Checkpoint, images: Sequence[RGB]
-) -> dict[str, float]:
-    """Each graph in ONNX Runtime against its module in PyTorch, both fed with PyTorch's tensors of the images."""
-    config = checkpoint.config.model
-    errors = dict.fromkeys((graph.name for graph in graphs), 0.0)
-    engines = {graph.name: OrtEngine(folder / f"{graph.name}.onnx") for graph in graphs}
-    modules = {graph.name: graph for graph in graphs}
-
-    def compare(name: str, **feeds: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The module's outputs; the engine's difference from them is noted."""
-        with torch.inference_mode():
-            outputs = modules[name].module(*feeds.values())
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        found = engines[name].run({key: value.numpy() for key, value in feeds.items()})
-        for key, expected in zip(modules[name].outputs, outputs, strict=True):
-            if expected.is_floating_point():
-                scale = float(expected.abs().max()) or 1.0
-                errors[name] = max(errors[name], float(np.abs(found[key] - expected.numpy()).max()) / scale)
-        return outputs
-
-    example = modules["llm"].inputs
-    for image in images:
-        pixels = torch.from_numpy(config.pixel_view.apply(image)[0])
-        (semantic,) = compare("semantic_encoder", pixels=torch.from_numpy(config.semantic_view.apply(image)))
-        (pixel,) = compare("pixel_encoder", pixels=pixels)
-        (visual,) = compare("spam", semantic=semantic, pixel=pixel)
-        texts = _text_embeds(checkpoint, visual, example["inputs_embeds"].shape[1])
-        _, _, _, states = compare(
-            "llm", inputs_embeds=texts, **{k: v for k, v in example.items() if k != "inputs_embeds"}
-        )
-        compare("decoder", states=states[:3].clone(), pixel=pixel, alpha=torch.tensor(config.alpha))
-    return errors
+def image_files(folder: Path) -> list[Path]:
+    """Every image of a folder or data set. Raises InputError."""
+    if folder.is_dir() and not any(item.is_file() for item in folder.iterdir() if item.suffix != ".json"):
+        return [item.image for category in load_dataset(folder).categories.values() for item in category]
+    return list(find_images(folder))
 
 
-def _text_embeds(checkpoint: Checkpoint, visual: torch.Tensor, length: int) -> torch.Tensor:
-    """The pass of the default instruction with an image's visual tokens in it."""
-    spec = checkpoint.config.prompt
-    plan = plan_pass(spec.default_instruction, checkpoint.prompter, checkpoint.templates, visual.shape[1])
-    with torch.inference_mode():
-        before, after = (checkpoint.model.embed(torch.from_numpy(ids))[None] for ids in (plan.before, plan.after))
-        embeds = torch.cat((before, visual, after), dim=1)
-    if embeds.shape[1] != length:
-        raise EngineError(f"parity: the pass has {embeds.shape[1]} tokens, the example {length}")
-    return embeds
+def pixels_of(image: RGB | Path) -> RGB:
+    """The image itself, or the file's. Raises InputError."""
+    return read_image(image) if isinstance(image, Path) else image
+
+
+@dataclass
+class Proof:
+    """A graph's engines and its figures so far."""
+
+    name: str
+    parity: GraphParity
+    engine: OrtEngine
+    twin: RoundingTwin | None = None
+    scales: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: Path, precision: str) -> Proof:
+        """Load a written graph, and its twin where it is in half precision."""
+        twin = RoundingTwin(path) if precision in ("fp16", "int8-static", "fp8") else None
+        return cls(path.stem, GraphParity(precision), OrtEngine(path), twin)
+
+    def add(self, trace: Trace) -> None:
+        """Run an image's tensors and note the differences."""
+        feeds, expected = trace.feeds[self.name], trace.outputs[self.name]
+        found = self.engine.run(_ports(feeds, self.engine))
+        error, difference, output = _largest_error(found, expected)
+        if self.twin is not None:
+            self.parity.unrounded_error = _max(self.parity.unrounded_error or 0.0, error)
+            found = self.twin.run(feeds)
+            error, difference, output = _largest_error(found, expected)
+            self.parity.peak_tensor, self.parity.peak = self.twin.peak
+        if not error <= self.parity.error:
+            self.parity.error, self.parity.output = error, output
+        self.parity.largest_difference = _max(self.parity.largest_difference, difference)
+        if self.name == "llm":
+            rows = list(trace.anchor_rows)
+            one, other = (np.asarray(each["states"], np.float64)[:, rows] for each in (found, expected))
+            share = float(np.linalg.norm(one - other) / np.linalg.norm(other))
+            self.parity.state_error = _max(self.parity.state_error or 0.0, share)
+
+
+def _ports(feeds: Arrays, engine: OrtEngine) -> Arrays:
+    """Feeds in the graph's own types: keys and values may be half."""
+    half = [name for name in HALF_PORTS if engine.inputs.get(name, ("",))[0] == "tensor(float16)"]
+    return {name: value.astype(np.float16) if name in half else value for name, value in feeds.items()}
+
+
+def _largest_error(found: Mapping[str, NDArray[Any]], expected: Arrays) -> tuple[float, float, str]:
+    """The largest relative error of any float output, the largest difference, and the output with the former."""
+    worst, largest, output = 0.0, 0.0, ""
+    for name, wanted in expected.items():
+        if wanted.dtype.kind != "f":
+            continue
+        difference = float(np.abs(np.asarray(found[name], np.float64) - wanted).max())
+        scale = float(np.abs(wanted).max())
+        error = difference / (max(1.0, scale) if name in IN_LOGITS else scale or 1.0)
+        if not error <= worst:
+            worst, output = error, name
+        largest = _max(largest, difference)
+    return worst, largest, output
+
+
+def _max(one: float, other: float) -> float:
+    """The larger; a NaN stays."""
+    return float(np.maximum(one, other))
 
 
 def same_answer(found: Result, expected: Result) -> bool:
@@ -152,30 +242,40 @@ def same_answer(found: Result, expected: Result) -> bool:
     return found.answer == expected.answer
 
 
-def measure(graphs: Sequence[Graph], bundle: Path, checkpoint: Checkpoint, images: Sequence[RGB]) -> Parity:
-    """Measure the parity of a bundle folder with its checkpoint over images."""
-    errors = graph_errors(graphs, bundle / "graphs", checkpoint, images)
-    segmenter, reference = Segmenter.open(bundle), ReferenceSegmenter(checkpoint, template_scores=False)
-    other, differences, largest, wrong, pixels, margins = 0, [], 0.0, 0, 0, []
-    for image in images:
-        found, expected = segmenter.segment(image), reference.segment(image)
-        margins.append(expected.scores.min_margin)
+def whole_parity(segmenter: Segmenter, reference: ReferenceSegmenter, images: Sequence[RGB | Path]) -> WholeParity:
+    """Run the bundle and the reference on every image."""
+    parity = WholeParity(images=len(images))
+    ious, differences, other = [], [], 0
+    for image in console.progress(images, "parity", len(images)):
+        pixels = pixels_of(image)
+        found, expected = segmenter.segment(pixels), reference.segment(pixels)
+        parity.smallest_margin = min(parity.smallest_margin, expected.scores.min_margin)
+        if reference.template_scores:
+            parity.score_change = _max(parity.score_change, abs(found.scores.anomaly - expected.scores.anomaly))
         if not same_answer(found, expected):
             other += 1
             continue
-        if found.answer_kind is AnswerKind.SEGMENTED:
-            difference = np.abs(found.probability - expected.probability)
-            differences.append(float(difference.mean()))
-            largest = max(largest, float(difference.max()))
-            wrong += int((found.mask != expected.mask).sum())
-            pixels += found.mask.size
-    return Parity(
-        images=len(images),
-        segmented_images=len(differences),
-        graph_error=errors,
-        map_difference=float(np.mean(differences)) if differences else 0.0,
-        largest_map_difference=largest,
-        other_answers=other / len(images),
-        mask_disagreement=wrong / pixels if pixels else 0.0,
-        smallest_margin=min(margins),
-    )
+        if found.answer_kind is not AnswerKind.SEGMENTED:
+            continue
+        union = int((found.mask | expected.mask).sum())
+        ious.append(int((found.mask & expected.mask).sum()) / union if union else 1.0)
+        difference = np.abs(found.probability - expected.probability)
+        differences.append(float(difference.mean()))
+        parity.largest_map_difference = _max(parity.largest_map_difference, float(difference.max()))
+    parity.segmented_images = len(ious)
+    parity.other_answers = other / len(images)
+    if ious:
+        parity.mask_iou, parity.smallest_mask_iou = float(np.mean(ious)), min(ious)
+        parity.map_difference = float(np.mean(differences))
+    return parity
+
+
+def whole_engines(folder: Path, precision: Callable[[str], str]) -> dict[str, Engine]:
+    """Engines for the whole bundle: half precision as its rounding twin."""
+    from agvas_runtime.segmenter import GRAPHS
+
+    half = ("fp16", "int8-static", "fp8")
+    return {
+        name: (RoundingTwin if precision(name) in half else OrtEngine)(folder / "graphs" / f"{name}.onnx")
+        for name in GRAPHS
+    }

@@ -1,31 +1,391 @@
-"""8-bit graphs for ONNX Runtime on CPUs: int8 weights per channel, activations quantised as they come."""
+"""Graphs with 8- and 4-bit weights for ONNX Runtime: every product with a constant matrix, nothing else.
+
+Matrices are quantised one by one, in slices of columns, and remembered by their content: graphs that share weights get
+equal bytes, cost one quantisation, and no second copy of a model ever exists. `quantize_dynamic` on a whole model holds
+it three times over; its weights and its nodes are the ones written here (a test compares them). Blocks are quantised by
+ONNX Runtime's own `matmul_nbits_quantizer`, but for GPTQ: its version (1.32) multiplies a row's errors with the zeros
+of a triangular matrix, so nothing is passed on and the result is that of rounding to nearest. Run these on float32
+graphs, before any typing in half precision: a later pass may turn the blocks' scales, zero points and activations into
+half, since MatMulNBits takes both.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
-from onnxruntime.quantization import QuantType, quantize_dynamic
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 PARTS = {"encoders": ("semantic_encoder", "pixel_encoder", "spam"), "llm": ("llm",)}
 """What `--encoders` and `--llm` stand for. The decoder writes the map itself and stays in full precision."""
 
+SLICE = 2**24
+"""Elements of a matrix that are quantised at once: bounds the memory, and keeps protobuf under its 2 GB."""
 
-def quantize_int8(path: Path) -> None:
-    """Replace an ONNX file by its 8-bit form: every product with a constant matrix, nothing else."""
-    quantized = path.with_suffix(".int8.onnx")
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # it recommends a preparation that our exporter has done
-    try:
-        quantize_dynamic(
-            path,
-            quantized,
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            op_types_to_quantize=["MatMul", "Gemm"],
-            extra_options={"MatMulConstBOnly": True},
+Cache = dict[str, tuple[NDArray, ...]]
+"""Quantised matrices by kind and content; pass the same one for graphs that share weights."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A MatMul or Gemm with a constant matrix: activation [..., K] times matrix [K, N], plus a Gemm's bias [N]."""
+
+    node: ir.Node
+    activation: ir.Value
+    weight: ir.Value
+    transposed: bool
+    """The weight is stored as [N, K]."""
+    bias: ir.Value | None
+
+    @property
+    def name(self) -> str:
+        """Of what is made of the weight; the same weight the other way round has another one."""
+        return f"{self.weight.name}.T" if self.transposed else str(self.weight.name)
+
+    @property
+    def columns(self) -> int:
+        """N, without reading the weight."""
+        return int(self.weight.const_value.shape[0 if self.transposed else 1])
+
+    @property
+    def rows(self) -> int:
+        """K, without reading the weight."""
+        return int(self.weight.const_value.shape[1 if self.transposed else 0])
+
+    def matrix(self) -> NDArray:
+        """[K, N], contiguous, in the weight's dtype."""
+        weight = self.weight.const_value.numpy()
+        return np.ascontiguousarray(weight.T if self.transposed else weight)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How a matrix is stored in blocks of `size` rows, each with its own scale and zero point."""
+
+    bits: int
+    method: Literal["nearest", "hqq", "gptq"] = "nearest"
+    """What chooses the values. nearest: the block's range. hqq: half-quadratic quantisation, with float zero points;
+    needs no calibration, computes in float. gptq: as nearest, but each row makes up for the errors of the rows before
+    it (arXiv 2210.17323); needs `calibrate_int4`."""
+    int8_activations: bool = False
+    """Lets ONNX Runtime compute with activations rounded to 8 bits by block: faster, nearly as exact."""
+    size: int = 32
+
+    def __post_init__(self) -> None:
+        if self.bits not in (4, 8) or (self.method != "nearest" and self.bits != 4):
+            raise ValueError(f"blocks of {self.bits} bits by {self.method}: must be 4, or 8 by nearest")
+
+    @property
+    def kind(self) -> str:
+        """What the cache knows them by."""
+        return f"{self.bits} {self.method} {self.size}"
+
+
+HQQ4, GPTQ4, INT8 = Blocks(4, "hqq"), Blocks(4, "gptq", int8_activations=True), Blocks(8, int8_activations=True)
+
+
+def products(model: ir.Model) -> Iterator[Product]:
+    """Every MatMul with a constant second factor, and every plain Gemm (alpha = beta = 1) with one, in graph order."""
+    for node in list(model.graph):
+        if node.domain or node.op_type not in ("MatMul", "Gemm"):
+            continue
+        weight = node.inputs[1]
+        if weight is None or weight.const_value is None or not weight.is_initializer() or len(weight.shape) != 2:
+            continue
+        if weight.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
+            continue
+        attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+        if attributes.get("transA", 0) or any(attributes.get(name, 1.0) != 1.0 for name in ("alpha", "beta")):
+            continue
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        yield Product(node, node.inputs[0], weight, bool(attributes.get("transB", 0)), bias)
+
+
+def quantize_int8(model: ir.Model, *, cache: Cache | None = None) -> ir.Model:
+    """8-bit weights by column and activations quantised as they come, for CPUs: what `quantize_dynamic` writes.
+
+    Args:
+        model: float32; is left as it was. Weights may be lazy; the result holds its own.
+        cache: see Cache.
+    """
+    made, cache = model.clone(), {} if cache is None else cache
+    quantized: dict[ir.Value, tuple[ir.Value, ...]] = {}
+
+    for product in products(made):
+        if product.weight.dtype != ir.DataType.FLOAT:
+            raise TypeError(f"{product.weight.name} is {product.weight.dtype}, 8-bit activations need FLOAT")
+        matrix, scale = _remembered(product.matrix(), "int8", int8_columns, -1, cache)
+        node, activation = product.node, product.activation
+        if activation not in quantized:
+            dynamic = ir.node("DynamicQuantizeLinear", [activation], num_outputs=3)
+            dynamic.outputs[0].name = f"{activation.name}.uint8"
+            made.graph.insert_before(node, dynamic)
+            quantized[activation] = tuple(dynamic.outputs)
+        values, step, zero = quantized[activation]
+        name = product.name
+        weight = add_initializer(made, f"{name}.int8", matrix)
+        weight_step = add_initializer(made, f"{name}.int8.scale", scale)
+        weight_zero = add_initializer(made, f"{name}.int8.zero", np.zeros(scale.shape, np.int8))
+        whole = ir.node("MatMulInteger", [values, weight, zero, weight_zero])
+        cast = ir.node("Cast", whole.outputs, {"to": ir.DataType.FLOAT})
+        both = ir.node("Mul", [step, weight_step])
+        _replace(made, product, [whole, cast, both, ir.node("Mul", [cast.outputs[0], both.outputs[0]])])
+    return _cleaned(made)
+
+
+def quantize_int4(
+    model: ir.Model, *, head: int | None, body: Blocks = HQQ4, head_blocks: Blocks = INT8, cache: Cache | None = None
+) -> ir.Model:
+    """Weights in blocks (MatMulNBits), activations as they are: the body in 4 bits, the output head in 8.
+
+    Args:
+        model: float32 or float16; is left as it was. Scales take the weights' dtype.
+        head: the vocabulary's size; a product with as many columns is the output head. None: there is no head.
+        body: of every other product.
+        head_blocks: of the output head.
+        cache: see Cache; with what `calibrate_int4` put there if the body is by gptq.
+
+    Raises:
+        ValueError: no product has `head` columns, or a matrix for gptq was not calibrated.
+    """
+    made, cache = model.clone(), {} if cache is None else cache
+    found = list(products(made))
+    if head is not None and all(product.columns != head for product in found):
+        raise ValueError(f"no output head: no product of the graph has {head} columns")
+    for product in found:
+        blocks = head_blocks if product.columns == head else body
+        matrix = product.matrix()
+        rows, columns = matrix.shape
+        if blocks.method == "gptq" and _key(matrix, blocks.kind) not in cache:
+            raise ValueError(f"{product.weight.name}: no calibration for gptq in the cache")
+        arrays = _remembered(matrix, blocks.kind, partial(_quantized_blocks, blocks=blocks), 0, cache)
+        name = f"{product.name}.int{blocks.bits}"
+        inputs = [
+            add_initializer(made, f"{name}{end}", array)
+            for end, array in zip(("", ".scale", ".zero"), arrays, strict=True)
+        ]
+        attributes = {"K": rows, "N": columns, "bits": blocks.bits, "block_size": blocks.size}
+        if blocks.int8_activations:
+            attributes["accuracy_level"] = 4
+        node = ir.node("MatMulNBits", [product.activation, *inputs], attributes, domain="com.microsoft")
+        _replace(made, product, [node])
+    made.graph.opset_imports["com.microsoft"] = 1
+    return _cleaned(made)
+
+
+def calibrate_int4(
+    model: ir.Model,
+    path: Path,
+    feeds: Sequence[Mapping[str, NDArray]],
+    cache: Cache,
+    *,
+    head: int | None,
+    body: Blocks = GPTQ4,
+    at_once_bytes: int = 2**30,
+) -> None:
+    """Quantise every product but the head's by GPTQ, for what real inputs bring, into the cache.
+
+    `quantize_int4` then takes the matrices from there, also for other graphs with the same weights.
+
+    Args:
+        model: float32 or float16.
+        path: the same model in a file; external data beside it is read where it lies.
+        feeds: inputs by name; together more rows than the widest activation is long, if possible.
+        cache: what is filled.
+        head: as for `quantize_int4`.
+        body: 4 bits by gptq.
+        at_once_bytes: the graph runs as often as the products of activations with themselves need, held this many at
+            once (4 K K each).
+    """
+    readers: dict[str, list[Product]] = {}
+    for product in products(model):
+        if product.columns != head:
+            readers.setdefault(str(product.activation.name), []).append(product)
+    names = list(readers)
+    while names:
+        group, held = [], 0
+        while names and (not group or held + 4 * readers[names[0]][0].rows ** 2 <= at_once_bytes):
+            held += 4 * readers[names[0]][0].rows ** 2
+            group.append(names.pop(0))
+        grams = [np.zeros((), np.float32)] * len(group)
+        for found in observe(path, group, _gram, feeds):
+            grams = [gram + more for gram, more in zip(grams, found, strict=True)]
+        for name in group:
+            factor = _error_factor(grams.pop(0))
+            for product in readers[name]:
+                _remembered(product.matrix(), body.kind, partial(_gptq_blocks, factor=factor, blocks=body), 0, cache)
+
+
+def observe(
+    path: Path,
+    tensors: Sequence[str],
+    reduction: Callable[[str, str], list[onnx.NodeProto]],
+    feeds: Iterable[Mapping[str, NDArray]],
+) -> Iterator[list[NDArray]]:
+    """Run a graph in ONNX Runtime on the CPU and give, for every feed, what a reduction makes of each tensor.
+
+    Args:
+        path: ONNX file; external data beside it is read where it lies, so models over 2 GB work.
+        tensors: names of float32 tensors.
+        reduction: nodes from a tensor's name to another name, under which the result comes.
+        feeds: inputs by name.
+    """
+    model = onnx.load(path, load_external_data=False)
+    del model.graph.output[:]
+    for number, name in enumerate(tensors):
+        model.graph.node.extend(reduction(name, f"observed.{number}"))
+        model.graph.output.append(onnx.ValueInfoProto(name=f"observed.{number}"))  # its type is inferred
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    for feed in feeds:
+        yield session.run(None, dict(feed))
+
+
+def _gram(name: str, result: str) -> list[onnx.NodeProto]:
+    """x [..., K] -> x^T x [K, K]."""
+    rows = f"{result}.rows"
+    return [
+        onnx.helper.make_node("Flatten", [name], [rows], axis=-1),
+        onnx.helper.make_node("Gemm", [rows, rows], [result], transA=1),
+    ]
+
+
+def _error_factor(gram: NDArray, damping: float = 0.01) -> torch.Tensor:
+    """float32 [K, K], upper: how the error of a row is made up for by the rows behind it."""
+    hessian = torch.from_numpy(gram).double()
+    diagonal = hessian.diagonal()
+    diagonal += damping * diagonal.mean() + 1e-12
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+    return torch.linalg.cholesky(inverse, upper=True).float()
+
+
+def _gptq_blocks(matrix: NDArray, *, factor: torch.Tensor, blocks: Blocks) -> tuple[NDArray, NDArray, NDArray]:
+    """As `_quantized_blocks`; factor: of `_error_factor`."""
+    left, size = torch.from_numpy(matrix.astype(np.float32)), blocks.size  # a copy, which the errors change
+    rows, columns = left.shape
+    count = -(-rows // size)
+    codes = torch.zeros(count * size, columns)
+    scales, zeros = torch.empty(count, columns), torch.zeros(count + count % 2, columns)
+    for block, start in enumerate(range(0, rows, size)):
+        stop = min(start + size, rows)
+        lowest, highest = left[start:stop].amin(0).clamp(max=0), left[start:stop].amax(0).clamp(min=0)
+        scale = (highest - lowest) / 15
+        scale[scale == 0] = 1
+        zero = torch.round(-lowest / scale)
+        errors = torch.empty(stop - start, columns)
+        for row in range(start, stop):
+            codes[row] = (torch.round(left[row] / scale) + zero).clamp(0, 15)
+            errors[row - start] = (left[row] - scale * (codes[row] - zero)) / factor[row, row]
+            left[row + 1 : stop] -= torch.outer(factor[row, row + 1 : stop], errors[row - start])
+        left[stop:] -= factor[start:stop, stop:].T @ errors
+        scales[block], zeros[block] = scale, zero
+    packed = _pairs(codes).reshape(columns, count, size // 2)
+    return packed, np.ascontiguousarray(scales.T.numpy().astype(matrix.dtype)), _pairs(zeros)
+
+
+def _pairs(codes: torch.Tensor) -> NDArray:
+    """float [2 n, N], whole numbers from 0 to 15 -> uint8 [N, n], the first of each pair in the low bits."""
+    whole = np.ascontiguousarray(codes.T.numpy().astype(np.uint8))
+    return whole[:, ::2] | whole[:, 1::2] << 4
+
+
+def int8_columns(matrix: NDArray) -> tuple[NDArray, NDArray]:
+    """float [K, N] -> int8 [K, N] in [-127, 127] and float32 scale [N]; a column of zeros has the scale 1."""
+    largest = np.abs(matrix).max(axis=0).astype(np.float32)
+    scale = np.where(largest > 0, largest / np.float32(127), np.float32(1))
+    return np.rint(matrix / scale).astype(np.int8), scale
+
+
+def _quantized_blocks(matrix: NDArray, blocks: Blocks) -> tuple[NDArray, NDArray, NDArray]:
+    """[K, N] -> packed uint8 [N, blocks, bytes], scales [N, blocks], zero points: packed uint8, or float for HQQ."""
+    with _quiet():
+        from onnxruntime.quantization import matmul_nbits_quantizer as nbits
+
+        make = onnx.helper.make_tensor_value_info
+        node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"])
+        ends = [make("x", onnx.TensorProto.FLOAT, [1, None])], [make("y", onnx.TensorProto.FLOAT, [1, None])]
+        graph = onnx.helper.make_graph([node], "one", *ends, [onnx.numpy_helper.from_array(matrix, "w")])
+        config = (
+            nbits.HQQWeightOnlyQuantConfig(block_size=blocks.size, bits=blocks.bits)
+            if blocks.method == "hqq"
+            else nbits.DefaultWeightOnlyQuantConfig(block_size=blocks.size, bits=blocks.bits)
         )
+        quantizer = nbits.MatMulNBitsQuantizer(onnx.helper.make_model(graph), algo_config=config)
+        quantizer.process()
+    made = quantizer.model.model.graph
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in made.initializer}
+    packed, scales, zeros = (arrays[name] for name in made.node[0].input[1:])
+    shape = packed.shape[:2]
+    return packed, scales.reshape(shape), zeros.reshape(shape[0], -1)
+
+
+def _remembered(
+    matrix: NDArray, kind: str, quantize: Callable[[NDArray], tuple[NDArray, ...]], axis: int, cache: Cache
+) -> tuple[NDArray, ...]:
+    """The quantised matrix, by slices of columns that are joined along `axis`; from the cache if it is there."""
+    key = _key(matrix, kind)
+    if key not in cache:
+        step = max(1, SLICE // matrix.shape[0])
+        parts = [quantize(matrix[:, i : i + step]) for i in range(0, matrix.shape[1], step)]
+        cache[key] = tuple(np.concatenate(part, axis) for part in zip(*parts, strict=True))
+    return cache[key]
+
+
+def _key(matrix: NDArray, kind: str) -> str:
+    digest = hashlib.sha256(f"{kind} {matrix.shape} {matrix.dtype} ".encode())
+    digest.update(matrix.data.cast("B"))
+    return digest.hexdigest()
+
+
+def add_initializer(model: ir.Model, name: str, array: NDArray) -> ir.Value:
+    """The graph's initialiser of that name, which is made if it is new."""
+    if name not in model.graph.initializers:
+        model.graph.register_initializer(ir.val(name, const_value=ir.tensor(array, name=name)))
+    return model.graph.initializers[name]
+
+
+def _replace(model: ir.Model, product: Product, nodes: list[ir.Node]) -> None:
+    """Put nodes that compute the bare product in its node's place; a bias is added behind them."""
+    if product.bias is not None:
+        nodes = [*nodes, ir.node("Add", [nodes[-1].outputs[0], product.bias])]
+    for number, node in enumerate(nodes):
+        node.name = f"{product.node.outputs[0].name}.{number}.{node.op_type}"
+    old, new = product.node.outputs, nodes[-1].outputs
+    ir.convenience.replace_nodes_and_values(model.graph, product.node, [product.node], nodes, old, new)
+
+
+def _cleaned(model: ir.Model) -> ir.Model:
+    RemoveUnusedNodesPass()(model)  # and the initialisers that nothing uses any more
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """ONNX Runtime's quantiser sets up the program's logging when imported, and tells of every matrix."""
+    root = logging.getLogger()
+    handlers, level, disabled = list(root.handlers), root.level, root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
-        logging.disable(level)
-    quantized.chmod(0o644)
-    quantized.replace(path)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        logging.disable(disabled)

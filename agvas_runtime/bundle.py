@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from agvas_runtime.errors import BundleError
-from agvas_runtime.hashing import remembered_sha256, sha256_file
+from agvas_runtime.hashing import remembered_sha256
 from agvas_runtime.manifest import SCHEMA_VERSION, FileEntry, content_digest
 from agvas_runtime.manifest import Manifest as Manifest
 
 MANIFEST, TOKENIZER, TEMPLATES, EMBEDDINGS = "manifest.json", "tokenizer.json", "templates.json", "embeddings.npy"
+CARD = "MODEL_CARD.md"
 ENGINES = "engines"
 """Folder of what was built on this machine; no part of the bundle's hashes."""
 
@@ -94,19 +95,21 @@ class Bundle:
         return sum(entry.size for entry in self.manifest.files.values())
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
-    """List and hash the folder's files (all but manifest.json and engines/), write manifest.json whole or not at all.
-
-    Returns the manifest with `files` filled in.
-    """
+def complete(folder: Path, manifest: Manifest) -> Manifest:
+    """The manifest with the folder's files (all but manifest.json and engines/) listed and hashed; writes nothing."""
     files: dict[str, FileEntry] = {}
     for item in sorted(folder.rglob("*")):
         name = item.relative_to(folder).as_posix()
         if item.is_dir() or name in (MANIFEST, f".{MANIFEST}.part") or name.startswith(f"{ENGINES}/"):
             continue
         _inside(folder, name)
-        files[name] = FileEntry(sha256=sha256_file(item), size=item.stat().st_size)
-    filled = Manifest.model_validate({**manifest.model_dump(), "files": files})
+        files[name] = FileEntry(sha256=remembered_sha256(item), size=item.stat().st_size)
+    return Manifest.model_validate({**manifest.model_dump(), "files": files})
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Complete a manifest and write manifest.json whole or not at all. Returns it as it was written."""
+    filled = complete(folder, manifest)
     digest = content_digest(filled.model_dump(mode="json"))
     filled = filled.model_copy(update={"content_sha256": digest})
     part = folder / f".{MANIFEST}.part"

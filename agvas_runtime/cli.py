@@ -14,6 +14,7 @@ import typer
 
 from agvas_runtime import console
 from agvas_runtime.bundle import Bundle, default_bundle_path
+from agvas_runtime.cli_build import build
 from agvas_runtime.server.channel import DEFAULT_MESSAGE_MB
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 app = console.make_app("Runs a bundle: on image files, as a gRPC server, or just shows what is in it.")
 
 BundleOption = Annotated[Path | None, typer.Option(help="Bundle folder; the embedded tiny bundle by default.")]
+EngineOption = Annotated[
+    str, typer.Option(help="ort, tensorrt, or auto: TensorRT where the bundle was made for it and there is a GPU.")
+]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads of the engine; all cores by default.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
@@ -35,6 +39,7 @@ def segment(
     as_json: JsonOption = False,
     min_area: Annotated[int, typer.Option(min=1, help="Smallest region that counts as a defect, in pixels.")] = 1,
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Lowest mean score of such a region.")] = 0.0,
+    engine: EngineOption = "auto",
     threads: ThreadsOption = None,
 ) -> int:
     r"""Segment the anomalies of images, without a server. Exits with 0 whatever the verdicts.
@@ -49,7 +54,7 @@ def segment(
     from agvas_runtime.verdict import Recipe
 
     recipe = Recipe(min_area_px=min_area, min_score=min_score)
-    return segment_files(images, Task(bundle, instruction, recipe, threads, out), as_json=as_json)
+    return segment_files(images, Task(bundle, instruction, recipe, threads, out, engine), as_json=as_json)
 
 
 @app.command()
@@ -57,6 +62,7 @@ def serve(
     bundle: BundleOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on. There is no encryption and no login.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0 takes any free one.")] = 50051,
+    engine: EngineOption = "auto",
     threads: ThreadsOption = None,
     max_message_mb: Annotated[int, typer.Option(min=1, max=2047, help="Largest request.")] = DEFAULT_MESSAGE_MB,
     json_line: Annotated[bool, typer.Option("--json", help="Report readiness as one JSON line on stdout.")] = False,
@@ -78,7 +84,7 @@ def serve(
         else:
             console.note(f"ready: {server.model.name} on {server.host}:{server.port}")
 
-    serve(ServerConfig(bundle, host, port, threads, max_message_mb), ready)
+    serve(ServerConfig(bundle, host, port, threads, max_message_mb, engine), ready)
 
 
 @app.command()
@@ -101,6 +107,9 @@ def info(
         console.print_json(summary(opened))
     else:
         print_bundle(opened)
+
+
+app.command()(build)
 
 
 def main() -> None:

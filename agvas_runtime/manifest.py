@@ -46,10 +46,22 @@ class GraphSpec(_Part):
     """One ONNX graph of the bundle."""
 
     file: str
+    data: list[str] = Field(default_factory=list)
+    """Files beside it that hold its weights; two graphs with the same weights name the same file."""
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
     precision: str
     opset: int = Field(gt=0)
+
+
+class EnginePlan(_Part):
+    """What `agvas-runtime build` makes of the graphs on the machine they are to run on."""
+
+    precision: Literal["fp16", "int8", "fp8"]
+    graphs: list[str]
+    """Those that become native engines, in this order; the others stay with ONNX Runtime."""
+    ranges: dict[str, tuple[int, int, int]]
+    """Name of a dimension that varies to its smallest, usual and largest size."""
 
 
 class Source(_Part):
@@ -116,6 +128,8 @@ class Manifest(_Part):
     preprocessing: Preprocessing
     prompt: PromptSpec
     model: ModelSpec
+    engine_plan: EnginePlan | None = None
+    """Where the graphs were made for TensorRT."""
     parity: dict[str, JsonValue] = Field(default_factory=dict)
     """Figures that the export measured against the reference."""
     content_sha256: str = ""
@@ -123,6 +137,9 @@ class Manifest(_Part):
 
     @model_validator(mode="after")
     def _graphs_are_listed(self) -> "Manifest":
-        if missing := [spec.file for spec in self.graphs.values() if self.files and spec.file not in self.files]:
+        named = [file for spec in self.graphs.values() for file in (spec.file, *spec.data)]
+        if missing := [file for file in named if self.files and file not in self.files]:
             raise ValueError(f"graph file {missing[0]} is not listed under files")
+        if self.engine_plan and (unknown := [name for name in self.engine_plan.graphs if name not in self.graphs]):
+            raise ValueError(f"engine_plan names the graph {unknown[0]!r}, there is none of that name")
         return self

@@ -20,6 +20,9 @@ from agvas_runtime.trie import Trie, build_trie
 MAX_TOKENS = 4096
 """Longest pass; attention's scores grow with its square (64 MB a head here)."""
 
+HIDDEN = -20_000.0
+"""Added to an attention score it leaves nothing of the key, in float32 and in half precision alike."""
+
 
 @dataclass(frozen=True)
 class PassPlan:
@@ -30,7 +33,7 @@ class PassPlan:
         after: int64, token ids behind them: the rest of the prompt, then the trie's nodes.
         position_ids: int64 [1, T].
         attention_bias: float32 [1, 1, T, T], added to the attention scores: 0 where the row may attend to the column,
-            the lowest float elsewhere.
+            HIDDEN elsewhere.
         rows: int64 [K + 1], the last prompt token and the nodes.
     """
 
@@ -64,7 +67,7 @@ def plan_pass(instruction: str, prompter: Prompter, templates: Templates, visual
         raise InputError(f"instruction: its pass has {total} tokens, expected at most {MAX_TOKENS}; shorten it")
     sees = np.tri(total, dtype=bool)
     sees[length:, length:] = trie.ancestors()
-    bias = np.where(sees, np.float32(0), np.finfo(np.float32).min)
+    bias = np.where(sees, np.float32(0), np.float32(HIDDEN))
     return PassPlan(
         prompt=prompt,
         trie=trie,

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agvas_runtime import console, encoding
+from agvas_runtime.engines.choice import choose_engine
 from agvas_runtime.engines.ort import share_threads
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.files import make_folder, result_names, write_whole
@@ -31,6 +32,7 @@ class Task:
     threads: int | None
     out: Path | None
     """Where masks and overlays go; nowhere where None."""
+    engine: str = "ort"
 
 
 def segment_files(inputs: list[Path], task: Task, *, as_json: bool) -> int:
@@ -45,7 +47,8 @@ def segment_files(inputs: list[Path], task: Task, *, as_json: bool) -> int:
     rows: list[dict[str, Any]] = []
     if images:
         share_threads(task.threads)
-        segmenter = Segmenter.open(task.bundle, threads=task.threads)
+        engine = choose_engine(task.engine, task.bundle)
+        segmenter = Segmenter.open(task.bundle, engine=engine, threads=task.threads)
         segmenter.warm()  # so that the first image's time is like the others'
     for (_, path), name in zip(console.progress(images, "segmenting", len(images)), names, strict=True):
         try:

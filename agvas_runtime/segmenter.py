@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_runtime.bundle import Bundle, default_bundle_path
-from agvas_runtime.engines import Engine, Tensors
+from agvas_runtime.engines import Array, Engine, Feed, Tensors
 from agvas_runtime.engines.ort import OrtEngine
-from agvas_runtime.engines.registry import check_mode
+from agvas_runtime.engines.registry import OF_BUNDLES, check_mode
 from agvas_runtime.errors import BundleError, InputError
 from agvas_runtime.frames import decode_image, read_bytes
 from agvas_runtime.manifest import Manifest, weights_note
@@ -68,6 +68,7 @@ class Segmenter:
         if len(self._embeddings) < self.prompter.vocabulary_size:
             found = f"{len(self._embeddings)} token embeddings for {self.prompter.vocabulary_size} tokens"
             raise BundleError(f"{bundle.folder}: found {found}")
+        self._alpha = np.array(self.manifest.model.alpha, np.float32)
         self._plans: OrderedDict[str, tuple[PassPlan, Tensors]] = OrderedDict()
         self.weights_note = weights_note(self.manifest.source.random_weights, self.manifest.source.plant)
 
@@ -77,17 +78,27 @@ class Segmenter:
 
         Args:
             path: the bundle's folder.
-            engine: "ort", ONNX Runtime on the CPU.
-            threads: threads a graph may use; None takes every core.
+            engine: "ort", ONNX Runtime on the CPU; "tensorrt", the native engines that `agvas-runtime build` made.
+            threads: threads a graph may use on the CPU; None takes every core.
 
         Raises:
             BundleError: the bundle is incomplete, altered, unsafe or too new.
-            InputError: there is no such engine.
+            InputError: there is no such engine, or the bundle was not made for it.
+            EngineError: the engines are missing, or made for another device.
         """
-        if engine != "ort":
-            raise InputError(f"engine {engine!r} does not run bundles; expected 'ort'")
+        if engine not in OF_BUNDLES:
+            raise InputError(f"engine {engine!r} does not run bundles; expected {' or '.join(map(repr, OF_BUNDLES))}")
         bundle = Bundle.open(path or default_bundle_path())
+        if engine == "tensorrt":
+            from agvas_runtime.engines.store import open_engines
+
+            return cls(bundle, open_engines(bundle, GRAPHS, threads))
         return cls(bundle, {name: OrtEngine(bundle.graph_path(name), threads) for name in GRAPHS})
+
+    def close(self) -> None:
+        """Give the engines' memory back; nothing can be segmented then."""
+        for engine in self._engines.values():
+            engine.close()
 
     def warm(self) -> None:
         """Run once, so that the first real frame finds everything loaded."""
@@ -133,28 +144,32 @@ class Segmenter:
         pixels, resized = views.pixel.apply(frame)
         watch.lap("preprocess")
         semantic = self._engines["semantic_encoder"].run({"pixels": semantic_pixels})["features"]
+        self._engines["semantic_encoder"].synchronize()  # the time is the stage's own
         watch.lap("semantic_encoder")
         pixel = self._engines["pixel_encoder"].run({"pixels": pixels})["features"]
+        self._engines["pixel_encoder"].synchronize()
         watch.lap("pixel_encoder")
         visual = self._engines["spam"].run({"semantic": semantic, "pixel": pixel})["visual"]
+        self._engines["spam"].synchronize()
         watch.lap("spam")
-        plan, feeds = self._plan(asked)
-        llm = self._engines["llm"].run(self._llm_feeds(plan, feeds, visual))
-        walked = walk(plan.trie, llm["greedy"], self.prompter.end_id)
-        scores = path_scores(plan.trie, walked, llm["edge_logprob"], llm["margin"])
+        plan, constant = self._plan(asked)
+        llm = self._engines["llm"].run(_llm_feeds(constant, visual))
+        greedy, edges, margin = (np.asarray(llm[name])[0] for name in ("greedy", "edge_logprob", "margin"))
+        walked = walk(plan.trie, greedy, self.prompter.end_id)
+        scores = path_scores(plan.trie, walked, edges, margin)
         watch.lap("llm")
         kind = walked.answer.kind if walked.answer else AnswerKind.OTHER
         small = None
         if walked.answer and kind is AnswerKind.SEGMENTED:
-            states = llm["states"][self._anchor_rows(walked.answer.tokens, walked.rows)]
-            alpha = np.array(self.manifest.model.alpha, np.float32)
-            small = self._engines["decoder"].run({"states": states, "pixel": pixel, "alpha": alpha})["map"]
+            states = np.asarray(llm["states"])[:, self._anchor_rows(walked.answer.tokens, walked.rows)]
+            group = {"states": states, "present": np.ones((1, 3), np.float32), "pixel": pixel, "alpha": self._alpha}
+            small = np.asarray(self._engines["decoder"].run(group)["map"])[0]
         watch.lap("decoder")
         size = (frame.shape[0], frame.shape[1])
         probability = np.zeros(size, np.float32)
         if small is not None:
             probability = to_image_size(small, self.manifest.model.canvas, resized, size)
-        text = walked.answer.text if walked.answer else self._left_text(plan.trie, walked, llm["greedy"])
+        text = walked.answer.text if walked.answer else self._left_text(plan.trie, walked, greedy)
         threshold = self.manifest.model.threshold
         return finish(probability, kind, text, scores, threshold, recipe or Recipe(), watch, instruction=asked)
 
@@ -173,15 +188,12 @@ class Segmenter:
             "edge_rows": plan.trie.edge_rows,
             "edge_tokens": plan.trie.edge_tokens,
         }
+        for value in feeds.values():
+            value.setflags(write=False)  # an engine may keep what cannot change
         self._plans[instruction] = plan, feeds
         while len(self._plans) > 1 and sum(map(_size, self._plans.values())) > PLANS_KEPT_BYTES:
             self._plans.popitem(last=False)
         return plan, feeds
-
-    @staticmethod
-    def _llm_feeds(plan: PassPlan, constant: Tensors, visual: NDArray[np.float32]) -> Tensors:
-        feeds = {name: value for name, value in constant.items() if name not in ("before", "after")}
-        return {**feeds, "inputs_embeds": np.concatenate((constant["before"], visual, constant["after"]), axis=1)}
 
     def _anchor_rows(self, tokens: tuple[int, ...], rows: tuple[int, ...]) -> list[int]:
         """Rows of the states that stand for NOR, ANO and SEG; `rows` begins with the root's."""
@@ -192,6 +204,12 @@ class Segmenter:
         """What greedy decoding had written when it left the templates, the odd token included."""
         written = [int(trie.tokens[row - 1]) for row in walked.rows if row != ROOT_ROW]
         return self.prompter.decode([*written, int(greedy[walked.rows[-1]])])
+
+
+def _llm_feeds(constant: Tensors, visual: Array) -> dict[str, Feed]:
+    """The feeds of a pass; the embeddings are put together by the engine, where the visual tokens already lie."""
+    feeds: dict[str, Feed] = {name: value for name, value in constant.items() if name not in ("before", "after")}
+    return {**feeds, "inputs_embeds": (constant["before"], visual, constant["after"])}
 
 
 def _size(prepared: tuple[PassPlan, Tensors]) -> int:

@@ -1,16 +1,43 @@
 """What runs a graph. An engine knows one graph and nothing of images, prompts or verdicts."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 Tensors = dict[str, NDArray[Any]]
 
 
+class InDevice(Protocol):
+    """A tensor in a device's memory; `numpy.asarray` copies it back."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sizes."""
+        ...
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]: ...
+
+
+Array = NDArray[Any] | InDevice
+Feed = Array | Sequence[Array]
+"""A tensor, or its parts along axis 1: an engine puts them together where it needs them."""
+
+
 class Engine(Protocol):
     """One compiled graph."""
 
-    def run(self, feeds: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-        """Run the graph: input name to array -> output name to array. Raises EngineError naming the graph."""
+    def run(self, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Run the graph: input name to Feed -> output name to Array. Raises EngineError naming the graph.
+
+        What comes back stays valid until the next run, and may still be in the making, see `synchronize`.
+        """
+        ...
+
+    def synchronize(self) -> None:
+        """Wait until everything that was asked for is done. Raises EngineError."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back. A second call does nothing."""
         ...

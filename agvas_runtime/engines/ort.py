@@ -1,11 +1,13 @@
 """ONNX Runtime: one graph, one session."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agvas_runtime.engines import Tensors
+import numpy as np
+
+from agvas_runtime.engines import Feed, Tensors
 from agvas_runtime.errors import EngineError
 
 
@@ -29,19 +31,33 @@ class OrtEngine:
             have = ", ".join(ort.get_available_providers())
             raise EngineError(f"graph {self.name}: ONNX Runtime has no {missing[0]} here (it has {have})")
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=list(providers))
+            self._session: Any = ort.InferenceSession(str(path), options, providers=list(providers))
         except Exception as error:  # ONNX Runtime's errors have no common base class
             raise EngineError(f"graph {self.name}: cannot be loaded: {_one_line(error)}") from None
         self.inputs = {spec.name: (spec.type, spec.shape) for spec in self._session.get_inputs()}
         self.outputs = [spec.name for spec in self._session.get_outputs()]
 
-    def run(self, feeds: Tensors) -> Tensors:
-        """Input name to array -> output name to array. Raises EngineError naming the graph and what it was given."""
+    def run(self, feeds: Mapping[str, Feed]) -> Tensors:
+        """Input name to tensor -> output name to array. Raises EngineError naming the graph and what it was given."""
+        arrays = {name: _whole(feed) for name, feed in feeds.items()}
         try:
-            return dict(zip(self.outputs, self._session.run(self.outputs, feeds), strict=True))
+            return dict(zip(self.outputs, self._session.run(self.outputs, arrays), strict=True))
         except Exception as error:
-            given = ", ".join(f"{name} {value.dtype}{list(value.shape)}" for name, value in feeds.items())
+            given = ", ".join(f"{name} {value.dtype}{list(value.shape)}" for name, value in arrays.items())
             raise EngineError(f"graph {self.name}: {_one_line(error)} (given {given})") from None
+
+    def synchronize(self) -> None:
+        """Nothing to wait for: `run` returns when it is done."""
+
+    def close(self) -> None:
+        """Let the session go."""
+        self._session = None
+
+
+def _whole(feed: Feed) -> np.ndarray[Any, Any]:
+    if isinstance(feed, Sequence):
+        return np.concatenate([np.asarray(part) for part in feed], axis=1)
+    return np.asarray(feed)
 
 
 _shares_threads = False

@@ -15,6 +15,8 @@ from agvas_runtime.result import Result
 from agvas_runtime.verdict import Recipe
 
 GROUP = "agvas.engines"
+OF_BUNDLES = ("ort", "tensorrt")
+"""Engines that run bundles; those of the entry points run checkpoints."""
 EXTRAS = {"reference": "train", "compiled-decode": "train"}
 """Which extra of the distribution brings an engine's packages."""
 
@@ -44,7 +46,7 @@ class Segments(Protocol):
 
 def engine_names() -> list[str]:
     """The engines that can be named, ours first."""
-    return ["ort", *sorted(point.name for point in entry_points(group=GROUP) if point.name != "ort")]
+    return [*OF_BUNDLES, *sorted(point.name for point in entry_points(group=GROUP) if point.name not in OF_BUNDLES)]
 
 
 def ask(segmenter: Segments, image: NDArray[np.uint8] | bytes | Path, request: Request) -> Result:
@@ -59,23 +61,23 @@ def ask(segmenter: Segments, image: NDArray[np.uint8] | bytes | Path, request: R
 
 
 def check_mode(engine: str, mode: Mode) -> None:
-    """Raise InputError where an engine lacks a mode: `ort` has direct segmentation only."""
-    if engine == "ort" and mode is not Mode.DIRECT:
+    """Raise InputError where an engine lacks a mode: bundles have direct segmentation only."""
+    if engine in OF_BUNDLES and mode is not Mode.DIRECT:
         able = " and ".join(f"--engine {name}" for name in EXTRAS)
-        raise InputError(f"mode {mode.value}: engine ort has direct only; {able} have every mode")
+        raise InputError(f"mode {mode.value}: engine {engine} has direct only; {able} have every mode")
 
 
 def open_segmenter(engine: str, path: Path | None = None, threads: int | None = None) -> Segments:
-    """Open a bundle (`ort`) or a checkpoint (others) for a command of ours; None opens the embedded one.
+    """Open a bundle (`ort`, `tensorrt`) or a checkpoint (others) for a command of ours; None opens the embedded one.
 
     Raises InputError or EngineError.
     """
-    if engine == "ort":
+    if engine in OF_BUNDLES:
         from agvas_runtime.engines.ort import share_threads
         from agvas_runtime.segmenter import Segmenter
 
         share_threads(threads)
-        return Segmenter.open(path, engine="ort", threads=threads)
+        return Segmenter.open(path, engine=engine, threads=threads)
     points: dict[str, EntryPoint] = {point.name: point for point in entry_points(group=GROUP)}
     if engine not in points:
         close = get_close_matches(engine, engine_names(), 1)

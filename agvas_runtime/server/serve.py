@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from PIL import Image
 
+from agvas_runtime.engines.choice import build_missing, choose_engine
 from agvas_runtime.engines.ort import share_threads
 from agvas_runtime.errors import EngineError
 from agvas_runtime.proto.agvas.v1 import inspection_pb2, inspection_pb2_grpc
@@ -40,6 +41,8 @@ class ServerConfig:
     threads: int | None = None
     """Threads of the engine; all cores where None."""
     max_message_mb: int = DEFAULT_MESSAGE_MB
+    engine: str = "ort"
+    """ort, tensorrt (engines that are missing are built first) or auto, see `engines.choice`."""
 
 
 class InspectionServer:
@@ -59,7 +62,10 @@ class InspectionServer:
         self._health = health.HealthServicer()
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         share_threads(config.threads)
-        segmenter = Segmenter.open(config.bundle, threads=config.threads)
+        engine = choose_engine(config.engine, config.bundle)
+        if engine == "tensorrt":
+            build_missing(config.bundle)
+        segmenter = Segmenter.open(config.bundle, engine=engine, threads=config.threads)
         segmenter.warm()
         Image.preinit()  # the first encoded frame would wait for PIL's decoders otherwise
         model = model_reply(segmenter.bundle)

@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from agvas_runtime.plan import HIDDEN
 from agvas_train.model.transformer import RandomPositionEncoding, TwoWayTransformer
 
 ANCHORS = ("nor", "ano", "seg")
@@ -76,12 +77,31 @@ class AGMD(nn.Module):
             Raw products [B, A, 4 g, 4 g].
         """
         index = torch.tensor(list(present), device=anchors.device)
-        learned = self.anchor_tokens(index).expand(anchors.shape[0], -1, -1)
-        tokens = torch.cat((learned, anchors), dim=1)  # B, 2A, C
+        return self._products(self.anchor_tokens(index), anchors, pixel, present)
+
+    def masked(self, anchors: Tensor, pixel: Tensor, present: Tensor) -> Tensor:
+        """The same for many groups of anchors that lack different ones: absent tokens are hidden instead of left out.
+
+        Args:
+            anchors: h of all three anchors [G, 3, C]; rows of absent ones may hold any finite numbers.
+            pixel: f_p [G, C, g, g].
+            present: float [G, 3], 1 where the answer held the anchor, else 0.
+
+        Returns:
+            Raw products [G, 3, 4 g, 4 g]; those of absent anchors mean nothing.
+        """
+        hidden = (1 - present.repeat(1, 2)) * HIDDEN  # t and h of an absent anchor
+        return self._products(self.anchor_tokens.weight, anchors, pixel, (NOR, ANO, SEG), hidden[:, None, None])
+
+    def _products(
+        self, learned: Tensor, anchors: Tensor, pixel: Tensor, kinds: Sequence[int], bias: Tensor | None = None
+    ) -> Tensor:
+        """t [A, C] and h [B, A, C] of the anchors of these kinds, and f_p, to products [B, A, 4 g, 4 g]."""
+        tokens = torch.cat((learned.expand(anchors.shape[0], -1, -1), anchors), dim=1)  # B, 2A, C
         grid = pixel.shape[-1]
-        tokens, flat = self.transformer(pixel, self.pe_layer(grid), tokens)
+        tokens, flat = self.transformer(pixel, self.pe_layer(grid), tokens, bias)
         upscaled = self.output_upscaling(flat.transpose(1, 2).unflatten(2, (grid, grid)))  # B, C/8, 4g, 4g
-        kernels = torch.stack([self.output_hypernetworks_mlps[c](tokens[:, i]) for i, c in enumerate(present)], dim=1)
+        kernels = torch.stack([self.output_hypernetworks_mlps[c](tokens[:, i]) for i, c in enumerate(kinds)], dim=1)
         return (kernels @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
 
 
@@ -113,3 +133,17 @@ def fuse(products: Tensor, alpha: float | Tensor, present: Sequence[int] = (NOR,
     if absolute is None or relative is None:
         return absolute if relative is None else relative
     return alpha * absolute + (1 - alpha) * relative
+
+
+def fuse_present(products: Tensor, alpha: float | Tensor, present: Tensor) -> Tensor:
+    """`fuse` for groups that lack different anchors: products [G, 3, ...] and presence, float [G, 3], to P [G, ...].
+
+    A group without any anchor gives zeros.
+    """
+    nor, ano, seg = (present[:, c, None, None] for c in (NOR, ANO, SEG))
+    absolute = torch.sigmoid(products[:, SEG])
+    # softmax over both is a sigmoid of the difference; with one of them it is the sigmoid of its product or 1 - it
+    relative = torch.sigmoid(ano * products[:, ANO] - nor * products[:, NOR])
+    either = torch.maximum(nor, ano)
+    share = seg * torch.where(either > 0, torch.as_tensor(alpha, dtype=products.dtype), 1.0)
+    return share * absolute + either * (1 - share) * relative

@@ -26,10 +26,12 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(embedding_dim, inner)
         self.out_proj = nn.Linear(inner, embedding_dim)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Queries [B, L, C], keys and values [B, M, C] give [B, L, C]."""
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Queries [B, L, C], keys and values [B, M, C] give [B, L, C]; the bias [B, 1, 1, M] adds to the scores."""
+        if bias is not None:
+            bias = bias.expand(-1, -1, q.shape[1], -1)
         q, k, v = self._heads(self.q_proj(q)), self._heads(self.k_proj(k)), self._heads(self.v_proj(v))
-        attended = F.scaled_dot_product_attention(q, k, v)  # B, heads, L, inner/heads
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # B, heads, L, inner/heads
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -67,18 +69,23 @@ class TwoWayAttentionBlock(nn.Module):
         self.norm4 = nn.LayerNorm(embedding_dim)
         self.first = first
 
-    def forward(self, tokens: Tensor, pixels: Tensor, token_pe: Tensor, pixel_pe: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens [B, L, C] and pixels [B, M, C], both updated; the position encodings have the same shapes."""
+    def forward(
+        self, tokens: Tensor, pixels: Tensor, token_pe: Tensor, pixel_pe: Tensor, token_bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens [B, L, C] and pixels [B, M, C], both updated; the position encodings have the same shapes.
+
+        The bias [B, 1, 1, L] is added to every score of a token as a key: a huge negative one hides it.
+        """
         if self.first:  # the first block's tokens are their own position encoding: no sum, no residual
-            tokens = self.self_attn(tokens, tokens, tokens)
+            tokens = self.self_attn(tokens, tokens, tokens, token_bias)
         else:
             q = tokens + token_pe
-            tokens = tokens + self.self_attn(q, q, tokens)
+            tokens = tokens + self.self_attn(q, q, tokens, token_bias)
         tokens = self.norm1(tokens)
         located = pixels + pixel_pe
         tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, located, pixels))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        pixels = self.norm4(pixels + self.cross_attn_image_to_token(located, tokens + token_pe, tokens))
+        pixels = self.norm4(pixels + self.cross_attn_image_to_token(located, tokens + token_pe, tokens, token_bias))
         return tokens, pixels
 
 
@@ -104,8 +111,12 @@ class TwoWayTransformer(nn.Module):
         )
         self.norm_final_attn = nn.LayerNorm(embedding_dim)
 
-    def forward(self, pixels: Tensor, pixel_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, pixels: Tensor, pixel_pe: Tensor, tokens: Tensor, token_bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Pixels [B, C, g, g], their position encoding [1, C, g, g] (cast to the pixels' dtype), tokens [B, L, C].
+
+        The bias [B, 1, 1, L] is added to every score of a token as a key.
 
         Returns the updated tokens [B, L, C] and pixels [B, g*g, C].
         """
@@ -113,7 +124,7 @@ class TwoWayTransformer(nn.Module):
         flat_pe = pixel_pe.flatten(2).transpose(1, 2).to(flat.dtype)
         token_pe = tokens
         for layer in self.layers:
-            tokens, flat = layer(tokens, flat, token_pe, flat_pe)
+            tokens, flat = layer(tokens, flat, token_pe, flat_pe, token_bias)
         attended = self.final_attn_token_to_image(tokens + token_pe, flat + flat_pe, flat)
         return self.norm_final_attn(tokens + attended), flat
 

@@ -1,0 +1,101 @@
+"""From a graph's module to ONNX in memory, and on to files: weights beside the graph, equal ones written once."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes import common as passes
+from torch.export import Dim
+
+from agvas_export.graphs import Graph
+from agvas_export.targets import OPSET
+
+EXTERNAL_BYTES = 1024
+"""Weights from this size on lie in a file of their own."""
+ALIGNMENT, PAGE, LARGE_BYTES = 64, 4096, 1 << 20
+"""Bytes that weights in their files begin at multiples of: pages for large ones, so that they can be mapped."""
+
+
+def onnx_graph(graph: Graph, *, opset: int = OPSET) -> ir.Model:
+    """Translate a graph; its weights stay in the module's memory."""
+    dims = {name: Dim(name) for axes in graph.dynamic.values() for name in axes.values()}
+    dynamic = tuple({axis: dims[dim] for axis, dim in graph.dynamic.get(name, {}).items()} for name in graph.inputs)
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            graph.module.eval(),
+            tuple(graph.inputs.values()),
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamo=True,
+            opset_version=opset,
+            dynamic_shapes=dynamic,
+            optimize=True,
+            verbose=False,
+        )
+    model = program.model
+    passes.CommonSubexpressionEliminationPass()(model)
+    for node in model.graph:
+        for output in node.outputs:
+            if output.dtype is None:  # of the sines and cosines that the exporter puts before a rotary embedding
+                output.dtype = node.inputs[0].dtype
+    # the exporter's notes: stack traces with the paths of this machine, at every node
+    passes.ClearMetadataAndDocStringPass()(model)
+    model.metadata_props.clear()
+    return model
+
+
+class WeightFiles:
+    """Writes graphs into a folder: small weights inside them, large ones in `<graph>.data`, equal ones once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._places: dict[tuple[str, bytes], tuple[str, int]] = {}
+
+    def write(self, name: str, model: ir.Model) -> list[str]:
+        """Write `<name>.onnx`; the files that hold its weights, in the order of their first use. Raises OSError."""
+        used: dict[str, None] = {}
+        data = f"{name}.data"
+        offset = 0
+        with open(self.folder / data, "wb") as file:
+            for value in model.graph.initializers.values():
+                tensor = value.const_value
+                if tensor is None or tensor.nbytes < EXTERNAL_BYTES:
+                    continue
+                content = tensor.tobytes()
+                key = (str(tensor.dtype), sha256(content).digest())
+                if key not in self._places:
+                    gap = -offset % (PAGE if len(content) >= LARGE_BYTES else ALIGNMENT)
+                    file.write(bytes(gap))
+                    offset += gap
+                    self._places[key] = data, offset
+                    file.write(content)
+                    offset += len(content)
+                where, start = self._places[key]
+                used[where] = None
+                value.const_value = ir.ExternalTensor(
+                    where, start, len(content), tensor.dtype, shape=tensor.shape, name=value.name, base_dir=self.folder
+                )
+        if not offset:
+            (self.folder / data).unlink()
+        ir.save(model, self.folder / f"{name}.onnx")
+        return list(used)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter speaks of its inner steps on every channel it has."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,276 @@
+"""From an ONNX file to a TensorRT plan on the GPU at hand. Knows nothing of bundles, and not where plans are kept.
+
+The graph is typed: every tensor has its precision in the ONNX file. TensorRT 10 and later take it at its word (strongly
+typed network); 8.6 takes half precision as leave, so there what the graph computes in fp32 gets constraints.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
+from typing import Any
+
+from agvas_runtime.engines.device import Device, because, free_memory, log
+from agvas_runtime.errors import EngineError, InputError
+
+Shape = tuple[int, ...]
+Ranges = Mapping[str, tuple[int, int, int]]
+"""Name of a dimension to its smallest, usual and largest size."""
+Progress = Callable[[str, float], None]
+"""Gets the phase's name and how much of it is done, 0 to 1; from any thread."""
+
+GIB = 1 << 30
+SMALL_DEVICE_BYTES = 17 * GIB
+"""Up to this much memory a device counts as small: the workspace leaves most of it to others."""
+RESERVE_BYTES = 256 << 20
+"""For what the driver and TensorRT take for themselves."""
+
+
+@dataclass
+class Options:
+    """How to build; the defaults are right for a typed fp16 graph of constant shape."""
+
+    precision: str = "fp16"
+    """fp16, int8 or fp8, of which the last two are explicit Q/DQ nodes in the graph."""
+    ranges: Ranges = field(default_factory=dict)
+    workspace_bytes: int | None = None
+    """The most that one layer's tactic may use; None takes a share of what is free, see `default_workspace`."""
+    timing_cache: bytes = b""
+    """Of an earlier build on this device: measured tactics are not measured again."""
+
+
+@dataclass
+class Built:
+    """A plan and what building it took."""
+
+    plan: Any
+    """Bytes of the serialised engine (any buffer)."""
+    timing_cache: bytes
+    seconds: float
+    workspace_bytes: int
+    peak_host_bytes: int
+    """Largest resident size of this process so far."""
+    peak_device_bytes: int | None
+    """Most memory of the device in use, by anyone, whenever a step ended; None where TensorRT reports no steps."""
+    warnings: list[str]
+
+
+def default_workspace(free_bytes: int, memory_bytes: int) -> int:
+    """Bytes of workspace: half of what is free, a quarter on a small device."""
+    return free_bytes // (4 if memory_bytes <= SMALL_DEVICE_BYTES else 2)
+
+
+def needed_memory(weight_bytes: int, integrated: bool) -> int:
+    """Bytes that must be free for a build to be worth starting, by what has to exist at one time.
+
+    The engine's weights; where CPU and GPU share the memory also the parsed graph and the serialised plan.
+    """
+    return weight_bytes * (3 if integrated else 1) + RESERVE_BYTES
+
+
+def profile_shapes(
+    graph: str, inputs: Mapping[str, Sequence[int | str]], ranges: Ranges
+) -> dict[str, tuple[Shape, Shape, Shape]]:
+    """Smallest, usual and largest shape of every input whose shape varies.
+
+    Raises InputError naming the dimension that has no range or a range in the wrong order.
+    """
+    shapes = {}
+    for name, shape in inputs.items():
+        sizes = []
+        for size in shape:
+            if isinstance(size, int):
+                sizes.append((size, size, size))
+                continue
+            if size not in ranges:
+                have = ", ".join(ranges) or "none"
+                raise InputError(f"graph {graph}: dimension {size!r} of input {name} has no range (there are: {have})")
+            low, usual, high = ranges[size]
+            if not 0 < low <= usual <= high:
+                raise InputError(f"graph {graph}: range of dimension {size!r} is {low}, {usual}, {high}; must not fall")
+            sizes.append((low, usual, high))
+        if any(isinstance(size, str) for size in shape):
+            low_shape, usual_shape, high_shape = (tuple(column) for column in zip(*sizes, strict=True))
+            shapes[name] = low_shape, usual_shape, high_shape
+    return shapes
+
+
+def build_plan(
+    onnx: Path,
+    device: Device,
+    options: Options,
+    *,
+    name: str,
+    weight_bytes: int,
+    inputs: Mapping[str, Sequence[int | str]] | None = None,
+    progress: Progress | None = None,
+) -> Built:
+    """Build an engine.
+
+    Args:
+        onnx: the graph; its external data lies beside it.
+        device: what `probe` found.
+        options: precision, ranges, workspace.
+        name: what messages call the graph.
+        weight_bytes: size of the graph with its data.
+        inputs: name to shape, dimensions that vary by their names; None reads them from the graph.
+        progress: is told how far the build is, where TensorRT says so (10 and later).
+
+    Raises:
+        EngineError: one line with the graph, and the node where it is the parser that refuses.
+        InputError: a range is missing or wrong.
+    """
+    trt = import_module("tensorrt")
+    free = free_memory(device.integrated)
+    workspace = options.workspace_bytes or default_workspace(free, device.memory_bytes)
+    _check_memory(name, free, weight_bytes, workspace if options.workspace_bytes else 0, device)
+    log().take()
+    began = time.perf_counter()
+    builder = trt.Builder(log())
+    kinds = trt.NetworkDefinitionCreationFlag
+    strong = hasattr(kinds, "STRONGLY_TYPED")
+    network = builder.create_network(1 << int(kinds.STRONGLY_TYPED if strong else kinds.EXPLICIT_BATCH))
+    parser = trt.OnnxParser(network, log())
+    if not parser.parse_from_file(str(onnx)):
+        raise EngineError(f"graph {name}: TensorRT {device.tensorrt} cannot take it: {_parser_errors(parser)}")
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
+    config.clear_flag(trt.BuilderFlag.TF32)  # what the graph keeps in fp32, it keeps for its precision
+    if not strong:
+        _set_weak_types(trt, config, network, options.precision, name)
+    _add_profile(builder, config, network, name, inputs, options.ranges)
+    _set_timing_cache(config, options.timing_cache)
+    monitor = _monitor(trt, progress, device.integrated) if hasattr(trt, "IProgressMonitor") else None
+    if monitor:
+        config.progress_monitor = monitor
+    plan = builder.build_serialized_network(network, config)
+    if monitor and monitor.stopped_by:
+        raise monitor.stopped_by
+    errors, warnings = log().take()
+    if plan is None:
+        hint = "; free device memory, or try a smaller --workspace-mb" if "memory" in because(errors).lower() else ""
+        raise EngineError(f"graph {name}: TensorRT {device.tensorrt} could not build it: {because(errors)}{hint}")
+    lowest = monitor.lowest_free if monitor else None
+    return Built(
+        plan=plan,
+        timing_cache=bytes(memoryview(config.get_timing_cache().serialize())),
+        seconds=time.perf_counter() - began,
+        workspace_bytes=workspace,
+        peak_host_bytes=getrusage(RUSAGE_SELF).ru_maxrss * 1024,
+        peak_device_bytes=None if lowest is None else device.memory_bytes - lowest,
+        warnings=warnings[:20],
+    )
+
+
+def _check_memory(name: str, free: int, weight_bytes: int, asked_workspace: int, device: Device) -> None:
+    needed = needed_memory(weight_bytes, device.integrated) + asked_workspace
+    if free < needed:
+        what = f"{weight_bytes >> 20} MB of weights, {asked_workspace >> 20} MB of workspace"
+        raise EngineError(
+            f"graph {name}: {free >> 20} of {device.memory_bytes >> 20} MB are free on {device.gpu}, "
+            f"building takes at least {needed >> 20} MB ({what}): stop what else uses the GPU"
+        )
+
+
+def _parser_errors(parser: Any) -> str:
+    """The parser's first error with its node, in one line."""
+    if not parser.num_errors:
+        return because(log().take()[0])
+    error = parser.get_error(0)
+    if hasattr(error, "node_name"):
+        where = f"node {error.node_name()!r} ({error.node_operator()})"
+    else:
+        where = f"node {error.node()}"
+    more = f" (and {parser.num_errors - 1} more)" if parser.num_errors > 1 else ""
+    return f"{where}: {' '.join(error.desc().split())[:400]}{more}"
+
+
+def _set_weak_types(trt: Any, config: Any, network: Any, precision: str, name: str) -> None:
+    """TensorRT 8: allow half (and int8), and bind to fp32 whatever the graph computes in fp32.
+
+    Nothing that takes its values from a dequantiser is bound: that is what is to run in int8. Layers that only move
+    values are: in half they would round them.
+    """
+    if precision == "fp8":
+        raise EngineError(f"graph {name}: fp8 needs TensorRT 10 or later, this is {trt.__version__}")
+    config.set_flag(trt.BuilderFlag.FP16)
+    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    if precision == "int8":
+        config.set_flag(trt.BuilderFlag.INT8)
+    kinds = trt.LayerType
+    free = [getattr(kinds, kind, None) for kind in ("CONSTANT", "SHAPE", "CAST", "QUANTIZE", "DEQUANTIZE")]
+    dequantised: set[str] = set()
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        outputs = [layer.get_output(number) for number in range(layer.num_outputs)]
+        inputs = [layer.get_input(number) for number in range(layer.num_inputs)]
+        from_dequantiser = any(tensor is not None and tensor.name in dequantised for tensor in inputs)
+        if layer.type == kinds.DEQUANTIZE or (layer.type == kinds.SHUFFLE and from_dequantiser):
+            dequantised.update(tensor.name for tensor in outputs)
+        elif layer.type not in free and not from_dequantiser:
+            for number, tensor in enumerate(outputs):
+                if tensor.dtype == trt.DataType.FLOAT and not tensor.is_shape_tensor:
+                    layer.precision = trt.DataType.FLOAT
+                    layer.set_output_type(number, trt.DataType.FLOAT)
+
+
+def _add_profile(
+    builder: Any, config: Any, network: Any, name: str, given: Mapping[str, Sequence[int | str]] | None, ranges: Ranges
+) -> None:
+    tensors = [network.get_input(index) for index in range(network.num_inputs)]
+    found = {tensor.name: _named_shape(tensor) for tensor in tensors}
+    if given is not None and given.keys() != found.keys():
+        raise EngineError(f"graph {name}: its inputs are {', '.join(found)}, the manifest says {', '.join(given)}")
+    if values := [tensor.name for tensor in tensors if tensor.is_shape_tensor]:
+        raise EngineError(
+            f"graph {name}: shapes in it depend on the values of input {values[0]}, which agvas cannot run"
+        )
+    if shapes := profile_shapes(name, found if given is None else given, ranges):
+        profile = builder.create_optimization_profile()
+        for tensor, (low, usual, high) in shapes.items():
+            profile.set_shape(tensor, low, usual, high)
+        config.add_optimization_profile(profile)
+
+
+def _named_shape(tensor: Any) -> list[int | str]:
+    return [size if size >= 0 else tensor.get_dimension_name(axis) for axis, size in enumerate(tensor.shape)]
+
+
+def _set_timing_cache(config: Any, content: bytes) -> None:
+    """Use an earlier build's measurements; those of another device or version are refused, then begin anew."""
+    cache = config.create_timing_cache(content)
+    if cache is None or not config.set_timing_cache(cache, False):
+        log().take()
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+
+
+def _monitor(trt: Any, progress: Progress | None, integrated: bool) -> Any:
+    """Passes the outermost phase's steps on and looks at the device's memory between them."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.stopped_by: BaseException | None = None
+            self.lowest_free: int | None = None
+            self.outermost: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            if not parent_phase:
+                self.outermost[phase_name] = num_steps
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.outermost.pop(phase_name, None)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            try:
+                free = free_memory(integrated)
+                self.lowest_free = free if self.lowest_free is None else min(free, self.lowest_free)
+                if progress and (steps := self.outermost.get(phase_name)):
+                    progress(phase_name, min((step + 1) / steps, 1.0))
+            except BaseException as error:  # Ctrl-C, too: nothing may be raised through TensorRT's own frames
+                self.stopped_by = error
+            return self.stopped_by is None
+
+    return Monitor()

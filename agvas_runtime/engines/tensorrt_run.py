@@ -1,0 +1,387 @@
+"""Runs TensorRT plans on cuda-python. Knows one graph an engine; nothing of bundles or of where plans are kept.
+
+Every engine of a session works on one stream, one after another, so all share one block of context memory. An output
+stays on the device; the next engine reads it where it lies. For each set of shapes and addresses an engine keeps an
+execution context and its CUDA graph: a graph is only valid as long as its context is left alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agvas_runtime.engines import Feed
+from agvas_runtime.engines.device import Buffer, because, check, log
+from agvas_runtime.errors import EngineError
+
+Shape = tuple[int, ...]
+
+DTYPES = {
+    "FLOAT": np.float32,
+    "HALF": np.float16,
+    "INT8": np.int8,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "BOOL": np.bool_,
+    "UINT8": np.uint8,
+}
+RUNS_KEPT = 8
+"""Sets of shapes that an engine keeps prepared, the last used ones."""
+RUNS_KEPT_UNSHARED = 2
+"""The same where every one of them takes context memory of its own."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output of an engine; for outputs all three shapes are the graph's own, -1 where it varies."""
+
+    dtype: np.dtype[Any]
+    smallest: Shape
+    usual: Shape
+    largest: Shape
+
+    def __str__(self) -> str:
+        sizes = (str(a) if a == b else f"{a}..{b}" for a, b in zip(self.smallest, self.largest, strict=True))
+        return f"{self.dtype}[{', '.join(sizes)}]"
+
+    def takes(self, shape: Shape) -> bool:
+        """Whether the shape lies within the range."""
+        low_high = zip(self.smallest, shape, self.largest, strict=True)
+        return len(shape) == len(self.largest) and all(low <= size <= high for low, size, high in low_high)
+
+
+class Session:
+    """What engines that run in turn share: TensorRT's runtime, a stream, context memory. Open it after `probe()`."""
+
+    def __init__(self) -> None:
+        self.trt = import_module("tensorrt")
+        self.cuda = import_module("cuda.bindings.runtime")
+        self.runtime = self.trt.Runtime(log())
+        flags = self.cuda.cudaStreamNonBlocking
+        self.stream = check(self.cuda.cudaStreamCreateWithFlags(flags), "CUDA stream")
+        self.scratch = Buffer(self.cuda, "context memory")
+        self.engines: list[TrtEngine] = []
+
+    def synchronize(self, what: str = "CUDA stream") -> None:
+        """Wait for everything that was enqueued. Raises EngineError beginning with `what` if any of it failed."""
+        check(self.cuda.cudaStreamSynchronize(self.stream), what)
+
+    def add(self, engine: TrtEngine, scratch_bytes: int) -> None:
+        """Take an engine in; where it needs more context memory than all before, those prepare their runs anew."""
+        if scratch_bytes > self.scratch.size:
+            self.synchronize()
+            for other in self.engines:
+                other.forget_runs()
+        self.scratch.reserve(max(scratch_bytes, self.scratch.size))
+        self.engines.append(engine)
+
+    def remove(self, engine: TrtEngine) -> None:
+        """Let an engine go; with the last one everything is released."""
+        self.engines.remove(engine)
+        if not self.engines:
+            self.close()
+
+    def close(self) -> None:
+        """Close every engine and release the rest; a second call does nothing."""
+        while self.engines:
+            self.engines[-1].close()
+        if self.runtime is not None:
+            self.runtime = None
+            self.scratch.free()
+            check(self.cuda.cudaStreamDestroy(self.stream), "CUDA stream")
+
+
+class DeviceArray:
+    """An output in the device's memory, valid until its engine runs again; `numpy.asarray` waits, then copies it."""
+
+    def __init__(self, engine: TrtEngine, name: str, address: int, shape: Shape, dtype: np.dtype[Any]) -> None:
+        self.engine, self.name, self.address, self.shape, self.dtype = engine, name, address, shape, dtype
+        self._run = engine.runs
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that it takes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def check_valid(self) -> None:
+        """Raise EngineError where the engine has run again, or was closed."""
+        if self._run != self.engine.runs:
+            raise EngineError(f"graph {self.engine.name}: output {self.name} of an earlier run is overwritten")
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError("a tensor in the device's memory cannot be had without a copy")
+        self.check_valid()
+        session, what = self.engine.session, f"graph {self.engine.name}: output {self.name}"
+        host: NDArray[Any] = np.empty(self.shape, self.dtype)
+        kind = session.cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        copied = session.cuda.cudaMemcpyAsync(host.ctypes.data, self.address, host.nbytes, kind, session.stream)
+        check(copied, what)
+        session.synchronize(what)
+        return host if dtype is None else host.astype(dtype, copy=False)
+
+
+@dataclass
+class _Run:
+    """A context with its shapes and addresses set, and the CUDA graph of its enqueue, if it could be captured."""
+
+    context: Any
+    outputs: dict[str, Shape]
+    graph: Any = None
+    host: list[NDArray[Any]] = field(default_factory=list)
+
+
+class TrtEngine:
+    """One plan. Not thread-safe, like the session it belongs to."""
+
+    def __init__(self, name: str, plan: Any, session: Session) -> None:
+        """Load a plan (any buffer that this machine built itself: it is native code). Raises EngineError."""
+        self.name, self.session, self.runs = name, session, 0
+        trt = session.trt
+        log().take()
+        self._engine = session.runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise EngineError(
+                f"graph {name}: TensorRT {trt.__version__} cannot open its plan: {because(log().take()[0])}"
+            )
+        self.inputs: dict[str, TensorInfo] = {}
+        self.outputs: dict[str, TensorInfo] = {}
+        for index in range(self._engine.num_io_tensors):
+            tensor = self._engine.get_tensor_name(index)
+            is_input = self._engine.get_tensor_mode(tensor) == trt.TensorIOMode.INPUT
+            (self.inputs if is_input else self.outputs)[tensor] = self._info(tensor, is_input)
+        self._buffers = {
+            tensor: Buffer(session.cuda, f"graph {name}: {tensor}") for tensor in (*self.inputs, *self.outputs)
+        }
+        self._in_place: dict[str, Any] = {}  # input to the read-only array that its buffer holds
+        self._prepared: OrderedDict[Any, _Run] = OrderedDict()
+        # From 10.3 on contexts take memory from outside with its size; before, each has its own.
+        self._shares = hasattr(self._engine, "device_memory_size_v2") and hasattr(
+            trt.IExecutionContext, "set_device_memory"
+        )
+        self.scratch_bytes = int(
+            self._engine.device_memory_size_v2 if self._shares else self._engine.device_memory_size
+        )
+        session.add(self, self.scratch_bytes if self._shares else 0)
+
+    def run(self, feeds: Mapping[str, Feed]) -> dict[str, DeviceArray]:
+        """Enqueue the graph and return at once: input name to tensor -> output name to tensor on the device.
+
+        A tensor from the host is converted to the graph's dtype (integers must fit, floats beyond half's range become
+        infinite) and must not be changed before an output has been read; one on the device must have that dtype. Parts
+        along axis 1 are put together in the input's own buffer. A read-only array counts as constant: where the last
+        run had the same object, it is not copied again.
+
+        Raises:
+            EngineError: a feed is missing or unknown, has another dtype or a shape outside the profile, or CUDA fails.
+                What fails on the device itself is raised by whoever waits for it first.
+        """
+        if feeds.keys() != self.inputs.keys():
+            raise EngineError(f"graph {self.name}: given {', '.join(feeds)}, expected {', '.join(self.inputs)}")
+        host: list[NDArray[Any]] = []
+        shapes, addresses = {}, {}
+        for tensor in self.inputs:
+            shapes[tensor], addresses[tensor] = self._place(tensor, feeds[tensor], host)
+        key = (*shapes.values(), *addresses.values())
+        self.runs += 1  # from here on earlier outputs are overwritten
+        run = self._prepared.get(key)
+        if run is None:
+            run = self._prepared[key] = self._prepare(shapes, addresses)
+        else:
+            self._launch(run)
+        self._prepared.move_to_end(key)
+        run.host = host  # pageable memory that a copy may still read; until this run's next turn
+        return {
+            tensor: DeviceArray(self, tensor, self._buffers[tensor].address, shape, self.outputs[tensor].dtype)
+            for tensor, shape in run.outputs.items()
+        }
+
+    def synchronize(self) -> None:
+        """Wait for all that this engine's session has enqueued. Raises EngineError if any of it failed."""
+        self.session.synchronize(f"graph {self.name}")
+
+    def replay(self) -> None:
+        """Enqueue the last run once more on the inputs that lie in place, for timing. Raises EngineError."""
+        if not self._prepared:
+            raise EngineError(f"graph {self.name}: has not run yet")
+        self._launch(next(reversed(self._prepared.values())))
+
+    @property
+    def replays_graph(self) -> bool:
+        """Whether the last run is a captured CUDA graph."""
+        return bool(self._prepared) and next(reversed(self._prepared.values())).graph is not None
+
+    def close(self) -> None:
+        """Wait, then release everything; a second call does nothing."""
+        if self._engine is None:
+            return
+        self.session.synchronize(f"graph {self.name}")
+        self.forget_runs()
+        for buffer in self._buffers.values():
+            buffer.free()
+        self._engine = None
+        self.runs += 1
+        self.session.remove(self)
+
+    def forget_runs(self) -> None:
+        """Drop every prepared run. The stream must be idle."""
+        for run in self._prepared.values():
+            self._release(run)
+        self._prepared.clear()
+
+    def _info(self, tensor: str, is_input: bool) -> TensorInfo:
+        kind = self._engine.get_tensor_dtype(tensor).name
+        if kind not in DTYPES:
+            raise EngineError(f"graph {self.name}: {tensor} is {kind}, which NumPy has not")
+        shape = tuple(self._engine.get_tensor_shape(tensor))
+        if not is_input or -1 not in shape:
+            return TensorInfo(np.dtype(DTYPES[kind]), shape, shape, shape)
+        low, usual, high = (tuple(dims) for dims in self._engine.get_tensor_profile_shape(tensor, 0))
+        return TensorInfo(np.dtype(DTYPES[kind]), low, usual, high)
+
+    def _place(self, tensor: str, feed: Feed, host: list[NDArray[Any]]) -> tuple[Shape, int]:
+        """Shape and address of an input: an output of this session where it lies, everything else copied."""
+        info, buffer = self.inputs[tensor], self._buffers[tensor]
+        constant = isinstance(feed, np.ndarray) and not feed.flags.writeable
+        if constant and self._in_place.get(tensor) is feed:
+            return feed.shape, buffer.address
+        parts = [self._part(tensor, part, host) for part in (feed if isinstance(feed, Sequence) else [feed])]
+        shape = _joined([part.shape for part in parts])
+        if shape is None or not info.takes(shape):
+            given = " + ".join(f"{part.dtype}{list(part.shape)}" for part in parts)
+            raise EngineError(f"graph {self.name}: input {tensor}: given {given}, expected {info}")
+        first = parts[0]
+        if len(parts) == 1 and isinstance(first, DeviceArray) and first.engine is not self:
+            return shape, first.address
+        buffer.reserve(math.prod(info.largest) * info.dtype.itemsize)
+        self._in_place[tensor] = None
+        self._copy(tensor, buffer.address, parts, shape)
+        self._in_place[tensor] = feed if constant else None
+        return shape, buffer.address
+
+    def _part(self, tensor: str, part: Any, host: list[NDArray[Any]]) -> NDArray[Any] | DeviceArray:
+        """A part of a feed in the graph's dtype. Raises EngineError where that is not possible."""
+        wanted = self.inputs[tensor].dtype
+        if isinstance(part, DeviceArray) and part.engine.session is self.session:
+            part.check_valid()
+            if part.dtype != wanted:
+                given = f"{part.dtype}{list(part.shape)} on the device"
+                raise EngineError(f"graph {self.name}: input {tensor}: given {given}, expected {wanted}")
+            return part
+        array = np.asarray(part)
+        if array.dtype != wanted:
+            if not np.can_cast(array.dtype, wanted, "same_kind"):
+                raise EngineError(f"graph {self.name}: input {tensor}: given {array.dtype}, expected {wanted}")
+            if wanted.kind in "iu" and array.size:
+                limits = np.iinfo(wanted)
+                low, high = int(array.min()), int(array.max())
+                if low < limits.min or high > limits.max:
+                    raise EngineError(f"graph {self.name}: input {tensor}: {low}..{high} does not fit {wanted}")
+            with np.errstate(over="ignore"):
+                array = array.astype(wanted)
+        array = np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray makes a scalar 1-D
+        host.append(array)
+        return array
+
+    def _copy(self, tensor: str, target: int, parts: Sequence[NDArray[Any] | DeviceArray], shape: Shape) -> None:
+        """Parts along axis 1 into one tensor [shape]: row by row of axis 0, between which the other parts' rows lie."""
+        cuda, stream, what = self.session.cuda, self.session.stream, f"graph {self.name}: input {tensor}"
+        item = self.inputs[tensor].dtype.itemsize
+        rows = shape[0] if len(parts) > 1 else 1
+        pitch = math.prod(shape) * item // rows
+        for part in parts:
+            on_device = isinstance(part, DeviceArray)
+            source = part.address if isinstance(part, DeviceArray) else part.ctypes.data
+            kinds = cuda.cudaMemcpyKind
+            kind = kinds.cudaMemcpyDeviceToDevice if on_device else kinds.cudaMemcpyHostToDevice
+            width = math.prod(part.shape) * item // rows
+            if rows == 1:
+                check(cuda.cudaMemcpyAsync(target, source, width, kind, stream), what)
+            else:
+                check(cuda.cudaMemcpy2DAsync(target, pitch, source, width, width, rows, kind, stream), what)
+            target += width
+
+    def _prepare(self, shapes: Mapping[str, Shape], addresses: Mapping[str, int]) -> _Run:
+        """A context for these shapes and addresses; runs it, then captures its graph for the next time."""
+        trt, session = self.session.trt, self.session
+        session.synchronize(f"graph {self.name}")
+        while len(self._prepared) >= (RUNS_KEPT if self._shares else RUNS_KEPT_UNSHARED):
+            self._release(self._prepared.popitem(last=False)[1])
+        if self._shares:
+            context = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        else:
+            context = self._engine.create_execution_context()
+        if context is None:
+            raise EngineError(f"graph {self.name}: no execution context: {because(log().take()[0])}")
+        if self._shares:
+            context.set_device_memory(session.scratch.address, session.scratch.size)
+        for tensor, shape in shapes.items():
+            if not context.set_input_shape(tensor, shape):
+                raise EngineError(f"graph {self.name}: input {tensor}: TensorRT refuses shape {list(shape)}")
+        if unknown := context.infer_shapes():
+            raise EngineError(f"graph {self.name}: the shapes of {', '.join(unknown)} are not known before it runs")
+        outputs = {tensor: tuple(context.get_tensor_shape(tensor)) for tensor in self.outputs}
+        if varying := [tensor for tensor, shape in outputs.items() if -1 in shape]:
+            raise EngineError(f"graph {self.name}: the shape of output {varying[0]} depends on values")
+        places = dict(addresses)
+        for tensor, shape in outputs.items():
+            needed = math.prod(shape) * self.outputs[tensor].dtype.itemsize
+            # At once as much as the largest shape takes, so that addresses stay and graphs with them.
+            if self._buffers[tensor].reserve(max(needed, int(context.get_max_output_size(tensor)))):
+                self.forget_runs()
+            places[tensor] = self._buffers[tensor].address
+        for tensor, address in places.items():
+            if not context.set_tensor_address(tensor, address):
+                raise EngineError(f"graph {self.name}: TensorRT refuses the address of {tensor}")
+        run = _Run(context, outputs)
+        self._launch(run)
+        run.graph = self._capture(context)
+        return run
+
+    def _launch(self, run: _Run) -> None:
+        cuda, stream = self.session.cuda, self.session.stream
+        if run.graph is not None:
+            check(cuda.cudaGraphLaunch(run.graph, stream), f"graph {self.name}")
+        elif not run.context.execute_async_v3(int(stream)):
+            raise EngineError(f"graph {self.name}: TensorRT could not run it: {because(log().take()[0])}")
+
+    def _capture(self, context: Any) -> Any:
+        """The enqueue as a CUDA graph; None where the engine cannot be captured: then it is enqueued every time."""
+        cuda, stream = self.session.cuda, self.session.stream
+        mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        if int(cuda.cudaStreamBeginCapture(stream, mode)[0]):
+            return None
+        enqueued = context.execute_async_v3(int(stream))
+        code, graph = cuda.cudaStreamEndCapture(stream)
+        captured = None
+        if not int(code) and int(graph):
+            if enqueued:
+                code, instance = cuda.cudaGraphInstantiate(graph, 0)
+                captured = None if int(code) else instance
+            cuda.cudaGraphDestroy(graph)
+        if captured is None:
+            cuda.cudaGetLastError()  # a failed capture leaves its error behind for the next call
+            log().take()
+        return captured
+
+    def _release(self, run: _Run) -> None:
+        if run.graph is not None:
+            check(self.session.cuda.cudaGraphExecDestroy(run.graph), f"graph {self.name}")
+        run.graph = run.context = None
+
+
+def _joined(shapes: Sequence[Shape]) -> Shape | None:
+    """The shape of parts put together along axis 1; None where they do not fit."""
+    first = shapes[0] if shapes else ()
+    if len(shapes) == 1:
+        return first
+    if len(first) < 2 or any(shape[:1] + shape[2:] != first[:1] + first[2:] for shape in shapes):
+        return None
+    return (first[0], sum(shape[1] for shape in shapes), *first[2:])
