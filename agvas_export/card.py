@@ -54,15 +54,17 @@ def _parity(manifest: Manifest) -> list[str]:
     parity: dict[str, Any] = dict(manifest.parity)
     whole = parity["whole"]
     rows = [
-        f"| {name} | {graph['precision']} | {graph['error']:.1e} | {graph['limit']:g} | {_more(graph)} |"
+        f"| {name} | {graph['precision']} | {graph['error']:.1e} | {graph['relative_error']:.1e} | "
+        f"{graph.get('limit', 'none')} | {_more(graph)} |"
         for name, graph in parity["graphs"].items()
     ]
     return [
-        f"Against the {parity['against']}, equal inputs. Error: largest difference of an output, relative to its",
-        "largest value; of half precision with every tensor rounded as its type demands.",
+        f"Against the {parity['against']}, equal inputs. Largest error: largest difference of an output, relative to",
+        "its largest value (limited in 16 and 32 bits); relative: norm of the difference by norm (limited in fewer",
+        "bits). Half precision is judged with every tensor rounded as its type demands.",
         "",
-        "| graph | precision | error | limit | more |",
-        "|---|---|---|---|---|",
+        "| graph | precision | largest error | relative | limit | more |",
+        "|---|---|---|---|---|---|",
         *rows,
         "",
         f"Whole, {whole['images']} images, {whole['segmented_images']} with masks to compare: "

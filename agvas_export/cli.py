@@ -131,10 +131,8 @@ def _build(bundle: Path) -> None:
 
 
 def _print_summary(manifest: Manifest, parity: Parity) -> None:
-    from agvas_export.parity import GRAPH_ERROR
-
     table = Table(box=None, header_style="bold")
-    for column in ("graph", "precision", "MB", "error", "limit", "anchor states", "largest half"):
+    for column in ("graph", "precision", "MB", "largest error", "relative", "limit", "anchor states", "largest half"):
         table.add_column(column, justify="left" if column in ("graph", "precision") else "right")
     counted: set[str] = set()
     for graph, spec in manifest.graphs.items():
@@ -146,7 +144,8 @@ def _print_summary(manifest: Manifest, parity: Parity) -> None:
             spec.precision,
             f"{sum(manifest.files[file].size for file in files) / 1e6:.2f}",
             f"{figures.error:.1e}",
-            f"{GRAPH_ERROR[figures.precision]:g}",
+            f"{figures.relative_error:.1e}",
+            "none" if figures.limit is None else f"{figures.limit:g}",
             "" if figures.state_error is None else f"{figures.state_error:.1e}",
             "" if figures.peak is None else f"{figures.peak:.4g}",
         )

@@ -18,7 +18,6 @@ from agvas_export.graphs import Graph, graphs_of
 from agvas_export.half import to_half
 from agvas_export.onnx_graph import WeightFiles, onnx_graph
 from agvas_export.parity import (
-    GRAPH_ERROR,
     IMAGES,
     IMAGES_LARGE,
     LARGE,
@@ -177,6 +176,7 @@ def _prove(
     step: Step,
 ) -> Parity:
     """Measure everything; raise EngineError at the first graph, in the order of a frame's way, that drifts."""
+    random = bool(checkpoint.provenance.get("random_weights", False))
     proved = {}
     for graph in graphs:
         step(f"parity: {graph.name}")
@@ -184,10 +184,9 @@ def _prove(
         proof = Proof.open(folder / "graphs" / f"{graph.name}.onnx", precision)
         for trace in traces:
             proof.add(trace)
-        proof.parity.check(graph.name, GRAPH_ERROR[precision])
+        proof.parity.check(graph.name, random_weights=random)
         proved[graph.name] = proof.parity
     del traces[:]
-    random = bool(checkpoint.provenance.get("random_weights", False))
     limits = limits or LIMITS[targets.lowest]
     bundle = Bundle(folder, complete(folder, manifest))
     segmenter = Segmenter(bundle, whole_engines(folder, targets.precision))

@@ -42,7 +42,7 @@ def to_half(model: ir.Model) -> ir.Model:
     types: dict[ir.Value, ir.DataType] = dict.fromkeys((*graph.inputs, *graph.initializers.values()), F32)
     for value in graph.inputs:
         if value.name in HALF_PORTS:
-            value.dtype = types[value] = F16
+            value.type, types[value] = ir.TensorType(F16), F16
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
     for node in list(graph):
         floats = [index for index, value in enumerate(node.inputs) if value is not None and _is_float(value)]
@@ -99,7 +99,7 @@ def _is_weight(value: ir.Value) -> bool:
 def _retype(node: ir.Node, wanted: ir.DataType, types: dict[ir.Value, ir.DataType]) -> None:
     for output in node.outputs:
         if _is_float(output):
-            output.dtype = types[output] = wanted
+            output.type, types[output] = ir.TensorType(wanted), wanted  # clones of a graph share their types
 
 
 def _converted(graph: ir.Graph, before: ir.Node, value: ir.Value, wanted: ir.DataType) -> ir.Value:

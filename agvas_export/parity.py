@@ -48,8 +48,10 @@ class Limits:
     """Largest change of the image-level anomaly score."""
 
 
-GRAPH_ERROR = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.25, "int8-static": 0.3, "fp8": 0.3, "int4": 0.5}
+GRAPH_ERROR = {"fp32": 1e-3, "fp16": 2e-2}
 """Largest difference of a graph's output from the reference's for equal inputs, relative to the output's largest."""
+GRAPH_RELATIVE_ERROR = {"int8": 0.15, "int8-static": 0.15, "fp8": 0.15, "int4": 0.25}
+"""||x - y|| / ||y|| of an output: with few bits single values stray further, which says little. Of trained weights."""
 
 LIMITS = {
     "fp32": Limits(other_answers=0.0, mask_iou=0.999, score_change=1e-3),
@@ -72,9 +74,13 @@ class GraphParity:
     precision: str
     error: float = 0.0
     """Largest difference, relative to the output's largest value; of half precision with every tensor rounded."""
+    relative_error: float = 0.0
+    """||x - y|| / ||y||, likewise."""
     largest_difference: float = 0.0
     output: str = ""
-    """The output with that error."""
+    """The output with the largest of what is limited."""
+    limit: float | None = None
+    """Of `error` in 16 and 32 bits, of `relative_error` in fewer; None for few bits on random weights."""
     state_error: float | None = None
     """Of the language model's pass: ||x - y|| / ||y|| over the states that stand for anchors."""
     unrounded_error: float | None = None
@@ -83,17 +89,31 @@ class GraphParity:
     """Of half precision: the largest magnitude of any half tensor."""
     peak_tensor: str | None = None
 
-    def check(self, name: str, limit: float) -> None:
-        """Raise EngineError where a figure is past its limit."""
+    @property
+    def few_bits(self) -> bool:
+        """Whether `relative_error` is what counts."""
+        return self.precision in GRAPH_RELATIVE_ERROR
+
+    @property
+    def judged(self) -> float:
+        """The error that has a limit."""
+        return self.relative_error if self.few_bits else self.error
+
+    def check(self, name: str, *, random_weights: bool) -> None:
+        """Raise EngineError where a figure is past its limit; few bits are not judged on random weights."""
         if self.peak is not None and not self.peak <= LARGEST:
             raise EngineError(
                 f"parity: {name} drifts first: half tensor {self.peak_tensor} reaches {self.peak:.4g}, "
                 f"the limit is {LARGEST:g} (float16 ends at 65504); nothing was written"
             )
-        if not self.error <= limit:
+        if self.few_bits and random_weights:
+            return
+        self.limit = (GRAPH_RELATIVE_ERROR if self.few_bits else GRAPH_ERROR)[self.precision]
+        if not self.judged <= self.limit:
+            of = "its norm" if self.few_bits else "its largest value"
             raise EngineError(
-                f"parity: {name} drifts first: output {self.output} is off by {self.error:.3g} of its largest value, "
-                f"the limit of {self.precision} is {limit:g}; nothing was written"
+                f"parity: {name} drifts first: output {self.output} is off by {self.judged:.3g} of {of}, "
+                f"the limit of {self.precision} is {self.limit:g}; nothing was written"
             )
 
 
@@ -144,7 +164,6 @@ class Parity:
         """For the manifest."""
         graphs = {
             name: {key: value for key, value in asdict(graph).items() if value is not None}
-            | {"limit": GRAPH_ERROR[graph.precision]}
             for name, graph in self.graphs.items()
         }
         limits = asdict(self.limits) if self.limits else "not judged: random weights"
@@ -193,20 +212,23 @@ class Proof:
         """Run an image's tensors and note the differences."""
         feeds, expected = trace.feeds[self.name], trace.outputs[self.name]
         found = self.engine.run(_ports(feeds, self.engine))
-        error, difference, output = _largest_error(found, expected)
+        parity = self.parity
         if self.twin is not None:
-            self.parity.unrounded_error = _max(self.parity.unrounded_error or 0.0, error)
+            unrounded = max(error for _, error, _, _ in _errors(found, expected))
+            parity.unrounded_error = _max(parity.unrounded_error or 0.0, unrounded)
             found = self.twin.run(feeds)
-            error, difference, output = _largest_error(found, expected)
-            self.parity.peak_tensor, self.parity.peak = self.twin.peak
-        if not error <= self.parity.error:
-            self.parity.error, self.parity.output = error, output
-        self.parity.largest_difference = _max(self.parity.largest_difference, difference)
+            parity.peak_tensor, parity.peak = self.twin.peak
+        for output, error, relative, difference in _errors(found, expected):
+            if not (relative if parity.few_bits else error) <= parity.judged:
+                parity.output = output
+            parity.error = _max(parity.error, error)
+            parity.relative_error = _max(parity.relative_error, relative)
+            parity.largest_difference = _max(parity.largest_difference, difference)
         if self.name == "llm":
             rows = list(trace.anchor_rows)
             one, other = (np.asarray(each["states"], np.float64)[:, rows] for each in (found, expected))
             share = float(np.linalg.norm(one - other) / np.linalg.norm(other))
-            self.parity.state_error = _max(self.parity.state_error or 0.0, share)
+            parity.state_error = _max(parity.state_error or 0.0, share)
 
 
 def _ports(feeds: Arrays, engine: OrtEngine) -> Arrays:
@@ -215,19 +237,19 @@ def _ports(feeds: Arrays, engine: OrtEngine) -> Arrays:
     return {name: value.astype(np.float16) if name in half else value for name, value in feeds.items()}
 
 
-def _largest_error(found: Mapping[str, NDArray[Any]], expected: Arrays) -> tuple[float, float, str]:
-    """The largest relative error of any float output, the largest difference, and the output with the former."""
-    worst, largest, output = 0.0, 0.0, ""
+def _errors(found: Mapping[str, NDArray[Any]], expected: Arrays) -> list[tuple[str, float, float, float]]:
+    """Of every float output: name, largest difference by largest value, relative error, largest difference."""
+    errors = []
     for name, wanted in expected.items():
         if wanted.dtype.kind != "f":
             continue
-        difference = float(np.abs(np.asarray(found[name], np.float64) - wanted).max())
-        scale = float(np.abs(wanted).max())
-        error = difference / (max(1.0, scale) if name in IN_LOGITS else scale or 1.0)
-        if not error <= worst:
-            worst, output = error, name
-        largest = _max(largest, difference)
-    return worst, largest, output
+        difference = np.asarray(found[name], np.float64) - wanted
+        largest, scale = float(np.abs(difference).max()), float(np.abs(wanted).max())
+        norm, size = float(np.linalg.norm(difference)), float(np.linalg.norm(wanted.astype(np.float64)))
+        if name in IN_LOGITS:
+            scale, size = max(1.0, scale), max(float(np.sqrt(wanted.size)), size)
+        errors.append((name, largest / (scale or 1.0), norm / (size or 1.0), largest))
+    return errors
 
 
 def _max(one: float, other: float) -> float:

@@ -29,9 +29,6 @@ import torch
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-PARTS = {"encoders": ("semantic_encoder", "pixel_encoder", "spam"), "llm": ("llm",)}
-"""What `--encoders` and `--llm` stand for. The decoder writes the map itself and stays in full precision."""
-
 SLICE = 2**24
 """Elements of a matrix that are quantised at once: bounds the memory, and keeps protobuf under its 2 GB."""
 
@@ -193,7 +190,7 @@ def calibrate_int4(
     cache: Cache,
     *,
     head: int | None,
-    body: Blocks = GPTQ4,
+    size: int = GPTQ4.size,
     at_once_bytes: int = 2**30,
 ) -> None:
     """Quantise every product but the head's by GPTQ, for what real inputs bring, into the cache.
@@ -206,10 +203,15 @@ def calibrate_int4(
         feeds: inputs by name; together more rows than the widest activation is long, if possible.
         cache: what is filled.
         head: as for `quantize_int4`.
-        body: 4 bits by gptq.
-        at_once_bytes: the graph runs as often as the products of activations with themselves need, held this many at
-            once (4 K K each).
+        size: rows of a block.
+        at_once_bytes: for activations of K channels 4 K K bytes are held; the graph runs as often as this many need.
+
+    Raises:
+        ValueError: no feeds.
     """
+    if not feeds:
+        raise ValueError("no feeds to calibrate gptq with")
+    blocks = Blocks(4, "gptq", size=size)
     readers: dict[str, list[Product]] = {}
     for product in products(model):
         if product.columns != head:
@@ -226,7 +228,7 @@ def calibrate_int4(
         for name in group:
             factor = _error_factor(grams.pop(0))
             for product in readers[name]:
-                _remembered(product.matrix(), body.kind, partial(_gptq_blocks, factor=factor, blocks=body), 0, cache)
+                _remembered(product.matrix(), blocks.kind, partial(_gptq_blocks, factor=factor, size=size), 0, cache)
 
 
 def observe(
@@ -275,9 +277,9 @@ def _error_factor(gram: NDArray, damping: float = 0.01) -> torch.Tensor:
     return torch.linalg.cholesky(inverse, upper=True).float()
 
 
-def _gptq_blocks(matrix: NDArray, *, factor: torch.Tensor, blocks: Blocks) -> tuple[NDArray, NDArray, NDArray]:
-    """As `_quantized_blocks`; factor: of `_error_factor`."""
-    left, size = torch.from_numpy(matrix.astype(np.float32)), blocks.size  # a copy, which the errors change
+def _gptq_blocks(matrix: NDArray, *, factor: torch.Tensor, size: int) -> tuple[NDArray, NDArray, NDArray]:
+    """As `_quantized_blocks`, with packed zero points; factor: of `_error_factor`."""
+    left = torch.from_numpy(matrix.astype(np.float32))  # a copy, which the errors change
     rows, columns = left.shape
     count = -(-rows // size)
     codes = torch.zeros(count * size, columns)

@@ -26,7 +26,7 @@ PEAK = "__peak"
 SPLIT = 2.0**13 + 1
 """Dekker's and Veltkamp's constant: what it leaves of a float32 has the 11 significant bits of a float16."""
 GRID = 0.75
-"""Adding it leaves multiples of 2^-24 below a quarter: the grid of float16's denormal numbers."""
+"""Adding it leaves multiples of 2^-24 below a quarter: float16's denormal numbers (some by one step off)."""
 
 
 class RoundingTwin:
@@ -80,13 +80,13 @@ def rounding_twin(model: ir.Model) -> ir.Model:
         _widen_weight(graph, weight)
     for value in graph.inputs:
         if value.dtype is F16:
-            value.dtype = F32
+            value.type = ir.TensorType(F32)
     for node in graph:
         if node.op_type == "Cast" and F16 in (node.outputs[0].dtype, node.attributes["to"].as_int()):
             node.attributes["to"] = ir.AttrInt64("to", int(F32))
         for output in node.outputs:
             if output.dtype is F16:
-                output.dtype = F32
+                output.type = ir.TensorType(F32)
     for node in scores:
         _watch_scores(graph, node)
     for value in rounded:

@@ -21,6 +21,8 @@ from agvas_runtime.manifest import Manifest as Manifest
 
 MANIFEST, TOKENIZER, TEMPLATES, EMBEDDINGS = "manifest.json", "tokenizer.json", "templates.json", "embeddings.npy"
 CARD = "MODEL_CARD.md"
+PART = ".part"
+"""Ends the name of a folder that is being written."""
 ENGINES = "engines"
 """Folder of what was built on this machine; no part of the bundle's hashes."""
 
@@ -121,6 +123,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
 def _read_manifest(folder: Path) -> tuple[dict[str, Any], Manifest]:
     if not folder.is_dir():
         raise BundleError(f"{folder}: {'not a folder' if folder.exists() else 'no such bundle folder'}")
+    if folder.resolve().name.endswith(PART):
+        raise BundleError(f"{folder}: an export that never finished, not a bundle")
     try:
         content = json.loads((folder / MANIFEST).read_text("utf-8"))
     except FileNotFoundError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import json
 import os
 import shutil
@@ -15,6 +17,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from agvas_runtime.bundle import PART
 from agvas_runtime.errors import BundleError, EngineError, InputError
 from agvas_runtime.prompts import Prompter, PromptSpec
 from agvas_runtime.templates import Templates, parse_templates
@@ -90,16 +93,21 @@ def require_new(folder: Path) -> None:
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Fill a folder through a temporary sibling, so that it is never seen half-written, not even after a power cut.
 
+    The sibling's name ends with ".part", which nothing of ours opens; one that a killed process left is removed.
+
     Raises:
         InputError: the folder exists and is not empty.
         EngineError: a file cannot be written; nothing is left behind then.
     """
     require_new(folder)
     folder = folder.resolve() if folder.is_symlink() else folder
-    temporary = None
+    temporary = lock = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        _remove_leftovers(folder)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=PART, dir=folder.parent))
+        lock = os.open(temporary, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
         write(temporary)
         for path in temporary.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)
@@ -113,6 +121,21 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     finally:
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers of this folder left: their locks went with them."""
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}-*{PART}"):
+        handle = os.open(left, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+        except BlockingIOError:
+            pass  # its writer is at work
+        finally:
+            os.close(handle)
 
 
 def _to_disk(path: Path) -> None:

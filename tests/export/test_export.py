@@ -1,34 +1,37 @@
-"""Export: the bundle is the checkpoint, the manifest says so, and a bundle that is not is never written."""
+"""Export: the bundle is the checkpoint, manifest and card say so, and a bundle that is not is never written."""
 
 import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from typer.testing import CliRunner
 
+from agvas_export.cli import app
 from agvas_export.export import export_bundle
-from agvas_export.graphs import graphs_of
-from agvas_export.parity import GRAPH_ERROR, LIMITS, Limits, Parity
-from agvas_runtime.bundle import Bundle, default_bundle_path
-from agvas_runtime.engines.ort import OrtEngine
-from agvas_runtime.errors import EngineError, InputError
+from agvas_export.parity import LIMITS, GraphParity, Limits, WholeParity
+from agvas_export.targets import Targets
+from agvas_runtime.bundle import CARD, PART, Bundle, default_bundle_path
+from agvas_runtime.errors import BundleError, EngineError, InputError
 from agvas_runtime.hashing import sha256_file
-from agvas_runtime.manifest import Manifest
 from agvas_runtime.segmenter import Segmenter
-from agvas_train.checkpoint import default_checkpoint_path, load_checkpoint
+from agvas_train.checkpoint import default_checkpoint_path
 from agvas_train.data.synth import generate
 from agvas_train.reference import ReferenceSegmenter
+from tests.export.conftest import Exported
+
+PROGRAM = Path(sys.executable).with_name("agvas-export")
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
-    folder = tmp_path_factory.mktemp("export") / "bundle"
-    manifest, _ = export_bundle(default_checkpoint_path(), folder, name="trial", precision={})
-    return folder, manifest
-
-
-def test_the_bundle_opens_and_computes_what_the_checkpoint_computes(exported: tuple[Path, Manifest]) -> None:
+def test_the_bundle_opens_and_computes_what_the_checkpoint_computes(exported: Exported) -> None:
     segmenter, reference = Segmenter.open(exported[0]), ReferenceSegmenter.open()
     for index in range(3):
         image = generate(5, index).image
@@ -39,110 +42,237 @@ def test_the_bundle_opens_and_computes_what_the_checkpoint_computes(exported: tu
         assert found.scores.min_margin == pytest.approx(expected.scores.min_margin, abs=1e-2)
 
 
-def test_the_manifest_names_its_checkpoint_and_its_parity(exported: tuple[Path, Manifest]) -> None:
-    folder, manifest = exported
+def test_the_manifest_names_its_checkpoint_and_its_parity(exported: Exported) -> None:
+    folder, manifest, parity = exported
     assert manifest.source.checkpoint_sha256 == sha256_file(default_checkpoint_path() / "model.safetensors")
-    assert manifest.parity["other_answers"] == 0
-    assert manifest.parity["images"] == 24
-    assert set(manifest.parity["graph_error"]) == set(manifest.graphs)  # type: ignore[arg-type]
+    assert set(parity.graphs) == set(manifest.graphs)
+    figures = json.loads((folder / "manifest.json").read_text())["parity"]
+    assert figures["whole"]["images"] == 24
+    assert figures["whole"]["other_answers"] == 0
+    assert figures["graphs"]["llm"]["state_error"] < 1e-4
+    assert all(graph["error"] < graph["limit"] == 1e-3 for graph in figures["graphs"].values())
     assert {spec.precision for spec in manifest.graphs.values()} == {"fp32"}
     assert Bundle.open(folder).manifest == manifest
 
 
+def test_the_card_says_what_was_measured(exported: Exported) -> None:
+    card = (exported[0] / CARD).read_text("utf-8")
+    assert "trial" in card
+    assert "| llm | fp32 |" in card
+    assert exported[1].source.checkpoint_sha256 in card
+    assert CARD in exported[1].files
+
+
+def test_half_precision_keeps_answers_and_masks_and_records_its_peaks(half: Exported) -> None:
+    folder, manifest, parity = half
+    assert parity.whole.other_answers == 0
+    assert parity.whole.mask_iou > 0.98
+    for name, graph in parity.graphs.items():
+        assert 1e-5 < graph.error < 2e-2, name  # it does round
+        assert graph.peak is not None
+        assert 1 < graph.peak < 30_000
+    assert {spec.precision for spec in manifest.graphs.values()} == {"fp16"}
+    keys = next(tensor for tensor in manifest.graphs["llm"].outputs if tensor.name == "keys")
+    assert keys.dtype == "float16"
+    plan = manifest.engine_plan
+    assert plan is not None
+    assert plan.graphs == ["semantic_encoder", "pixel_encoder", "spam", "llm", "decoder"]
+    sizes = {size for name in plan.graphs for tensor in manifest.graphs[name].inputs for size in tensor.shape}
+    assert {size for size in sizes if isinstance(size, str)} <= set(plan.ranges)
+    Segmenter.open(folder).segment(generate(5, 0).image)  # ONNX Runtime runs it too
+
+
 def test_the_embedded_bundle_is_the_embedded_checkpoints() -> None:
-    manifest = Bundle.open(Path(Segmenter.open().bundle.folder)).manifest
+    manifest = Bundle.open(default_bundle_path()).manifest
     assert manifest.source.checkpoint_sha256 == sha256_file(default_checkpoint_path() / "model.safetensors")
 
 
-def test_no_graph_holds_a_path_of_the_machine_it_was_made_on(exported: tuple[Path, Manifest]) -> None:
+def test_no_file_holds_a_path_of_the_machine_it_was_made_on(exported: Exported) -> None:
     for folder in (exported[0], default_bundle_path()):
         for graph in (folder / "graphs").glob("*.onnx"):
             assert b".py" not in graph.read_bytes(), graph
+        assert str(Path.cwd()) not in (folder / CARD).read_text("utf-8")
 
 
 def test_a_failing_parity_fails_the_export_and_writes_nothing(tmp_path: Path) -> None:
-    impossible = Limits(map_difference=-1, other_answers=0, mask_disagreement=0)
-    with pytest.raises(EngineError, match=r"parity: map_difference is .* the limit is -1; nothing was written"):
-        export_bundle(default_checkpoint_path(), tmp_path / "bundle", name="x", precision={}, limits=impossible)
+    impossible = Limits(other_answers=0, mask_iou=2, score_change=1)
+    with pytest.raises(EngineError, match=r"the whole is not: mask_iou is .* the limit is 2; nothing was written"):
+        export_bundle(default_checkpoint_path(), tmp_path / "bundle", name="x", limits=impossible)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_eight_bits_stay_within_their_limits_and_shrink_the_graphs(
-    exported: tuple[Path, Manifest], tmp_path: Path
-) -> None:
-    precision = {"llm": "int8", "encoders": "int8"}
-    manifest, parity = export_bundle(default_checkpoint_path(), tmp_path / "b", name="x", precision=precision)
-    assert parity.segmented_images > 0
-    assert parity.graph_error["llm"] > 1e-3 > parity.graph_error["decoder"]  # 8 bits do differ; the decoder stays exact
-    assert manifest.graphs["llm"].precision == "int8"
-    assert manifest.graphs["decoder"].precision == "fp32"
+def test_eight_and_four_bits_stay_within_their_limits_and_shrink_the_graphs(exported: Exported, tmp_path: Path) -> None:
     full = exported[1]
-    for graph in ("llm", "pixel_encoder"):
-        file = manifest.graphs[graph].file
-        assert manifest.files[file].size < 0.7 * full.files[file].size
+
+    def size(manifest, graph: str) -> int:
+        return sum(manifest.files[file].size for file in manifest.graphs[graph].data)
+
+    for llm, share in (("int8", 0.3), ("int4", 0.25)):
+        targets = Targets(encoders="int8", spam="int8", llm=llm)
+        manifest, parity = export_bundle(default_checkpoint_path(), tmp_path / llm, name="x", targets=targets)
+        assert parity.whole.segmented_images > 0
+        assert parity.graphs["llm"].state_error > 1e-3  # few bits do differ
+        assert parity.graphs["decoder"].error < 1e-3  # the decoder stays exact
+        assert manifest.graphs["llm"].precision == llm
+        assert size(manifest, "llm") < share * size(full, "llm")
+        assert size(manifest, "pixel_encoder") < 0.7 * size(full, "pixel_encoder")
+        Segmenter.open(tmp_path / llm).segment(generate(5, 0).image)
 
 
-def test_an_existing_folder_is_not_overwritten(exported: tuple[Path, Manifest]) -> None:
-    before = json.loads((exported[0] / "manifest.json").read_text(encoding="utf-8"))
-    with pytest.raises(InputError, match="exists already; expected a new or empty folder"):
-        export_bundle(default_checkpoint_path(), exported[0], name="x", precision={})
-    assert json.loads((exported[0] / "manifest.json").read_text(encoding="utf-8")) == before
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_calibrated_eight_bits_carry_their_scales_in_the_graph(kind: str, tmp_path: Path) -> None:
+    import onnx
+
+    from agvas_export.targets import resolve
+
+    images = default_bundle_path().parent / "demo" / "frames"
+    manifest, parity = export_bundle(
+        default_checkpoint_path(),
+        tmp_path / "b",
+        name="x",
+        targets=resolve(trt=kind, calibration=True),
+        calibration=images,
+    )
+    assert manifest.engine_plan is not None
+    assert manifest.engine_plan.precision == kind
+    assert parity.whole.other_answers <= 0.1
+    model = onnx.load(tmp_path / "b" / manifest.graphs["llm"].file)
+    operators = [node.op_type for node in model.graph.node]
+    assert operators.count("DequantizeLinear") > operators.count("QuantizeLinear") > 10
+    Segmenter.open(tmp_path / "b").segment(generate(5, 0).image)
 
 
-def test_the_llm_graph_takes_any_length(exported: tuple[Path, Manifest]) -> None:
-    """Another instruction has another prompt and another trie."""
-    checkpoint = load_checkpoint(default_checkpoint_path())
-    llm = next(graph for graph in graphs_of(checkpoint) if graph.name == "llm")
-    rows, edges = 7, 5
-    shorter = {
-        "inputs_embeds": llm.inputs["inputs_embeds"][:, :50],
-        "position_ids": llm.inputs["position_ids"][:, :50],
-        "attention_bias": llm.inputs["attention_bias"][:, :, :50, :50],
-        "rows": llm.inputs["rows"][:rows] * 0 + 9,
-        "edge_rows": llm.inputs["edge_rows"][:edges] % rows,
-        "edge_tokens": llm.inputs["edge_tokens"][:edges],
-    }
-    with torch.no_grad():
-        expected = dict(zip(llm.outputs, llm.module(*shorter.values()), strict=True))
-    found = OrtEngine(exported[0] / "graphs" / "llm.onnx").run({k: v.numpy() for k, v in shorter.items()})
-    for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value.numpy(), rtol=1e-4, atol=1e-4)
+def test_an_existing_folder_is_not_overwritten(exported: Exported) -> None:
+    before = (exported[0] / "manifest.json").read_bytes()
+    result = CliRunner().invoke(app, ["--out", str(exported[0])])
+    assert isinstance(result.exception, InputError)
+    assert "exists already; expected a new or empty folder" in str(result.exception)
+    assert (exported[0] / "manifest.json").read_bytes() == before
+
+
+GRAPH = GraphParity("fp16", error=1e-3, output="states", peak=100.0, peak_tensor="linear_3")
+FEW = GraphParity("int8", relative_error=1e-2, output="states")
+WHOLE = WholeParity(images=2, segmented_images=1, mask_iou=1.0)
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        (replace(GRAPH, error=0.03), "llm drifts first: output states is off by 0.03 of its largest value"),
+        (replace(GRAPH, error=float("nan")), "llm drifts first: output states is off by nan"),
+        (replace(GRAPH, peak=30_001.0), "llm drifts first: half tensor linear_3 reaches 3e"),
+        (replace(GRAPH, peak=float("nan")), "llm drifts first: half tensor linear_3 reaches nan"),
+        (replace(FEW, relative_error=0.2), "off by 0.2 of its norm, the limit of int8 is 0.15"),
+    ],
+)
+def test_each_figure_of_a_graph_over_its_limit_fails(graph: GraphParity, message: str) -> None:
+    replace(GRAPH).check("llm", random_weights=False)
+    with pytest.raises(EngineError) as error:
+        replace(graph).check("llm", random_weights=False)
+    assert message in str(error.value)
+
+
+def test_few_bits_are_not_judged_on_random_weights_but_half_precision_is() -> None:
+    replace(FEW, relative_error=0.5).check("llm", random_weights=True)
+    with pytest.raises(EngineError):
+        replace(GRAPH, error=0.5).check("llm", random_weights=True)
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"graph_error": {"llm": 0.01}}, "graph_error of llm is 0.01, the limit is 0.001"),
-        ({"map_difference": 0.1}, "map_difference is 0.1"),
         ({"other_answers": 0.04}, "other_answers is 0.04, the limit is 0"),
-        ({"mask_disagreement": float("nan")}, "mask_disagreement is nan"),
+        ({"mask_iou": 0.9}, "mask_iou is 0.9, the limit is 0.999"),
+        ({"mask_iou": float("nan")}, "mask_iou is nan"),
+        ({"score_change": 0.1}, "score_change is 0.1"),
     ],
 )
-def test_each_figure_over_its_limit_fails(change: dict[str, object], named: str) -> None:
-    good: dict[str, object] = {
-        "images": 2,
-        "segmented_images": 1,
-        "graph_error": {"llm": 1e-6},
-        "map_difference": 0.0,
-        "largest_map_difference": 0.0,
-        "other_answers": 0.0,
-        "mask_disagreement": 0.0,
-        "smallest_margin": 1.0,
-    }
-    limits = {"llm": GRAPH_ERROR["fp32"]}
-    Parity(**good).check(LIMITS["fp32"], limits)  # type: ignore[arg-type]
+def test_each_figure_of_the_whole_over_its_limit_fails(change: dict[str, float], named: str) -> None:
+    WHOLE.check(LIMITS["fp32"])
     with pytest.raises(EngineError, match=named):
-        Parity(**{**good, **change}).check(LIMITS["fp32"], limits)  # type: ignore[arg-type]
+        replace(WHOLE, **change).check(LIMITS["fp32"])
 
 
 @pytest.mark.parametrize("place", ["", "final"])
 def test_adapters_are_not_exported(tmp_path: Path, place: str) -> None:
-    from typer.testing import CliRunner
-
-    from agvas_export.cli import app
-
     (tmp_path / place).mkdir(exist_ok=True)
     (tmp_path / place / "adapter.safetensors").write_bytes(b"")
     result = CliRunner().invoke(app, [str(tmp_path), "--out", str(tmp_path / "bundle")])
     assert isinstance(result.exception, InputError)
     assert "merge them first" in str(result.exception)
+
+
+def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([PROGRAM, *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
+
+
+def test_without_a_gpu_trt_fails_at_once_and_names_the_way_out(tmp_path: Path) -> None:
+    from agvas_runtime.engines.device import probe
+
+    try:
+        probe()
+        pytest.skip("there is a GPU with TensorRT here")
+    except EngineError:
+        pass
+    result = run("--trt", "fp16", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: --trt fp16: ")
+    assert "`--trt fp16 --defer` writes the typed graphs and the build plan" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_usage_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    for arguments, message in (
+        (("--llm", "int5"), "did you mean int8?"),
+        (("--trt", "int8", "--defer"), "needs --calibration"),
+        (("nowhere",), "no such checkpoint folder"),
+        (("--llm", "fp8", "--calibration", "nowhere"), "nowhere"),
+    ):
+        result = run(*arguments, cwd=tmp_path)
+        assert result.returncode == 2, result.stderr
+        assert message in result.stderr
+        assert [line for line in result.stderr.splitlines() if line.startswith("error: ")] == [
+            result.stderr.splitlines()[-1]
+        ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_targets_are_shown(tmp_path: Path) -> None:
+    result = run("--targets", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "--llm int4" in result.stdout
+    assert "TensorRT 10 and newer" in result.stdout
+
+
+def test_an_export_killed_at_any_point_leaves_nothing_that_loads(tmp_path: Path) -> None:
+    """Killed at four moments, the next start cleans up what was left and ends with a bundle."""
+    rng = random.Random(4)
+    for number in range(4):
+        process = subprocess.Popen([PROGRAM, "--out", tmp_path / "bundle"], stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        stop_at = ("graph pixel_encoder", "graph decode,", "parity: llm", "manifest")[number]
+        for line in process.stderr:
+            if stop_at in line:
+                break
+        time.sleep(rng.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if (tmp_path / "bundle").exists():  # it was done before the signal: then it is whole
+            Bundle.open(tmp_path / "bundle")
+            shutil.rmtree(tmp_path / "bundle")
+        left = [path for path in tmp_path.iterdir() if path.name != "bundle"]
+        assert len(left) <= 1
+        for path in left:
+            assert path.name.endswith(PART)
+            with pytest.raises(BundleError):
+                Bundle.open(path)
+    assert run("--out", "bundle", cwd=tmp_path).returncode == 0
+    assert os.listdir(tmp_path) == ["bundle"]
+    Bundle.open(tmp_path / "bundle")
+
+
+def test_a_folder_named_as_unfinished_is_refused_even_if_it_is_whole(exported: Exported, tmp_path: Path) -> None:
+    shutil.copytree(exported[0], tmp_path / f".bundle-x{PART}")
+    with pytest.raises(BundleError, match="an export that never finished"):
+        Bundle.open(tmp_path / f".bundle-x{PART}")

@@ -15,7 +15,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from agvas_export import quantize
 from agvas_export.graphs import Graph, graphs_of
 from agvas_export.onnx_graph import WeightFiles, onnx_graph
-from agvas_export.qdq import activations, add_qdq, collect_ranges
+from agvas_export.qdq import UNSAFE_OPTIMIZER, activations, add_qdq, collect_ranges
 from agvas_export.quantize import (
     GPTQ4,
     HQQ4,
@@ -99,7 +99,8 @@ def vocabulary(language: dict[str, tuple[Graph, ir.Model]]) -> int:
 
 
 def run(model: ir.Model, feeds: Arrays) -> Arrays:
-    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    content, providers = ir.to_proto(model).SerializeToString(), ["CPUExecutionProvider"]
+    session = ort.InferenceSession(content, providers=providers, disabled_optimizers=[UNSAFE_OPTIMIZER])
     return dict(zip([value.name for value in session.get_outputs()], session.run(None, feeds), strict=True))
 
 
@@ -256,6 +257,8 @@ def test_gptq_keeps_the_states_better_and_its_calibration_serves_the_other_graph
     WeightFiles(tmp_path).write("llm", llm.clone())
     with pytest.raises(ValueError, match="no calibration for gptq in the cache"):
         quantize_int4(llm, head=vocabulary, body=GPTQ4)
+    with pytest.raises(ValueError, match="no feeds to calibrate gptq with"):
+        calibrate_int4(llm, tmp_path / "llm.onnx", [], {}, head=vocabulary)
     caches: list[Cache] = [{}, {}]
     for cache, held in zip(caches, (2**30, 1), strict=True):  # in one run, and in one for every activation
         calibrate_int4(llm, tmp_path / "llm.onnx", [feeds], cache, head=vocabulary, at_once_bytes=held)
@@ -278,7 +281,7 @@ def test_gptq_keeps_the_states_better_and_its_calibration_serves_the_other_graph
 def test_gptq_of_inputs_without_any_correlation_is_rounding_to_nearest(rng: np.random.Generator) -> None:
     matrix = rng.standard_normal((72, 40)).astype(np.float32)  # the last block is not full
     factor = quantize._error_factor(np.eye(72, dtype=np.float32))
-    found = quantize._gptq_blocks(matrix, factor=factor, blocks=GPTQ4)
+    found = quantize._gptq_blocks(matrix, factor=factor, size=32)
     expected = quantize._quantized_blocks(matrix, Blocks(4))
     assert [array.shape for array in found] == [array.shape for array in expected]
     np.testing.assert_allclose(found[1], np.abs(expected[1]), rtol=1e-6)

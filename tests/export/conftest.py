@@ -1,0 +1,63 @@
+"""What the export tests share: the embedded checkpoint, its graphs, a trace of one image, bundles made once."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+import torch
+
+from agvas_export.export import export_bundle
+from agvas_export.graphs import Graph, graphs_of
+from agvas_export.onnx_graph import onnx_graph
+from agvas_export.parity import SEED, Parity
+from agvas_export.targets import Targets
+from agvas_export.trace import Trace, Tracer
+from agvas_runtime.manifest import Manifest
+from agvas_train.checkpoint import Checkpoint, default_checkpoint_path, load_checkpoint
+from agvas_train.data.synth import generate
+
+Exported = tuple[Path, Manifest, Parity]
+
+
+@pytest.fixture(scope="session")
+def checkpoint() -> Checkpoint:
+    return load_checkpoint(default_checkpoint_path(), dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def graphs(checkpoint: Checkpoint) -> dict[str, Graph]:
+    return {graph.name: graph for graph in graphs_of(checkpoint)}
+
+
+@pytest.fixture(scope="session")
+def trace(graphs: dict[str, Graph], checkpoint: Checkpoint) -> Trace:
+    return Tracer(list(graphs.values()), checkpoint).trace(generate(SEED, 0).image)
+
+
+@pytest.fixture(scope="session")
+def model_of(graphs: dict[str, Graph]) -> Callable[[str], ir.Model]:
+    """A fresh ONNX model of a graph; translating takes seconds, so it is done once and cloned."""
+    made: dict[str, ir.Model] = {}
+
+    def model(name: str) -> ir.Model:
+        if name not in made:
+            made[name] = onnx_graph(graphs[name])
+        return made[name].clone()
+
+    return model
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The embedded checkpoint in float32."""
+    folder = tmp_path_factory.mktemp("export") / "bundle"
+    return folder, *export_bundle(default_checkpoint_path(), folder, name="trial")
+
+
+@pytest.fixture(scope="session")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The same for TensorRT in half precision."""
+    folder = tmp_path_factory.mktemp("export") / "half"
+    targets = Targets("fp16", "fp16", "fp16", "fp16", trt="fp16")
+    return folder, *export_bundle(default_checkpoint_path(), folder, name="half", targets=targets)

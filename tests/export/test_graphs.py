@@ -1,0 +1,177 @@
+"""Every graph computes what the reference computes: any batch, any length, any anchors; equal weights lie once."""
+
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+
+from agvas_export.graphs import Graph
+from agvas_export.onnx_graph import WeightFiles, onnx_graph
+from agvas_export.targets import LLM_GRAPHS
+from agvas_export.trace import Trace
+from agvas_runtime.engines.ort import OrtEngine
+from agvas_train.checkpoint import Checkpoint
+from agvas_train.data.synth import generate
+from agvas_train.reference import ReferenceSegmenter
+from tests.export.conftest import Exported
+
+NAMES = ("semantic_encoder", "pixel_encoder", "spam", "llm", "prefill", "decode", "decoder")
+
+
+def of_batch(graph: Graph, size: int) -> dict[str, torch.Tensor]:
+    feeds = {}
+    for name, value in graph.inputs.items():
+        axis = next((axis for axis, dim in graph.dynamic.get(name, {}).items() if dim in ("B", "G")), None)
+        times = [1] * value.ndim
+        if axis is not None:
+            times[axis] = 2
+        feeds[name] = value if axis is None else value.repeat(times).narrow(axis, 0, size)
+    return feeds
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_graph_takes_any_batch(exported: Exported, graphs: dict[str, Graph], name: str, batch: int) -> None:
+    graph = graphs[name]
+    feeds = of_batch(graph, batch)
+    with torch.inference_mode():
+        expected = graph.reference(*feeds.values())
+    found = OrtEngine(exported[0] / "graphs" / f"{name}.onnx").run({k: v.numpy() for k, v in feeds.items()})
+    for output, value in zip(graph.outputs, expected, strict=True):
+        assert found[output].shape == tuple(value.shape)
+        scale = max(1.0, float(value.abs().max()))
+        np.testing.assert_allclose(found[output], value.numpy(), atol=1e-4 * scale, err_msg=output)
+
+
+def test_the_pass_takes_any_length(exported: Exported, graphs: dict[str, Graph]) -> None:
+    """Another instruction has another prompt and another trie."""
+    llm = graphs["llm"]
+    rows, edges = 7, 5
+    shorter = {
+        "inputs_embeds": llm.inputs["inputs_embeds"][:1, :50],
+        "position_ids": llm.inputs["position_ids"][:, :50],
+        "attention_bias": llm.inputs["attention_bias"][:, :, :50, :50],
+        "rows": llm.inputs["rows"][:rows] * 0 + 9,
+        "edge_rows": llm.inputs["edge_rows"][:edges] % rows,
+        "edge_tokens": llm.inputs["edge_tokens"][:edges],
+    }
+    with torch.inference_mode():
+        expected = dict(zip(llm.outputs, llm.reference(*shorter.values()), strict=True))
+    found = OrtEngine(exported[0] / "graphs" / "llm.onnx").run({k: v.numpy() for k, v in shorter.items()})
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value.numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("present", [(0, 0, 1), (1, 1, 0), (0, 1, 0), (1, 0, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1)])
+def test_the_decoder_leaves_absent_anchors_out(
+    exported: Exported, graphs: dict[str, Graph], trace: Trace, present: tuple[int, ...]
+) -> None:
+    feeds = {key: value[:1] if value.ndim else value for key, value in trace.feeds["decoder"].items()}
+    feeds["present"] = np.array([present], np.float32)
+    feeds["states"] = np.where(np.array(present)[None, :, None], feeds["states"], 7.0).astype(np.float32)
+    feeds["alpha"] = np.array(0.3, np.float32)
+    with torch.inference_mode():
+        (expected,) = graphs["decoder"].reference(*map(torch.from_numpy, feeds.values()))
+    found = OrtEngine(exported[0] / "graphs" / "decoder.onnx").run(feeds)["map"]
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+
+
+def test_prefill_and_decode_write_what_the_reference_writes(exported: Exported, checkpoint: Checkpoint) -> None:
+    """The whole answer, token by token, with keys and values handed on as they come."""
+    reference = ReferenceSegmenter(checkpoint)
+    config, image = checkpoint.config, generate(9, 0).image
+    with torch.inference_mode():
+        visual = reference.encode(
+            torch.from_numpy(config.model.semantic_view.apply(image)),
+            torch.from_numpy(config.model.pixel_view.apply(image)[0]),
+        )
+        embeds = reference.prompt_embeds("Describe the defect.", visual)
+        expected = reference.decode(embeds, 12)
+    prefill, decode = (OrtEngine(exported[0] / "graphs" / f"{name}.onnx") for name in ("prefill", "decode"))
+    position = embeds.shape[1]
+    out = prefill.run({"inputs_embeds": embeds.numpy(), "position_ids": np.arange(position)[None]})
+    tokens, states = [], [out["state"][0]]
+    for _ in range(len(expected.tokens)):
+        tokens.append(int(out["greedy"][0]))
+        with torch.inference_mode():
+            next_embeds = checkpoint.model.embed(torch.tensor([[tokens[-1]]])).numpy()
+        past = {"past_keys": out["keys"], "past_values": out["values"]}
+        out = decode.run({"inputs_embeds": next_embeds, "position_ids": np.array([[position]]), **past})
+        states.append(out["state"][0])
+        position += 1
+    assert tokens == expected.tokens
+    np.testing.assert_allclose(np.stack(states)[: len(expected.states)], expected.states.numpy(), atol=1e-4)
+
+
+def test_decoding_goes_on_from_the_keys_and_values_of_the_pass(
+    exported: Exported, graphs: dict[str, Graph], trace: Trace, checkpoint: Checkpoint
+) -> None:
+    """Leaving the trie costs nothing twice: the pass's rows of the prompt are the prefill's."""
+    length = int(trace.feeds["llm"]["rows"][0]) + 1
+    out = OrtEngine(exported[0] / "graphs" / "llm.onnx").run(trace.feeds["llm"])
+    for name in ("keys", "values"):
+        np.testing.assert_allclose(out[name][:, :, :, :length], trace.outputs["prefill"][name], atol=1e-4)
+    assert out["greedy"][0, 0] == trace.outputs["prefill"]["greedy"][0]
+    feeds = {**trace.feeds["decode"], **{f"past_{name}": out[name][:, :, :, :length] for name in ("keys", "values")}}
+    found = OrtEngine(exported[0] / "graphs" / "decode.onnx").run(feeds)
+    np.testing.assert_allclose(found["state"], trace.outputs["decode"]["state"], atol=1e-4)
+
+
+def test_graphs_that_share_weights_share_the_file(exported: Exported) -> None:
+    folder, manifest, _ = exported
+    assert {tuple(manifest.graphs[name].data) for name in LLM_GRAPHS} == {("graphs/llm.data",)}
+    assert not (folder / "graphs" / "decode.data").exists()
+    small = sum(manifest.files[f"graphs/{name}.onnx"].size for name in ("prefill", "decode"))
+    assert small < 0.05 * manifest.files["graphs/llm.data"].size
+
+
+def test_equal_weights_are_written_once_and_read_back_whole(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    same, other = (rng.standard_normal((40, 40)).astype(np.float32) for _ in range(2))
+
+    def model(*arrays: np.ndarray) -> ir.Model:
+        x = ir.val("x", ir.DataType.FLOAT, (1, 40))
+        nodes, weights, last = [], [], x
+        for number, array in enumerate(arrays):
+            weight = ir.val(f"w{number}", const_value=ir.tensor(array, name=f"w{number}"))
+            node = ir.node("MatMul", [last, weight])
+            nodes, weights, last = [*nodes, node], [*weights, weight], node.outputs[0]
+        last.name, last.dtype, last.shape = "y", ir.DataType.FLOAT, ir.Shape((1, 40))
+        return ir.Model(ir.Graph([x], [last], nodes=nodes, initializers=weights, opset_imports={"": 23}), ir_version=10)
+
+    files = WeightFiles(tmp_path)
+    assert files.write("one", model(same)) == ["one.data"]
+    assert files.write("two", model(other, same)) == ["two.data", "one.data"]
+    assert (tmp_path / "one.data").stat().st_size == (tmp_path / "two.data").stat().st_size == same.nbytes
+    x = np.eye(40, dtype=np.float32)[:1]
+    np.testing.assert_allclose(OrtEngine(tmp_path / "two.onnx").run({"x": x})["y"], x @ other @ same, rtol=1e-4)
+    for tensor in onnx.load(tmp_path / "two.onnx").graph.initializer:  # onnx checks that the places lie in the files
+        assert onnx.numpy_helper.to_array(tensor).shape == (40, 40)
+
+
+@pytest.mark.parametrize("name", ["semantic_encoder", "llm", "decoder"])
+def test_the_same_graph_twice_has_the_same_bytes(
+    graphs: dict[str, Graph], model_of: Callable[[str], ir.Model], tmp_path: Path, name: str
+) -> None:
+    hashes = []
+    for model, folder in ((model_of(name), "a"), (onnx_graph(graphs[name]), "b")):
+        (tmp_path / folder).mkdir()
+        WeightFiles(tmp_path / folder).write(name, model)
+        hashes.append([sha256(path.read_bytes()).hexdigest() for path in sorted((tmp_path / folder).iterdir())])
+    assert hashes[0] == hashes[1]
+
+
+@pytest.mark.parametrize("opset", [18, 20])
+def test_older_opsets_compute_the_same(graphs: dict[str, Graph], trace: Trace, tmp_path: Path, opset: int) -> None:
+    """Attention and norms are written out there."""
+    for name in ("pixel_encoder", "llm"):
+        WeightFiles(tmp_path).write(name, onnx_graph(graphs[name], opset=opset))
+        found = OrtEngine(tmp_path / f"{name}.onnx").run(trace.feeds[name])
+        for output, expected in trace.outputs[name].items():
+            scale = max(1.0, float(np.abs(expected).max()))
+            np.testing.assert_allclose(found[output], expected, atol=1e-4 * scale, err_msg=f"{name} {output}")
