@@ -38,12 +38,12 @@ def export(
     ] = None,
     llm: Annotated[str | None, typer.Option(help="The language model: fp32, fp16, int8, int4 or fp8.")] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="Folder of images that the scales of 8-bit engines are taken from.")
+        Path | None, typer.Option(help="Folder of images to calibrate 8-bit engines, or int4 by GPTQ, with.")
     ] = None,
     verify: Annotated[
         Path | None, typer.Option(help="Folder of images or data set to prove the parity on, too.")
     ] = None,
-    opset: Annotated[int | None, typer.Option(help="ONNX opset, 18 to 23; the newest when left out.")] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset, 17 (for TensorRT 8.6) to 23, the default.")] = None,
     name: Annotated[str | None, typer.Option(help="Name in the manifest; the folder's name when left out.")] = None,
     targets: Annotated[bool, typer.Option("--targets", help="Show which options go together, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest, parity included, as JSON.")] = False,

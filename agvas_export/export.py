@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import torch
 
 from agvas_export.card import model_card
@@ -32,12 +34,13 @@ from agvas_export.parity import (
     whole_parity,
 )
 from agvas_export.qdq import activations, add_qdq, collect_ranges
-from agvas_export.quantize import Cache, quantize_int4, quantize_int8
+from agvas_export.quantize import GPTQ4, HQQ4, Cache, calibrate_int4, quantize_int4, quantize_int8
 from agvas_export.targets import Targets
-from agvas_export.trace import Trace, Tracer
+from agvas_export.trace import Arrays, Trace, Tracer
 from agvas_runtime import console
 from agvas_runtime.bundle import CARD, EMBEDDINGS, TEMPLATES, TOKENIZER, Bundle, complete, write_manifest
 from agvas_runtime.errors import InputError
+from agvas_runtime.frames import read_image
 from agvas_runtime.manifest import EnginePlan, GraphSpec, Manifest, ModelSpec, Preprocessing, Source, TensorSpec
 from agvas_runtime.plan import MAX_TOKENS, plan_pass
 from agvas_runtime.segmenter import Segmenter
@@ -49,6 +52,8 @@ Step = Callable[[str], None]
 """Called with what is being done now."""
 GRAPH_IMAGES = 24
 """Images of the graph-by-graph proof, at most; the whole bundle is proved on all."""
+CALIBRATION_IMAGES = 64
+"""Of a larger calibration set only so many are taken, evenly spaced."""
 LONGER = 256
 """Tokens by which a native engine's longest instruction and trie may exceed the default ones."""
 
@@ -71,7 +76,7 @@ def export_bundle(
         out: the bundle's folder; must be new or empty.
         targets: the graphs' precisions; float32 when None.
         verify: folder or data set of more images for the proof.
-        calibration: folder or data set whose images the scales of 8-bit engines are taken from.
+        calibration: folder or data set whose images the scales of 8-bit engines are taken from, and GPTQ's inputs.
         limits: what the whole may lose; by the lowest precision when None.
 
     Raises:
@@ -86,15 +91,17 @@ def export_bundle(
     samples = image_files(calibration) if calibration else []
     if calibration and not samples:
         raise InputError(f"--calibration {calibration}: holds no images")
+    samples = samples[:: -(-len(samples) // CALIBRATION_IMAGES)] if samples else []
     graphs = graphs_of(checkpoint)
     made: list[tuple[Manifest, Parity]] = []
 
     def write(folder: Path) -> None:
         tracer = Tracer(graphs, checkpoint)
-        ranges = {}
+        feeds = []
         if samples:
-            ranges = _calibrate(graphs, targets, (tracer.trace(pixels_of(image)) for image in samples), step)
-        data = _write_graphs(graphs, folder / "graphs", targets, checkpoint, ranges, step)
+            step(f"calibration: the reference's tensors of {len(samples)} images")
+            feeds = [tracer.trace(read_image(path)).feeds for path in console.progress(samples, "reference")]
+        data = _write_graphs(graphs, folder / "graphs", targets, checkpoint, feeds, step)
         _write_rest(checkpoint, folder, half=targets.llm != "fp32")
         some = images[:GRAPH_IMAGES]
         step(f"parity: the reference's tensors of {len(some)} images")
@@ -115,10 +122,13 @@ def _write_graphs(
     folder: Path,
     targets: Targets,
     checkpoint: Checkpoint,
-    ranges: dict[str, dict[str, float]],
+    samples: list[dict[str, Arrays]],
     step: Step,
 ) -> dict[str, list[str]]:
-    """Write every graph in its precision; graph to the files that hold its weights."""
+    """Write every graph in its precision; graph to the files that hold its weights.
+
+    `samples` are the graphs' inputs for the calibration set; may be empty where nothing has to be calibrated.
+    """
     folder.mkdir()
     files, cache, data = WeightFiles(folder), Cache(), {}
     head = int(checkpoint.config.model.language["vocab_size"])
@@ -126,34 +136,32 @@ def _write_graphs(
         precision = targets.precision(graph.name)
         step(f"graph {graph.name}, {precision}")
         model = onnx_graph(graph, opset=targets.opset)
+        feeds = [sample[graph.name] for sample in samples]
         if precision == "int8":
             model = quantize_int8(model, cache=cache)
         elif precision == "int4":
-            model = quantize_int4(model, head=head, cache=cache)
+            if graph.name == "llm" and feeds:  # its sisters have the same weights
+                step("calibration of the language model by GPTQ")
+                with _written(graph.name, model) as path:
+                    calibrate_int4(model, path, feeds, cache, head=head)
+            model = quantize_int4(model, head=head, body=GPTQ4 if feeds else HQQ4, cache=cache)
         elif precision in ("int8-static", "fp8"):
-            kind = "int8" if precision == "int8-static" else "fp8"
-            model = add_qdq(model, ranges[graph.name], kind, head=head)
+            names = activations(model, head=head)
+            with _written(graph.name, model) as path:
+                ranges = collect_ranges(path, names, feeds)
+            model = add_qdq(model, ranges, "fp8" if precision == "fp8" else "int8", head=head)
         if precision in ("fp16", "int8-static", "fp8"):
             model = to_half(model)
         data[graph.name] = files.write(graph.name, model)
     return data
 
 
-def _calibrate(graphs: list[Graph], targets: Targets, traces: Any, step: Step) -> dict[str, dict[str, float]]:
-    """Graph to the largest magnitude of each of its products' inputs over the calibration set."""
-    traces = list(traces)
-    found = {}
-    for graph in graphs:
-        if targets.precision(graph.name) not in ("int8-static", "fp8"):
-            continue
-        step(f"calibration: {graph.name}")
-        with tempfile.TemporaryDirectory() as name:
-            model = onnx_graph(graph, opset=targets.opset)
-            names = activations(model)
-            WeightFiles(Path(name)).write(graph.name, model)
-            feeds = [trace.feeds[graph.name] for trace in traces]
-            found[graph.name] = collect_ranges(Path(name) / f"{graph.name}.onnx", names, feeds)
-    return found
+@contextmanager
+def _written(name: str, model: ir.Model) -> Iterator[Path]:
+    """A float32 graph in a file, for as long as it is calibrated."""
+    with tempfile.TemporaryDirectory() as folder:
+        WeightFiles(Path(folder)).write(name, model.clone())
+        yield Path(folder) / f"{name}.onnx"
 
 
 def _write_rest(checkpoint: Checkpoint, folder: Path, *, half: bool) -> None:

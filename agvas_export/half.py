@@ -11,6 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from agvas_runtime.plan import HIDDEN
+
+LARGEST_HALF = 65_504.0
 F16, F32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
 FULL = frozenset(
@@ -119,8 +122,11 @@ def _converted(graph: ir.Graph, before: ir.Node, value: ir.Value, wanted: ir.Dat
 
 
 def _rounded(tensor: ir.TensorProtocol, wanted: ir.DataType, name: str) -> ir.Tensor:
+    values = tensor.numpy()
+    if values.size == 1 and values.item() < -LARGEST_HALF:  # what a mask hides with, where attention is written out
+        values = np.full_like(values, HIDDEN)
     with np.errstate(over="ignore"):  # an infinite weight is found by the proof
-        return ir.Tensor(tensor.numpy().astype(wanted.numpy()), name=name)
+        return ir.Tensor(values.astype(wanted.numpy()), name=name)
 
 
 def _type_outputs(graph: ir.Graph, types: dict[ir.Value, ir.DataType]) -> None:

@@ -17,6 +17,7 @@ from torch.export import Dim
 from agvas_export.graphs import Graph
 from agvas_export.targets import OPSET
 
+OLDEST_OF_EXPORTER = 18
 EXTERNAL_BYTES = 1024
 """Weights from this size on lie in a file of their own."""
 ALIGNMENT, PAGE, LARGE_BYTES = 64, 4096, 1 << 20
@@ -34,7 +35,7 @@ def onnx_graph(graph: Graph, *, opset: int = OPSET) -> ir.Model:
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
             dynamo=True,
-            opset_version=opset,
+            opset_version=max(opset, OLDEST_OF_EXPORTER),
             dynamic_shapes=dynamic,
             optimize=True,
             verbose=False,
@@ -48,7 +49,21 @@ def onnx_graph(graph: Graph, *, opset: int = OPSET) -> ir.Model:
     # the exporter's notes: stack traces with the paths of this machine, at every node
     passes.ClearMetadataAndDocStringPass()(model)
     model.metadata_props.clear()
+    if opset < OLDEST_OF_EXPORTER:
+        _to_opset_17(model)
     return model
+
+
+def _to_opset_17(model: ir.Model) -> None:
+    """From 18: of the operators that our graphs have, ReduceMean alone was another one, with its axes as attribute."""
+    for node in model.graph:
+        if node.op_type == "ReduceMean" and len(node.inputs) > 1:
+            axes = node.inputs[1].const_value.numpy().tolist()
+            node.attributes["axes"] = ir.AttrInt64s("axes", axes)
+            node.attributes.pop("noop_with_empty_axes", None)
+            node.resize_inputs(1)
+    model.graph.opset_imports[""] = 17
+    passes.RemoveUnusedNodesPass()(model)
 
 
 class WeightFiles:

@@ -6,9 +6,6 @@ loads and copies the whole model (several times 2.5 GB here), and its float8 sca
 (CalibrationMethod.Distribution is its only way), not from the largest value. Attention's own products, norms and
 everything without a constant matrix stay as they are. All scales are float32 initialisers, named `<activation>.scale`
 and `<weight>.int8.scale` or `<weight>.fp8.scale`; zero points are 0. Typing in half precision comes after this pass.
-
-In ONNX Runtime (1.32) such a graph must run without its optimiser UNSAFE_OPTIMIZER, which drops every Relu before
-a QuantizeLinear to fp8.
 """
 
 from __future__ import annotations
@@ -27,9 +24,6 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from agvas_export.quantize import add_initializer, observe
 
 Kind = Literal["int8", "fp8"]
-
-UNSAFE_OPTIMIZER = "ReluQuantRewrite"
-"""For `disabled_optimizers` of an InferenceSession."""
 
 OLDEST = {"int8": 13, "fp8": 19}
 """Opset with scales by channel, and with float8."""

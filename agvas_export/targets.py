@@ -18,7 +18,8 @@ ENCODER_GRAPHS = ("semantic_encoder", "pixel_encoder")
 ENCODERS = ("fp32", "fp16", "int8")
 LLM = ("fp32", "fp16", "int8", "int4", "fp8")
 TRT = ("fp16", "int8", "fp8")
-OPSETS = range(18, OPSET + 1)
+OPSETS = range(17, OPSET + 1)
+"""TensorRT 8.6 reads up to 17."""
 STATIC = {"int8": "int8-static", "fp8": "fp8"}
 """Of an engine's precision: 8 bits with scales from a calibration set, as Q/DQ nodes in a half-precision graph."""
 
@@ -84,8 +85,7 @@ def resolve(
     known("--encoders", encoders, ENCODERS)
     known("--llm", llm, LLM)
     if opset not in OPSETS:
-        hint = "; TensorRT 8.6 reads up to 17, which the exporter cannot write" if opset < OPSETS.start else ""
-        raise InputError(f"--opset: found {opset}, expected {OPSETS.start} to {OPSETS[-1]}{hint}")
+        raise InputError(f"--opset: found {opset}, expected {OPSETS.start} to {OPSETS[-1]}")
     if defer and not trt:
         raise InputError("--defer leaves the building of engines to their device, and needs --trt, which names them")
     if trt and encoders:
@@ -102,8 +102,8 @@ def resolve(
         asks = f"--trt {trt}" if targets.encoders in STATIC.values() else f"--llm {llm}"
         beside = " beside --trt" if trt and targets.encoders == "fp16" else ""
         raise InputError(f"{asks}{beside} needs --calibration, a folder of images like those it will see")
-    if calibration and not targets.calibrated:
-        raise InputError("--calibration: nothing to calibrate; --trt int8, --trt fp8 and --llm fp8 need it")
+    if calibration and not targets.calibrated and targets.llm != "int4":
+        raise InputError("--calibration: nothing to calibrate; --trt int8, --trt fp8 and --llm fp8 need it, int4 may")
     return targets
 
 
@@ -122,7 +122,7 @@ TABLE = (
     ("--encoders int8", "int8", "fp32", "fp32", "ONNX Runtime, CPU", "not with --trt"),
     ("--llm fp16", "fp32", "fp16", "fp32", "ONNX Runtime; rounds on GPUs only", ""),
     ("--llm int8", "fp32", "int8", "fp32", "ONNX Runtime, CPU", "--calibration beside --trt"),
-    ("--llm int4", "fp32", "int4", "fp32", "ONNX Runtime", "beside --trt it stays there"),
+    ("--llm int4", "fp32", "int4", "fp32", "ONNX Runtime", "--calibration: GPTQ, else HQQ"),
     ("--llm fp8", "fp32", "fp8", "fp32", "ONNX Runtime; in 8 bits on TensorRT only", "needs --calibration"),
     ("--trt fp16", "fp16", "fp16", "fp16", "TensorRT", "--llm int8, int4, fp8 instead"),
     ("--trt int8", "int8", "int8", "fp16", "TensorRT", "needs --calibration"),

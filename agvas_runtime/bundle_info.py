@@ -5,7 +5,7 @@ from typing import Any
 from rich.table import Table
 
 from agvas_runtime import console
-from agvas_runtime.bundle import MANIFEST, Bundle
+from agvas_runtime.bundle import ENGINES, MANIFEST, Bundle
 from agvas_runtime.hashing import sha256_file
 from agvas_runtime.manifest import weights_note
 from agvas_runtime.templates import read_templates
@@ -43,18 +43,33 @@ def print_bundle(bundle: Bundle) -> None:
     table.add_row("instruction", manifest.prompt.default_instruction)
     table.add_row("templates", ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in facts["templates"].items()))
     table.add_row("mask", f"threshold {manifest.model.threshold:g}, alpha {manifest.model.alpha:g}")
-    table.add_row("parity", _short(manifest.parity))
+    if whole := manifest.parity.get("whole"):
+        table.add_row("parity", _short(whole))
+    if plan := manifest.engine_plan:
+        table.add_row("tensorrt", f"{plan.precision}: {', '.join(plan.graphs)}")
+        table.add_row("engines", ", ".join(engines_here(bundle)) or "none yet: agvas-runtime build")
     table.add_row("made with", ", ".join(f"{tool} {version}" for tool, version in manifest.created_with.items()))
     out.print(table)
     graphs = Table(box=None, header_style="bold")
-    for name in ("graph", "precision", "opset", "MB", "inputs"):
-        graphs.add_column(name, justify="right" if name in ("opset", "MB") else "left")
+    for name in ("graph", "precision", "opset", "MB", "error", "inputs"):
+        graphs.add_column(name, justify="right" if name in ("opset", "MB", "error") else "left")
+    measured: Any = manifest.parity.get("graphs") or {}
+    counted: set[str] = set()
     for name, graph in manifest.graphs.items():
         inputs = ", ".join(f"{spec.name}\\[{','.join(map(str, spec.shape))}]" for spec in graph.inputs)
-        size = f"{manifest.files[graph.file].size / 1e6:.2f}"
-        graphs.add_row(name, graph.precision, str(graph.opset), size, inputs)
+        files = {graph.file, *graph.data} - counted
+        counted |= files  # weights that two graphs share count once
+        size = f"{sum(manifest.files[file].size for file in files) / 1e6:.2f}"
+        error = f"{measured[name]['error']:.1e}" if name in measured else ""
+        graphs.add_row(name, graph.precision, str(graph.opset), size, error, inputs)
     out.print()
     out.print(graphs)
+
+
+def engines_here(bundle: Bundle) -> list[str]:
+    """Names of the folders of engines that were built here; `agvas-runtime build` checks what is in them."""
+    folder = bundle.folder / ENGINES
+    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
 def _short(value: object) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agvas_runtime import console
-from agvas_runtime.bundle import Bundle, default_bundle_path
+from agvas_runtime.bundle import CARD, Bundle, default_bundle_path
 from agvas_runtime.cli_build import build
 from agvas_runtime.server.channel import DEFAULT_MESSAGE_MB
 
@@ -90,6 +90,7 @@ def serve(
 @app.command()
 def info(
     bundle: Annotated[Path | None, typer.Argument(help="Bundle folder; the embedded tiny bundle by default.")] = None,
+    card: Annotated[bool, typer.Option("--card", help="Print the bundle's model card instead.")] = False,
     as_json: JsonOption = False,
     verify_full: Annotated[bool, typer.Option(help="Hash every file again, remembered or not.")] = False,
 ) -> None:
@@ -99,11 +100,14 @@ def info(
     Examples:
       agvas-runtime info
       agvas-runtime info bundles/tiny --json
+      agvas-runtime info bundles/tiny --card
     """
     from agvas_runtime.bundle_info import print_bundle, summary
 
     opened = Bundle.open(bundle or default_bundle_path(), verify_full=verify_full)
-    if as_json:
+    if card:
+        print(opened.path(CARD).read_text("utf-8"), end="")
+    elif as_json:
         console.print_json(summary(opened))
     else:
         print_bundle(opened)

@@ -10,6 +10,9 @@ import numpy as np
 from agvas_runtime.engines import Feed, Tensors
 from agvas_runtime.errors import EngineError
 
+UNSAFE_OPTIMIZER = "ReluQuantRewrite"
+"""ONNX Runtime 1.32 drops every Relu before a quantisation to fp8, as if what is negative were cut there."""
+
 
 class OrtEngine:
     """A graph in ONNX Runtime on the CPU, or on the execution providers that are named."""
@@ -31,7 +34,9 @@ class OrtEngine:
             have = ", ".join(ort.get_available_providers())
             raise EngineError(f"graph {self.name}: ONNX Runtime has no {missing[0]} here (it has {have})")
         try:
-            self._session: Any = ort.InferenceSession(str(path), options, providers=list(providers))
+            self._session: Any = ort.InferenceSession(
+                str(path), options, providers=list(providers), disabled_optimizers=[UNSAFE_OPTIMIZER]
+            )
         except Exception as error:  # ONNX Runtime's errors have no common base class
             raise EngineError(f"graph {self.name}: cannot be loaded: {_one_line(error)}") from None
         self.inputs = {spec.name: (spec.type, spec.shape) for spec in self._session.get_inputs()}

@@ -166,11 +166,12 @@ def test_the_same_graph_twice_has_the_same_bytes(
     assert hashes[0] == hashes[1]
 
 
-@pytest.mark.parametrize("opset", [18, 20])
+@pytest.mark.parametrize("opset", [17, 20])
 def test_older_opsets_compute_the_same(graphs: dict[str, Graph], trace: Trace, tmp_path: Path, opset: int) -> None:
     """Attention and norms are written out there."""
-    for name in ("pixel_encoder", "llm"):
+    for name in ("pixel_encoder", "llm", "decoder"):
         WeightFiles(tmp_path).write(name, onnx_graph(graphs[name], opset=opset))
+        onnx.checker.check_model(tmp_path / f"{name}.onnx", full_check=True)
         found = OrtEngine(tmp_path / f"{name}.onnx").run(trace.feeds[name])
         for output, expected in trace.outputs[name].items():
             scale = max(1.0, float(np.abs(expected).max()))

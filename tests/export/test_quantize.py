@@ -15,7 +15,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from agvas_export import quantize
 from agvas_export.graphs import Graph, graphs_of
 from agvas_export.onnx_graph import WeightFiles, onnx_graph
-from agvas_export.qdq import UNSAFE_OPTIMIZER, activations, add_qdq, collect_ranges
+from agvas_export.qdq import activations, add_qdq, collect_ranges
 from agvas_export.quantize import (
     GPTQ4,
     HQQ4,
@@ -27,6 +27,7 @@ from agvas_export.quantize import (
     quantize_int4,
     quantize_int8,
 )
+from agvas_runtime.engines.ort import UNSAFE_OPTIMIZER
 from agvas_train.checkpoint import default_checkpoint_path, load_checkpoint
 
 Arrays = dict[str, NDArray]

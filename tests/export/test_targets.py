@@ -25,8 +25,8 @@ from agvas_runtime.errors import InputError
         ({"trt": "fp16", "llm": "int8"}, "--llm int8 beside --trt needs --calibration"),
         ({"llm": "fp8"}, "--llm fp8 needs --calibration"),
         ({"llm": "int8", "calibration": True}, "--calibration: nothing to calibrate"),
-        ({"opset": 17}, "--opset: found 17, expected 18 to 23; TensorRT 8.6 reads up to 17"),
-        ({"opset": 24}, "--opset: found 24, expected 18 to 23"),
+        ({"opset": 16}, "--opset: found 16, expected 17 to 23"),
+        ({"opset": 24}, "--opset: found 24, expected 17 to 23"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options: dict[str, Any], message: str) -> None:
