@@ -1,5 +1,6 @@
 """Export: the bundle is the checkpoint, manifest and card say so, and a bundle that is not is never written."""
 
+import fcntl
 import json
 import os
 import random
@@ -12,18 +13,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from typer.testing import CliRunner
 
 from agvas_export.cli import app
 from agvas_export.export import export_bundle
 from agvas_export.parity import LIMITS, GraphParity, Limits, WholeParity
-from agvas_export.targets import Targets
+from agvas_export.targets import Targets, resolve
 from agvas_runtime.bundle import CARD, PART, Bundle, default_bundle_path
 from agvas_runtime.errors import BundleError, EngineError, InputError
 from agvas_runtime.hashing import sha256_file
+from agvas_runtime.manifest import Manifest
 from agvas_runtime.segmenter import Segmenter
-from agvas_train.checkpoint import default_checkpoint_path
+from agvas_train.checkpoint import default_checkpoint_path, write_folder
 from agvas_train.data.synth import generate
 from agvas_train.reference import ReferenceSegmenter
 from tests.export.conftest import Exported
@@ -104,41 +107,41 @@ def test_a_failing_parity_fails_the_export_and_writes_nothing(tmp_path: Path) ->
 def test_eight_and_four_bits_stay_within_their_limits_and_shrink_the_graphs(exported: Exported, tmp_path: Path) -> None:
     full = exported[1]
 
-    def size(manifest, graph: str) -> int:
+    def size(manifest: Manifest, graph: str) -> int:
         return sum(manifest.files[file].size for file in manifest.graphs[graph].data)
 
-    for llm, share in (("int8", 0.3), ("int4", 0.25)):
-        targets = Targets(encoders="int8", spam="int8", llm=llm)
-        manifest, parity = export_bundle(default_checkpoint_path(), tmp_path / llm, name="x", targets=targets)
-        assert parity.whole.segmented_images > 0
-        assert parity.graphs["llm"].state_error > 1e-3  # few bits do differ
-        assert parity.graphs["decoder"].error < 1e-3  # the decoder stays exact
-        assert manifest.graphs["llm"].precision == llm
-        assert size(manifest, "llm") < share * size(full, "llm")
-        assert size(manifest, "pixel_encoder") < 0.7 * size(full, "pixel_encoder")
-        Segmenter.open(tmp_path / llm).segment(generate(5, 0).image)
+    targets = Targets(encoders="int8", spam="int8", llm="int4")
+    manifest, parity = export_bundle(default_checkpoint_path(), tmp_path / "b", name="x", targets=targets)
+    assert parity.whole.segmented_images > 0
+    assert parity.graphs["llm"].state_error > 1e-3  # few bits do differ
+    assert parity.graphs["decoder"].error < 1e-3  # the decoder stays exact
+    assert manifest.graphs["llm"].precision == "int4"
+    assert size(manifest, "llm") < 0.25 * size(full, "llm")
+    assert size(manifest, "pixel_encoder") < 0.7 * size(full, "pixel_encoder")
+    Segmenter.open(tmp_path / "b").segment(generate(5, 0).image)
 
 
-@pytest.mark.parametrize("kind", ["int8", "fp8"])
-def test_calibrated_eight_bits_carry_their_scales_in_the_graph(kind: str, tmp_path: Path) -> None:
-    import onnx
+def test_the_embedded_bundle_has_eight_bits_and_says_what_that_costs() -> None:
+    manifest = Bundle.open(default_bundle_path()).manifest
+    assert {spec.precision for name, spec in manifest.graphs.items() if name != "decoder"} == {"int8"}
+    assert 1e-3 < manifest.parity["graphs"]["llm"]["state_error"] < 0.1
+    assert manifest.parity["whole"]["other_answers"] == 0
 
-    from agvas_export.targets import resolve
 
+def test_calibrated_eight_bits_carry_their_scales_in_the_graph(tmp_path: Path) -> None:
     images = default_bundle_path().parent / "demo" / "frames"
+    targets = resolve(trt="int8", llm="fp8", calibration=True)
     manifest, parity = export_bundle(
-        default_checkpoint_path(),
-        tmp_path / "b",
-        name="x",
-        targets=resolve(trt=kind, calibration=True),
-        calibration=images,
+        default_checkpoint_path(), tmp_path / "b", name="x", targets=targets, calibration=images
     )
     assert manifest.engine_plan is not None
-    assert manifest.engine_plan.precision == kind
+    assert manifest.engine_plan.precision == "int8"
     assert parity.whole.other_answers <= 0.1
-    model = onnx.load(tmp_path / "b" / manifest.graphs["llm"].file)
-    operators = [node.op_type for node in model.graph.node]
-    assert operators.count("DequantizeLinear") > operators.count("QuantizeLinear") > 10
+    for graph, kind in (("semantic_encoder", onnx.TensorProto.INT8), ("llm", onnx.TensorProto.FLOAT8E4M3FN)):
+        model = onnx.load(tmp_path / "b" / manifest.graphs[graph].file)
+        operators = [node.op_type for node in model.graph.node]
+        assert operators.count("DequantizeLinear") > operators.count("QuantizeLinear") > 5
+        assert kind in {tensor.data_type for tensor in model.graph.initializer}
     Segmenter.open(tmp_path / "b").segment(generate(5, 0).image)
 
 
@@ -246,12 +249,11 @@ def test_the_targets_are_shown(tmp_path: Path) -> None:
 
 
 def test_an_export_killed_at_any_point_leaves_nothing_that_loads(tmp_path: Path) -> None:
-    """Killed at four moments, the next start cleans up what was left and ends with a bundle."""
+    """Killed at three moments; every start removes what the one before left."""
     rng = random.Random(4)
-    for number in range(4):
+    for stop_at in ("graph pixel_encoder", "parity: llm", "manifest"):
         process = subprocess.Popen([PROGRAM, "--out", tmp_path / "bundle"], stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
-        stop_at = ("graph pixel_encoder", "graph decode,", "parity: llm", "manifest")[number]
         for line in process.stderr:
             if stop_at in line:
                 break
@@ -267,9 +269,19 @@ def test_an_export_killed_at_any_point_leaves_nothing_that_loads(tmp_path: Path)
             assert path.name.endswith(PART)
             with pytest.raises(BundleError):
                 Bundle.open(path)
-    assert run("--out", "bundle", cwd=tmp_path).returncode == 0
-    assert os.listdir(tmp_path) == ["bundle"]
-    Bundle.open(tmp_path / "bundle")
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    dead, living, other = (tmp_path / name for name in (f".b-1{PART}", f".b-2{PART}", f".c-1{PART}"))
+    for folder in (dead, living, other):
+        folder.mkdir()
+    handle = os.open(living, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        write_folder(tmp_path / "b", lambda folder: (folder / "x").touch())
+    finally:
+        os.close(handle)
+    assert {path.name for path in tmp_path.iterdir()} == {"b", living.name, other.name}
 
 
 def test_a_folder_named_as_unfinished_is_refused_even_if_it_is_whole(exported: Exported, tmp_path: Path) -> None:

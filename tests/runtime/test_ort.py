@@ -84,7 +84,7 @@ def test_engines_are_found_by_name():
     assert "reference" in engine_names()
     with pytest.raises(InputError, match="unknown engine 'refrence': did you mean 'reference'"):
         open_segmenter("refrence")
-    with pytest.raises(InputError, match="unknown engine 'xyz': there are ort, compiled-decode, reference"):
+    with pytest.raises(InputError, match="unknown engine 'xyz': there are ort, tensorrt, compiled-decode, reference"):
         open_segmenter("xyz")
 
 

@@ -110,7 +110,7 @@ class _Greedy:
 
     def run(self, feeds: Tensors) -> Tensors:
         outputs = self._engine.run(feeds)
-        outputs["greedy"][0] = self._token
+        outputs["greedy"][0, 0] = self._token
         return outputs
 
 
