@@ -20,16 +20,17 @@ from agvas_export.graphs import Graph, graphs_of
 from agvas_export.half import to_half
 from agvas_export.onnx_graph import WeightFiles, onnx_graph
 from agvas_export.parity import (
+    HALF,
     IMAGES,
     IMAGES_LARGE,
     LARGE,
     LIMITS,
     Limits,
     Parity,
-    Proof,
     image_files,
     parity_images,
     pixels_of,
+    prove_graph,
     whole_engines,
     whole_parity,
 )
@@ -150,8 +151,8 @@ def _write_graphs(
             with _written(graph.name, model) as path:
                 ranges = collect_ranges(path, names, feeds)
             model = add_qdq(model, ranges, "fp8" if precision == "fp8" else "int8", head=head)
-        if precision in ("fp16", "int8-static", "fp8"):
-            model = to_half(model)
+        if precision in HALF:
+            model = to_half(model, softmax_precision=targets.trt is None)
         data[graph.name] = files.write(graph.name, model)
     return data
 
@@ -189,11 +190,9 @@ def _prove(
     for graph in graphs:
         step(f"parity: {graph.name}")
         precision = targets.precision(graph.name)
-        proof = Proof.open(folder / "graphs" / f"{graph.name}.onnx", precision)
-        for trace in traces:
-            proof.add(trace)
-        proof.parity.check(graph.name, random_weights=random)
-        proved[graph.name] = proof.parity
+        parity = prove_graph(folder / "graphs" / f"{graph.name}.onnx", precision, traces)
+        parity.check(graph.name, random_weights=random)
+        proved[graph.name] = parity
     del traces[:]
     limits = limits or LIMITS[targets.lowest]
     bundle = Bundle(folder, complete(folder, manifest))

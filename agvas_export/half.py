@@ -38,8 +38,13 @@ HALF_PORTS = ("keys", "values", "past_keys", "past_values")
 """Inputs and outputs that are float16: what is large and goes from one graph to the next as it is."""
 
 
-def to_half(model: ir.Model) -> ir.Model:
-    """Give every float32 tensor of a graph its type, in place. Weights are converted when they are written."""
+def to_half(model: ir.Model, *, softmax_precision: bool = True) -> ir.Model:
+    """Give every float32 tensor of a graph its type, in place. Weights are converted when they are written.
+
+    Args:
+        softmax_precision: have fused attention compute its softmax in float32, by the attribute for that. TensorRT
+            refuses it (it does so anyway).
+    """
     graph = model.graph
     full = _full_nodes(graph)
     types: dict[ir.Value, ir.DataType] = dict.fromkeys((*graph.inputs, *graph.initializers.values()), F32)
@@ -64,7 +69,7 @@ def to_half(model: ir.Model) -> ir.Model:
                     casts[key] = _converted(graph, node, value, wanted)
                     types[casts[key]] = wanted
                 node.replace_input_with(index, casts[key])
-        if node.op_type == "Attention" and wanted is F16:
+        if node.op_type == "Attention" and wanted is F16 and softmax_precision:
             node.attributes["softmax_precision"] = ir.AttrInt64("softmax_precision", int(F32))
         _retype(node, wanted, types)
     _type_outputs(graph, types)

@@ -7,7 +7,7 @@ single pass. Half precision is judged by its rounding twin, since a CPU rounds n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,9 @@ class Limits:
     score_change: float
     """Largest change of the image-level anomaly score."""
 
+
+HALF = ("fp16", "int8-static", "fp8")
+"""Precisions whose graphs are typed in half precision."""
 
 GRAPH_ERROR = {"fp32": 1e-3, "fp16": 2e-2}
 """Largest difference of a graph's output from the reference's for equal inputs, relative to the output's largest."""
@@ -98,6 +101,15 @@ class GraphParity:
     def judged(self) -> float:
         """The error that has a limit."""
         return self.relative_error if self.few_bits else self.error
+
+    def add(self, found: Mapping[str, NDArray[Any]], expected: Arrays) -> None:
+        """Note the differences of one run's outputs."""
+        for output, error, relative, difference in _errors(found, expected):
+            if not (relative if self.few_bits else error) <= self.judged:
+                self.output = output
+            self.error = _max(self.error, error)
+            self.relative_error = _max(self.relative_error, relative)
+            self.largest_difference = _max(self.largest_difference, difference)
 
     def check(self, name: str, *, random_weights: bool) -> None:
         """Raise EngineError where a figure is past its limit; few bits are not judged on random weights."""
@@ -192,43 +204,27 @@ def pixels_of(image: RGB | Path) -> RGB:
     return read_image(image) if isinstance(image, Path) else image
 
 
-@dataclass
-class Proof:
-    """A graph's engines and its figures so far."""
-
-    name: str
-    parity: GraphParity
-    engine: OrtEngine
-    twin: RoundingTwin | None = None
-    scales: dict[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def open(cls, path: Path, precision: str) -> Proof:
-        """Load a written graph, and its twin where it is in half precision."""
-        twin = RoundingTwin(path) if precision in ("fp16", "int8-static", "fp8") else None
-        return cls(path.stem, GraphParity(precision), OrtEngine(path), twin)
-
-    def add(self, trace: Trace) -> None:
-        """Run an image's tensors and note the differences."""
-        feeds, expected = trace.feeds[self.name], trace.outputs[self.name]
-        found = self.engine.run(_ports(feeds, self.engine))
-        parity = self.parity
-        if self.twin is not None:
-            unrounded = max(error for _, error, _, _ in _errors(found, expected))
+def prove_graph(path: Path, precision: str, traces: Sequence[Trace]) -> GraphParity:
+    """Run a written graph on every image's tensors, and its twin where it is in half precision; one after the other."""
+    name, parity = path.stem, GraphParity(precision)
+    engine = OrtEngine(path, arena=False)
+    found = [engine.run(_ports(trace.feeds[name], engine)) for trace in traces]
+    engine.close()
+    if precision in HALF:
+        for outputs, trace in zip(found, traces, strict=True):
+            unrounded = max(error for _, error, _, _ in _errors(outputs, trace.outputs[name]))
             parity.unrounded_error = _max(parity.unrounded_error or 0.0, unrounded)
-            found = self.twin.run(feeds)
-            parity.peak_tensor, parity.peak = self.twin.peak
-        for output, error, relative, difference in _errors(found, expected):
-            if not (relative if parity.few_bits else error) <= parity.judged:
-                parity.output = output
-            parity.error = _max(parity.error, error)
-            parity.relative_error = _max(parity.relative_error, relative)
-            parity.largest_difference = _max(parity.largest_difference, difference)
-        if self.name == "llm":
+        twin = RoundingTwin(path)
+        found = [twin.run(trace.feeds[name]) for trace in traces]
+        parity.peak_tensor, parity.peak = twin.peak
+    for outputs, trace in zip(found, traces, strict=True):
+        parity.add(outputs, trace.outputs[name])
+        if name == "llm":
             rows = list(trace.anchor_rows)
-            one, other = (np.asarray(each["states"], np.float64)[:, rows] for each in (found, expected))
+            one, other = (np.asarray(each["states"], np.float64)[:, rows] for each in (outputs, trace.outputs[name]))
             share = float(np.linalg.norm(one - other) / np.linalg.norm(other))
             parity.state_error = _max(parity.state_error or 0.0, share)
+    return parity
 
 
 def _ports(feeds: Arrays, engine: OrtEngine) -> Arrays:
@@ -296,8 +292,8 @@ def whole_engines(folder: Path, precision: Callable[[str], str]) -> dict[str, En
     """Engines for the whole bundle: half precision as its rounding twin."""
     from agvas_runtime.segmenter import GRAPHS
 
-    half = ("fp16", "int8-static", "fp8")
+    paths = {name: folder / "graphs" / f"{name}.onnx" for name in GRAPHS}
     return {
-        name: (RoundingTwin if precision(name) in half else OrtEngine)(folder / "graphs" / f"{name}.onnx")
-        for name in GRAPHS
+        name: RoundingTwin(path) if precision(name) in HALF else OrtEngine(path, arena=False)
+        for name, path in paths.items()
     }

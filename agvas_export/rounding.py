@@ -20,8 +20,8 @@ from agvas_runtime.engines.ort import OrtEngine
 
 LARGEST = 30_000.0
 """Where a half tensor may reach at most; float16 ends at 65,504, and other images than the proof's go further."""
-PEAK = "__peak"
-"""Ends the names of the twin's outputs that hold a largest magnitude."""
+HIGHEST, LOWEST = "__highest", "__lowest"
+"""End the names of the twin's outputs that hold a tensor's largest and smallest value."""
 
 SPLIT = 2.0**13 + 1
 """Dekker's and Veltkamp's constant: what it leaves of a float32 has the 11 significant bits of a float16."""
@@ -42,7 +42,7 @@ class RoundingTwin:
         twin = path.with_name(f"{path.stem}.twin.onnx")
         try:
             ir.save(model, twin)
-            self._engine = OrtEngine(twin)
+            self._engine = OrtEngine(twin, arena=False)
         finally:
             twin.unlink(missing_ok=True)
         self.peaks: dict[str, float] = {}
@@ -56,11 +56,10 @@ class RoundingTwin:
     def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Input name to tensor, float16 ports in float32 -> output name to array. Raises EngineError."""
         outputs = self._engine.run(feeds)
-        for name in [name for name in outputs if name.endswith(PEAK)]:
-            peak = float(outputs.pop(name))
-            # a NaN stays: no comparison lets it pass
-            known = self.peaks.get(name.removesuffix(PEAK), 0.0)
-            self.peaks[name.removesuffix(PEAK)] = peak if np.isnan(peak) else max(known, peak)
+        for name in [name for name in outputs if name.endswith((HIGHEST, LOWEST))]:
+            tensor = name.removesuffix(HIGHEST).removesuffix(LOWEST)
+            # np.maximum keeps a NaN, which no comparison lets pass
+            self.peaks[tensor] = float(np.maximum(self.peaks.get(tensor, 0.0), abs(float(outputs.pop(name)))))
         return outputs
 
     def synchronize(self) -> None:
@@ -124,13 +123,13 @@ def _watch_scores(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _watch(graph: ir.Graph, value: ir.Value) -> None:
-    """Add an output with the largest magnitude of a value."""
-    magnitude = ir.node("Abs", [value])
-    peak = ir.node("ReduceMax", [magnitude.outputs[0]], {"keepdims": 0})
-    peak.outputs[0].name, peak.outputs[0].dtype, peak.outputs[0].shape = f"{value.name}{PEAK}", F32, ir.Shape([])
-    producer = value.producer()
-    graph.insert_after(producer, [magnitude, peak])
-    graph.outputs.append(peak.outputs[0])
+    """Add outputs with the largest and the smallest element of a value; magnitudes would need a copy of it."""
+    for operator, end in (("ReduceMin", LOWEST), ("ReduceMax", HIGHEST)):
+        node = ir.node(operator, [value], {"keepdims": 0})
+        output = node.outputs[0]
+        output.name, output.dtype, output.shape = f"{value.name}{end}", F32, ir.Shape([])
+        graph.insert_after(value.producer(), node)
+        graph.outputs.append(output)
 
 
 def _round(graph: ir.Graph, value: ir.Value) -> None:

@@ -19,7 +19,8 @@ ENCODERS = ("fp32", "fp16", "int8")
 LLM = ("fp32", "fp16", "int8", "int4", "fp8")
 TRT = ("fp16", "int8", "fp8")
 OPSETS = range(17, OPSET + 1)
-"""TensorRT 8.6 reads up to 17."""
+TRT_OPSET, TRT_OPSET_STATIC = 17, 19
+"""For TensorRT: 8.6 reads up to 17, Q/DQ in half precision needs 19, and attention as a single node needs 10.15."""
 STATIC = {"int8": "int8-static", "fp8": "fp8"}
 """Of an engine's precision: 8 bits with scales from a calibration set, as Q/DQ nodes in a half-precision graph."""
 
@@ -74,9 +75,9 @@ def resolve(
     encoders: str | None = None,
     llm: str | None = None,
     calibration: bool = False,
-    opset: int = OPSET,
+    opset: int | None = None,
 ) -> Targets:
-    """From the command line's options to the targets.
+    """From the command line's options to the targets. Without an opset it is the one that most of where it runs reads.
 
     Raises:
         InputError: an option has an unknown value, or two do not go together.
@@ -84,7 +85,7 @@ def resolve(
     known("--trt", trt, TRT)
     known("--encoders", encoders, ENCODERS)
     known("--llm", llm, LLM)
-    if opset not in OPSETS:
+    if opset is not None and opset not in OPSETS:
         raise InputError(f"--opset: found {opset}, expected {OPSETS.start} to {OPSETS[-1]}")
     if defer and not trt:
         raise InputError("--defer leaves the building of engines to their device, and needs --trt, which names them")
@@ -94,10 +95,15 @@ def resolve(
         raise InputError("can't use --trt with --llm fp32; native engines have 16 or 8 bits: leave --llm out")
     if trt:
         model = llm or trt
-        targets = Targets(STATIC.get(trt, trt), "fp16", STATIC.get(model, model), "fp16", trt, opset)
+        parts = (STATIC.get(trt, trt), "fp16", STATIC.get(model, model), "fp16")
+        oldest = TRT_OPSET_STATIC if set(parts) & set(STATIC.values()) else TRT_OPSET
     else:
         part, model = encoders or "fp32", llm or "fp32"
-        targets = Targets(part, part, model, "fp16" if part == "fp16" else "fp32", None, opset)
+        parts = (part, part, model, "fp16" if part == "fp16" else "fp32")
+        oldest = TRT_OPSET_STATIC if model == "fp8" else OPSETS.start
+    targets = Targets(*parts, trt, opset or (oldest if trt else OPSET))
+    if targets.opset < oldest:
+        raise InputError(f"--opset: found {opset}, expected {oldest} or more for 8 bits with scales in the graph")
     if targets.calibrated and not calibration:
         asks = f"--trt {trt}" if targets.encoders in STATIC.values() else f"--llm {llm}"
         beside = " beside --trt" if trt and targets.encoders == "fp16" else ""

@@ -17,7 +17,7 @@ from torch import nn
 from agvas_export.graphs import Graph, PixelEncoderGraph
 from agvas_export.half import to_half
 from agvas_export.onnx_graph import WeightFiles, onnx_graph
-from agvas_export.parity import SEED, Proof
+from agvas_export.parity import SEED, prove_graph
 from agvas_export.trace import Trace
 from agvas_train.data.synth import generate
 from agvas_train.model.pixel_encoders import CLASSES, PIXEL_ENCODERS, feature_map
@@ -69,16 +69,13 @@ def main() -> None:
         files = WeightFiles(folder).write(graph.name, to_half(model) if precision == "fp16" else model)
         del model
         written = time.perf_counter() - began
-        proof = Proof.open(folder / f"{graph.name}.onnx", precision)
-        for trace in traces:
-            proof.add(trace)
-        proof.parity.check(graph.name, random_weights=True)
+        parity = prove_graph(folder / f"{graph.name}.onnx", precision, traces)
+        parity.check(graph.name, random_weights=True)
         report[precision] = {
             "export_seconds": written,
             "external_data": {file: (folder / file).stat().st_size for file in files},
-            "parity": {key: value for key, value in vars(proof.parity).items() if value is not None},
+            "parity": {key: value for key, value in vars(parity).items() if value is not None},
         }
-        del proof
         shutil.rmtree(folder)
     report["peak_resident_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(json.dumps(report))

@@ -12,8 +12,8 @@ import torch
 from agvas_export.graphs import Graph
 from agvas_export.half import F16, F32, to_half
 from agvas_export.onnx_graph import WeightFiles
-from agvas_export.parity import Proof
-from agvas_export.rounding import LARGEST, PEAK, RoundingTwin, rounding_twin
+from agvas_export.parity import prove_graph
+from agvas_export.rounding import HIGHEST, LARGEST, RoundingTwin, rounding_twin
 from agvas_export.trace import Trace
 from agvas_runtime.engines.ort import OrtEngine
 from agvas_runtime.errors import EngineError
@@ -106,36 +106,36 @@ def test_a_planted_overflow_is_caught_where_onnx_runtime_comes_back_finite(
     unrounded = OrtEngine(path).run(trace.feeds["semantic_encoder"])["features"]
     assert np.isfinite(unrounded).all()
     np.testing.assert_allclose(unrounded, expected["features"], atol=0.05 * np.abs(expected["features"]).max())
-    proof = Proof.open(path, "fp16")
-    proof.add(Trace(trace.feeds, {"semantic_encoder": expected}))
-    assert proof.parity.peak is not None
-    assert proof.parity.peak > 65_504
+    parity = prove_graph(path, "fp16", [Trace(trace.feeds, {"semantic_encoder": expected})])
+    assert parity.peak is not None
+    assert parity.peak > 65_504
     with pytest.raises(EngineError, match=r"semantic_encoder drifts first: half tensor \S+ reaches .* limit is 30000"):
-        proof.parity.check("semantic_encoder", random_weights=False)
+        parity.check("semantic_encoder", random_weights=False)
 
 
 def test_scores_within_a_fused_attention_are_watched(model_of: ModelOf) -> None:
     """No tensor of the graph holds them, but a backend that writes attention out would hold them in half."""
     model = rounding_twin(to_half(model_of("llm")))
-    peaks = [value.name for value in model.graph.outputs if value.name.endswith(PEAK)]
+    peaks = [value.name for value in model.graph.outputs if value.name.endswith(HIGHEST)]
     assert sum("_scores" in name for name in peaks) == 3  # one a layer
     assert not any(name.startswith("attention_bias") for name in peaks)  # our own mask is no activation
 
 
 def test_the_proof_covers_every_half_tensor_and_sees_rounding(model_of: ModelOf, trace: Trace, tmp_path: Path) -> None:
-    model = to_half(model_of("spam"))
+    model = to_half(model_of("semantic_encoder"))
     computed = {
         value.name.removesuffix("_raw")
         for node in model.graph
         for value in node.outputs
         if value.dtype is F16 and node.op_type in ("MatMul", "Add", "Attention", "Cast")
     }
-    proof = Proof.open(written(model, tmp_path, "spam"), "fp16")
-    proof.add(trace)
-    assert proof.twin is not None
-    assert {name.removesuffix("_raw") for name in proof.twin.peaks} >= computed
-    assert 0 < max(proof.twin.peaks.values()) < LARGEST
-    assert 0 < proof.parity.error < 2e-2
+    path = written(model, tmp_path, "semantic_encoder")
+    twin = RoundingTwin(path)
+    twin.run(trace.feeds["semantic_encoder"])
+    assert {name.removesuffix("_raw") for name in twin.peaks} >= computed
+    assert 0 < max(twin.peaks.values()) < LARGEST
+    parity = prove_graph(path, "fp16", [trace])
+    assert 0 < parity.unrounded_error < parity.error < 2e-2
 
 
 def test_an_infinite_weight_is_caught(model_of: ModelOf, trace: Trace, tmp_path: Path) -> None:
@@ -144,10 +144,9 @@ def test_an_infinite_weight_is_caught(model_of: ModelOf, trace: Trace, tmp_path:
     large = weight.const_value.numpy().copy()
     large[0, 0] = 1e6
     weight.const_value = ir.tensor(large, name=weight.name)
-    proof = Proof.open(written(to_half(model), tmp_path, "spam"), "fp16")
-    proof.add(trace)
+    parity = prove_graph(written(to_half(model), tmp_path, "spam"), "fp16", [trace])
     with pytest.raises(EngineError, match="spam drifts first"):
-        proof.parity.check("spam", random_weights=False)
+        parity.check("spam", random_weights=False)
 
 
 def test_torch_agrees_that_half_precision_rounds_this_much(
