@@ -54,14 +54,14 @@ def _parity(manifest: Manifest) -> list[str]:
     parity: dict[str, Any] = dict(manifest.parity)
     whole = parity["whole"]
     rows = [
-        f"| {name} | {graph['precision']} | {graph['error']:.1e} | {graph['relative_error']:.1e} | "
+        f"| {name} | {graph['precision']} | {graph['largest_error']:.1e} | {graph['relative_error']:.1e} | "
         f"{graph.get('limit', 'none')} | {_more(graph)} |"
         for name, graph in parity["graphs"].items()
     ]
     return [
-        f"Against the {parity['against']}, equal inputs. Largest error: largest difference of an output, relative to",
-        "its largest value (limited in 16 and 32 bits); relative: norm of the difference by norm (limited in fewer",
-        "bits). Half precision is judged with every tensor rounded as its type demands.",
+        f"Against the {parity['against']}, equal inputs, {parity['graph_images']} images. Largest error: largest",
+        "difference of an output, by its largest value (limited in 16 and 32 bits); relative: norm of the difference",
+        "by norm. Half precision is judged with every tensor rounded as its type demands.",
         "",
         "| graph | precision | largest error | relative | limit | more |",
         "|---|---|---|---|---|---|",

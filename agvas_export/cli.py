@@ -34,7 +34,7 @@ def export(
         bool, typer.Option("--defer", help="With --trt: leave the building of engines to their own device.")
     ] = False,
     encoders: Annotated[
-        str | None, typer.Option(help="Both encoders and SPAM without --trt: fp32, fp16 or int8.")
+        str | None, typer.Option(help="Encoders and SPAM without --trt: fp32, fp16 (the decoder too) or int8.")
     ] = None,
     llm: Annotated[str | None, typer.Option(help="The language model: fp32, fp16, int8, int4 or fp8.")] = None,
     calibration: Annotated[
@@ -98,16 +98,16 @@ def export(
         calibration=calibration,
         step=lambda text: console.note(f"{time.perf_counter() - began:6.1f} s  {text}"),
     )
-    if trt and not defer:
-        _build(out)
     if as_json:
         console.print_json(manifest.model_dump(mode="json"))
-        return
-    _print_summary(manifest, parity)
-    total = sum(entry.size for entry in manifest.files.values())
-    print(f"wrote {out} ({total / 1e6:.1f} MB, {time.perf_counter() - began:.0f} s)")
+    else:
+        _print_summary(manifest, parity)
+        total = sum(entry.size for entry in manifest.files.values())
+        print(f"wrote {out} ({total / 1e6:.1f} MB, {time.perf_counter() - began:.0f} s)")
     if trt and defer:
-        print(f"engines: agvas-runtime build {out}, on the device that is to run them")
+        console.note(f"engines: agvas-runtime build {out}, on the device that is to run them")
+    elif trt:
+        _build(out)
 
 
 def _require_device(trt: str) -> None:
@@ -126,10 +126,16 @@ def _require_device(trt: str) -> None:
 
 def _build(bundle: Path) -> None:
     from agvas_runtime.bundle import Bundle
+    from agvas_runtime.cli_build import build_progress
     from agvas_runtime.engines.store import build_engines
+    from agvas_runtime.errors import EngineError
 
-    for built in build_engines(Bundle.open(bundle), report=lambda graph, phase, done: None):
-        console.note(f"engine {built.graph}: {built.entry.size / 1e6:.2f} MB, {built.entry.seconds:.1f} s")
+    try:
+        with build_progress() as report:
+            for built in build_engines(Bundle.open(bundle), report=report):
+                console.note(f"engine {built.graph}: {built.entry.size / 1e6:.2f} MB, {built.entry.seconds:.1f} s")
+    except EngineError as error:
+        raise EngineError(f"{error}; the bundle stays, go on with: agvas-runtime build {bundle}") from None
 
 
 def _print_summary(manifest: Manifest, parity: Parity) -> None:
@@ -145,7 +151,7 @@ def _print_summary(manifest: Manifest, parity: Parity) -> None:
             graph,
             spec.precision,
             f"{sum(manifest.files[file].size for file in files) / 1e6:.2f}",
-            f"{figures.error:.1e}",
+            f"{figures.largest_error:.1e}",
             f"{figures.relative_error:.1e}",
             "none" if figures.limit is None else f"{figures.limit:g}",
             "" if figures.state_error is None else f"{figures.state_error:.1e}",

@@ -19,28 +19,24 @@ from agvas_export.card import model_card
 from agvas_export.graphs import Graph, graphs_of
 from agvas_export.half import to_half
 from agvas_export.onnx_graph import WeightFiles, onnx_graph
-from agvas_export.parity import (
-    HALF,
-    IMAGES,
-    IMAGES_LARGE,
-    LARGE,
-    LIMITS,
-    Limits,
-    Parity,
+from agvas_export.parity import HALF, LIMITS, Limits, Parity
+from agvas_export.proof import (
+    RGB,
     image_files,
-    parity_images,
     pixels_of,
     prove_graph,
+    synthetic_images,
     whole_engines,
     whole_parity,
 )
 from agvas_export.qdq import activations, add_qdq, collect_ranges
 from agvas_export.quantize import GPTQ4, HQQ4, Cache, calibrate_int4, quantize_int4, quantize_int8
-from agvas_export.targets import Targets
+from agvas_export.rounding import RoundingTwin
+from agvas_export.targets import STATIC, Targets
 from agvas_export.trace import Arrays, Trace, Tracer
 from agvas_runtime import console
 from agvas_runtime.bundle import CARD, EMBEDDINGS, TEMPLATES, TOKENIZER, Bundle, complete, write_manifest
-from agvas_runtime.errors import InputError
+from agvas_runtime.errors import EngineError
 from agvas_runtime.frames import read_image
 from agvas_runtime.manifest import EnginePlan, GraphSpec, Manifest, ModelSpec, Preprocessing, Source, TensorSpec
 from agvas_runtime.plan import MAX_TOKENS, plan_pass
@@ -51,8 +47,10 @@ from agvas_train.weights.store import weights_sha256
 
 Step = Callable[[str], None]
 """Called with what is being done now."""
-GRAPH_IMAGES = 24
-"""Images of the graph-by-graph proof, at most; the whole bundle is proved on all."""
+IMAGES, IMAGES_LARGE, LARGE = 24, 2, 100_000_000
+"""Synthetic images of the proof, and how many for a model with more parameters than LARGE."""
+GRAPH_IMAGES, GRAPH_IMAGES_LARGE = 48, 8
+"""Images of the graph-by-graph proof, at most, the user's own first; the whole bundle is proved on all."""
 CALIBRATION_IMAGES = 64
 """Of a larger calibration set only so many are taken, evenly spaced."""
 LONGER = 256
@@ -85,14 +83,13 @@ def export_bundle(
         EngineError: a figure of the parity is past its limit. Nothing is written then.
     """
     targets = targets or Targets()
+    images: list[RGB | Path] = list(image_files(verify)) if verify else []
+    samples = image_files(calibration) if calibration else []
+    samples = samples[:: -(-len(samples) // CALIBRATION_IMAGES)] if samples else []
     digest = weights_sha256(source)
     checkpoint = load_checkpoint(source, dtype=torch.float32)  # the proof is against float32
-    parameters = sum(each.numel() for each in checkpoint.model.parameters())
-    images = parity_images(IMAGES if parameters < LARGE else IMAGES_LARGE, verify)
-    samples = image_files(calibration) if calibration else []
-    if calibration and not samples:
-        raise InputError(f"--calibration {calibration}: holds no images")
-    samples = samples[:: -(-len(samples) // CALIBRATION_IMAGES)] if samples else []
+    large = sum(each.numel() for each in checkpoint.model.parameters()) > LARGE
+    images += synthetic_images(IMAGES_LARGE if large else IMAGES)
     graphs = graphs_of(checkpoint)
     made: list[tuple[Manifest, Parity]] = []
 
@@ -104,7 +101,7 @@ def export_bundle(
             feeds = [tracer.trace(read_image(path)).feeds for path in console.progress(samples, "reference")]
         data = _write_graphs(graphs, folder / "graphs", targets, checkpoint, feeds, step)
         _write_rest(checkpoint, folder, half=targets.llm != "fp32")
-        some = images[:GRAPH_IMAGES]
+        some = images[: GRAPH_IMAGES_LARGE if large else GRAPH_IMAGES]
         step(f"parity: the reference's tensors of {len(some)} images")
         traces = [tracer.trace(pixels_of(image)) for image in console.progress(some, "reference", len(some))]
         manifest = _manifest(name, checkpoint, digest, graphs, data, folder, targets)
@@ -138,31 +135,41 @@ def _write_graphs(
         step(f"graph {graph.name}, {precision}")
         model = onnx_graph(graph, opset=targets.opset)
         feeds = [sample[graph.name] for sample in samples]
-        if precision == "int8":
-            model = quantize_int8(model, cache=cache)
-        elif precision == "int4":
-            if graph.name == "llm" and feeds:  # its sisters have the same weights
-                step("calibration of the language model by GPTQ")
-                with _written(graph.name, model) as path:
-                    calibrate_int4(model, path, feeds, cache, head=head)
-            model = quantize_int4(model, head=head, body=GPTQ4 if feeds else HQQ4, cache=cache)
-        elif precision in ("int8-static", "fp8"):
-            names = activations(model, head=head)
-            with _written(graph.name, model) as path:
-                ranges = collect_ranges(path, names, feeds)
-            model = add_qdq(model, ranges, "fp8" if precision == "fp8" else "int8", head=head)
+        try:
+            model = _quantised(model, graph.name, precision, feeds, folder, head, cache)
+        except ValueError as error:  # such as an activation of the calibration set that is not finite
+            raise EngineError(f"graph {graph.name}: {error}") from None
         if precision in HALF:
             model = to_half(model, softmax_precision=targets.trt is None)
         data[graph.name] = files.write(graph.name, model)
     return data
 
 
+def _quantised(
+    model: ir.Model, name: str, precision: str, feeds: list[Arrays], folder: Path, head: int, cache: Cache
+) -> ir.Model:
+    """A float32 graph with its products in fewer bits where its precision says so; `folder` is for scratch files."""
+    if precision == "int8":
+        return quantize_int8(model, cache=cache)
+    if precision == "int4":
+        if name == "llm" and feeds:  # its sisters have the same weights
+            with _written(name, model, folder) as path:
+                calibrate_int4(model, path, feeds, cache, head=head)
+        return quantize_int4(model, head=head, body=GPTQ4 if feeds else HQQ4, cache=cache)
+    if precision in STATIC.values():
+        names = activations(model, head=head)
+        with _written(name, model, folder) as path:
+            ranges = collect_ranges(path, names, feeds)
+        return add_qdq(model, ranges, "fp8" if precision == "fp8" else "int8", head=head)
+    return model
+
+
 @contextmanager
-def _written(name: str, model: ir.Model) -> Iterator[Path]:
-    """A float32 graph in a file, for as long as it is calibrated."""
-    with tempfile.TemporaryDirectory() as folder:
-        WeightFiles(Path(folder)).write(name, model.clone())
-        yield Path(folder) / f"{name}.onnx"
+def _written(name: str, model: ir.Model, folder: Path) -> Iterator[Path]:
+    """A float32 graph in a file, for as long as it is calibrated; what a kill leaves lies in the unfinished bundle."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        WeightFiles(Path(scratch)).write(name, model.clone())
+        yield Path(scratch) / f"{name}.onnx"
 
 
 def _write_rest(checkpoint: Checkpoint, folder: Path, *, half: bool) -> None:
@@ -193,16 +200,24 @@ def _prove(
         parity = prove_graph(folder / "graphs" / f"{graph.name}.onnx", precision, traces)
         parity.check(graph.name, random_weights=random)
         proved[graph.name] = parity
+    images_traced = len(traces)
     del traces[:]
     limits = limits or LIMITS[targets.lowest]
     bundle = Bundle(folder, complete(folder, manifest))
-    segmenter = Segmenter(bundle, whole_engines(folder, targets.precision))
+    engines = whole_engines(folder, targets.precision)
+    segmenter = Segmenter(bundle, engines)
     reference = ReferenceSegmenter(checkpoint, template_scores=not random)
     step(f"parity: whole bundle, {len(images)} images")
     whole = whole_parity(segmenter, reference, images)
+    for name, engine in engines.items():
+        if isinstance(engine, RoundingTwin):
+            graph, (tensor, peak) = proved[name], engine.peak
+            if not peak <= (graph.peak or 0.0):
+                graph.peak_tensor, graph.peak = tensor, peak
+            graph.check_peak(name)  # over all images
     if not random:
         whole.check(limits)
-    return Parity(proved, whole, random, None if random else limits)
+    return Parity(proved, images_traced, whole, random, None if random else limits)
 
 
 def _manifest(

@@ -1,44 +1,41 @@
-"""The proof that a bundle computes what its checkpoint computes: graph by graph, and end to end, on images.
+"""How far a bundle may be from its checkpoint: the figures, their limits, and what is said where one is past its limit.
 
-The other side is the reference engine in float32: the library's own modules, cached greedy decoding instead of the
-single pass. Half precision is judged by its rounding twin, since a CPU rounds nothing by itself.
+`proof.py` measures them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_export.half import HALF_PORTS
-from agvas_export.rounding import LARGEST, RoundingTwin
-from agvas_export.trace import Arrays, Trace
-from agvas_runtime import console
-from agvas_runtime.datasets import load_dataset
-from agvas_runtime.engines import Engine
-from agvas_runtime.engines.ort import OrtEngine
+from agvas_export.rounding import LARGEST
+from agvas_export.trace import Arrays
 from agvas_runtime.errors import EngineError
-from agvas_runtime.frames import find_images, read_image
-from agvas_runtime.result import AnswerKind, Result
-from agvas_runtime.segmenter import Segmenter
-from agvas_train.data.synth import generate
-from agvas_train.reference import ReferenceSegmenter
 
-SEED = 20_260_301
-"""Of the synthetic images that every export is proved on; no training run uses it by default."""
-IMAGES, IMAGES_LARGE, LARGE = 24, 2, 100_000_000
-"""How many of them, and how many for a model with more parameters than LARGE."""
-
-RGB = NDArray[np.uint8]
+HALF = ("fp16", "int8-static", "fp8")
+"""Precisions whose graphs are typed in half precision."""
+GRAPH_LIMITS = {
+    "fp32": 1e-3,
+    "fp16": 2e-2,
+    "int8": 0.15,
+    "int8-static": 0.15,
+    "fp8": 0.15,
+    "int4": 0.25,
+}
+"""Of a graph's error, for equal inputs: ||x - y|| / ||y|| of every output and of the states that stand for anchors;
+in 16 and 32 bits also the largest difference by the largest value. With fewer bits single values stray."""
+FEW_BITS = ("int8", "int8-static", "fp8", "int4")
+FLIP_MARGINS = {"fp32": 1e-2, "fp16": 0.25}
+"""A greedy token may be another one only where the reference's best two logits are nearer than this."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a bundle may lose end to end. Each graph has the limit of its own precision: GRAPH_ERROR."""
+    """What a bundle may lose end to end."""
 
     other_answers: float
     """Share of images with another answer."""
@@ -47,14 +44,6 @@ class Limits:
     score_change: float
     """Largest change of the image-level anomaly score."""
 
-
-HALF = ("fp16", "int8-static", "fp8")
-"""Precisions whose graphs are typed in half precision."""
-
-GRAPH_ERROR = {"fp32": 1e-3, "fp16": 2e-2}
-"""Largest difference of a graph's output from the reference's for equal inputs, relative to the output's largest."""
-GRAPH_RELATIVE_ERROR = {"int8": 0.15, "int8-static": 0.15, "fp8": 0.15, "int4": 0.25}
-"""||x - y|| / ||y|| of an output: with few bits single values stray further, which says little. Of trained weights."""
 
 LIMITS = {
     "fp32": Limits(other_answers=0.0, mask_iou=0.999, score_change=1e-3),
@@ -72,61 +61,91 @@ IN_LOGITS = ("margin", "edge_logprob")
 
 @dataclass
 class GraphParity:
-    """Of one graph, over all images."""
+    """Of one graph, over all its images. Half precision is judged with every tensor rounded."""
 
     precision: str
-    error: float = 0.0
-    """Largest difference, relative to the output's largest value; of half precision with every tensor rounded."""
+    largest_error: float = 0.0
+    """Largest difference of an output, by its largest value."""
     relative_error: float = 0.0
-    """||x - y|| / ||y||, likewise."""
-    largest_difference: float = 0.0
+    """||x - y|| / ||y||."""
+    error: float = 0.0
+    """What has a limit: the largest of those that count, see GRAPH_LIMITS."""
     output: str = ""
-    """The output with the largest of what is limited."""
+    """The output with that error."""
     limit: float | None = None
-    """Of `error` in 16 and 32 bits, of `relative_error` in fewer; None for few bits on random weights."""
+    """None for few bits on random weights."""
+    flips: int = 0
+    """Greedy tokens that differ although the reference's margin is above FLIP_MARGINS; of few bits not counted."""
     state_error: float | None = None
     """Of the language model's pass: ||x - y|| / ||y|| over the states that stand for anchors."""
     unrounded_error: float | None = None
-    """Of half precision: the same on the CPU, which rounds nothing."""
+    """Of half precision: the largest error on the CPU, which rounds nothing."""
     peak: float | None = None
     """Of half precision: the largest magnitude of any half tensor."""
     peak_tensor: str | None = None
 
     @property
     def few_bits(self) -> bool:
-        """Whether `relative_error` is what counts."""
-        return self.precision in GRAPH_RELATIVE_ERROR
+        """Whether single values may stray."""
+        return self.precision in FEW_BITS
 
-    @property
-    def judged(self) -> float:
-        """The error that has a limit."""
-        return self.relative_error if self.few_bits else self.error
-
-    def add(self, found: Mapping[str, NDArray[Any]], expected: Arrays) -> None:
-        """Note the differences of one run's outputs."""
-        for output, error, relative, difference in _errors(found, expected):
-            if not (relative if self.few_bits else error) <= self.judged:
-                self.output = output
-            self.error = _max(self.error, error)
+    def add(self, found: Mapping[str, NDArray[Any]], expected: Arrays, anchor_rows: tuple[int, ...] = ()) -> None:
+        """Note the differences of one run's outputs; of `anchor_rows` of the states apart."""
+        for name, wanted in expected.items():
+            if wanted.dtype.kind != "f":
+                continue
+            largest, relative = output_errors(name, np.asarray(found[name], np.float64), wanted)
+            self.largest_error = _max(self.largest_error, largest)
             self.relative_error = _max(self.relative_error, relative)
-            self.largest_difference = _max(self.largest_difference, difference)
+            self._count(name, relative if self.few_bits else _max(largest, relative))
+        if anchor_rows:
+            rows = list(anchor_rows)
+            one, other = (np.asarray(each["states"], np.float64)[:, rows] for each in (found, expected))
+            share = float(np.linalg.norm(one - other) / np.linalg.norm(other))
+            self.state_error = _max(self.state_error or 0.0, share)
+            self._count("states of the anchors", share)
+        if "greedy" in expected and not self.few_bits:
+            sure = expected["margin"] > FLIP_MARGINS[self.precision]
+            self.flips += int(((found["greedy"] != expected["greedy"]) & sure).sum())
 
-    def check(self, name: str, *, random_weights: bool) -> None:
-        """Raise EngineError where a figure is past its limit; few bits are not judged on random weights."""
+    def _count(self, output: str, error: float) -> None:
+        if not error <= self.error:
+            self.error, self.output = error, output
+
+    def check_peak(self, name: str) -> None:
+        """Raise EngineError where a half tensor reaches too far."""
         if self.peak is not None and not self.peak <= LARGEST:
             raise EngineError(
                 f"parity: {name} drifts first: half tensor {self.peak_tensor} reaches {self.peak:.4g}, "
                 f"the limit is {LARGEST:g} (float16 ends at 65504); nothing was written"
             )
-        if self.few_bits and random_weights:
-            return
-        self.limit = (GRAPH_RELATIVE_ERROR if self.few_bits else GRAPH_ERROR)[self.precision]
-        if not self.judged <= self.limit:
-            of = "its norm" if self.few_bits else "its largest value"
+
+    def check(self, name: str, *, random_weights: bool) -> None:
+        """Raise EngineError where a figure is past its limit; of few bits on random weights, only what is no number."""
+        self.check_peak(name)
+        if not (self.few_bits and random_weights):
+            self.limit = GRAPH_LIMITS[self.precision]
+        allowed = "a finite number" if self.limit is None else f"{self.limit:g}"
+        if not (np.isfinite(self.error) if self.limit is None else self.error <= self.limit):
             raise EngineError(
-                f"parity: {name} drifts first: output {self.output} is off by {self.judged:.3g} of {of}, "
-                f"the limit of {self.precision} is {self.limit:g}; nothing was written"
+                f"parity: {name} drifts first: output {self.output} is off by {self.error:.3g} of its size, "
+                f"the limit of {self.precision} is {allowed}; nothing was written"
             )
+        if self.flips:
+            raise EngineError(
+                f"parity: {name} drifts first: {self.flips} greedy tokens differ where the reference's best two logits "
+                f"are {FLIP_MARGINS[self.precision]:g} apart or more; nothing was written"
+            )
+
+
+def output_errors(name: str, found: NDArray[np.float64], wanted: NDArray[Any]) -> tuple[float, float]:
+    """Of an output: largest difference by largest value, and ||x - y|| / ||y||."""
+    difference = found - wanted
+    largest, scale = float(np.abs(difference).max()), float(np.abs(wanted).max())
+    norm, size = float(np.linalg.norm(difference)), float(np.linalg.norm(wanted.astype(np.float64)))
+    if name in IN_LOGITS:
+        scale, size = max(1.0, scale), max(float(np.sqrt(wanted.size)), size)
+    return largest / (scale or 1.0), norm / (size or 1.0)
 
 
 @dataclass
@@ -137,6 +156,7 @@ class WholeParity:
     segmented_images: int = 0
     """Those that both sides segment; the masks of these are compared."""
     other_answers: float = 0.0
+    """Share of images with another text or another kind of answer."""
     mask_iou: float = 1.0
     """Mean."""
     smallest_mask_iou: float = 1.0
@@ -160,6 +180,11 @@ class WholeParity:
                     f"parity: every graph is within its limit, the whole is not: {name} is {getattr(self, name):.3g}, "
                     f"the limit is {getattr(limits, name):g}; nothing was written"
                 )
+        if not self.segmented_images:
+            raise EngineError(
+                f"parity: none of the {self.images} images is segmented by both sides, so no mask was compared; "
+                "name images with defects: --verify DIR; nothing was written"
+            )
 
 
 @dataclass(frozen=True)
@@ -167,6 +192,7 @@ class Parity:
     """What was measured; stands in the manifest."""
 
     graphs: dict[str, GraphParity]
+    graph_images: int
     whole: WholeParity
     random_weights: bool
     limits: Limits | None
@@ -181,119 +207,12 @@ class Parity:
         limits = asdict(self.limits) if self.limits else "not judged: random weights"
         return {
             "against": "reference engine, PyTorch float32",
+            "graph_images": self.graph_images,
             "graphs": graphs,
             "whole": {**asdict(self.whole), "limits": limits},
         }
 
 
-def parity_images(count: int, verify: Path | None) -> list[RGB | Path]:
-    """What the proof runs on: synthetic images and, if named, every image of a folder or data set (read when used)."""
-    images: list[RGB | Path] = [generate(SEED, index).image for index in range(count)]
-    return images + (image_files(verify) if verify else [])
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Every image of a folder or data set. Raises InputError."""
-    if folder.is_dir() and not any(item.is_file() for item in folder.iterdir() if item.suffix != ".json"):
-        return [item.image for category in load_dataset(folder).categories.values() for item in category]
-    return list(find_images(folder))
-
-
-def pixels_of(image: RGB | Path) -> RGB:
-    """The image itself, or the file's. Raises InputError."""
-    return read_image(image) if isinstance(image, Path) else image
-
-
-def prove_graph(path: Path, precision: str, traces: Sequence[Trace]) -> GraphParity:
-    """Run a written graph on every image's tensors, and its twin where it is in half precision; one after the other."""
-    name, parity = path.stem, GraphParity(precision)
-    engine = OrtEngine(path, arena=False)
-    found = [engine.run(_ports(trace.feeds[name], engine)) for trace in traces]
-    engine.close()
-    if precision in HALF:
-        for outputs, trace in zip(found, traces, strict=True):
-            unrounded = max(error for _, error, _, _ in _errors(outputs, trace.outputs[name]))
-            parity.unrounded_error = _max(parity.unrounded_error or 0.0, unrounded)
-        twin = RoundingTwin(path)
-        found = [twin.run(trace.feeds[name]) for trace in traces]
-        parity.peak_tensor, parity.peak = twin.peak
-    for outputs, trace in zip(found, traces, strict=True):
-        parity.add(outputs, trace.outputs[name])
-        if name == "llm":
-            rows = list(trace.anchor_rows)
-            one, other = (np.asarray(each["states"], np.float64)[:, rows] for each in (outputs, trace.outputs[name]))
-            share = float(np.linalg.norm(one - other) / np.linalg.norm(other))
-            parity.state_error = _max(parity.state_error or 0.0, share)
-    return parity
-
-
-def _ports(feeds: Arrays, engine: OrtEngine) -> Arrays:
-    """Feeds in the graph's own types: keys and values may be half."""
-    half = [name for name in HALF_PORTS if engine.inputs.get(name, ("",))[0] == "tensor(float16)"]
-    return {name: value.astype(np.float16) if name in half else value for name, value in feeds.items()}
-
-
-def _errors(found: Mapping[str, NDArray[Any]], expected: Arrays) -> list[tuple[str, float, float, float]]:
-    """Of every float output: name, largest difference by largest value, relative error, largest difference."""
-    errors = []
-    for name, wanted in expected.items():
-        if wanted.dtype.kind != "f":
-            continue
-        difference = np.asarray(found[name], np.float64) - wanted
-        largest, scale = float(np.abs(difference).max()), float(np.abs(wanted).max())
-        norm, size = float(np.linalg.norm(difference)), float(np.linalg.norm(wanted.astype(np.float64)))
-        if name in IN_LOGITS:
-            scale, size = max(1.0, scale), max(float(np.sqrt(wanted.size)), size)
-        errors.append((name, largest / (scale or 1.0), norm / (size or 1.0), largest))
-    return errors
-
-
 def _max(one: float, other: float) -> float:
     """The larger; a NaN stays."""
     return float(np.maximum(one, other))
-
-
-def same_answer(found: Result, expected: Result) -> bool:
-    """Whether the single pass says what greedy decoding wrote; outside the templates it knows the beginning only."""
-    if found.answer_kind is AnswerKind.OTHER:
-        return expected.answer.startswith(found.answer)
-    return found.answer == expected.answer
-
-
-def whole_parity(segmenter: Segmenter, reference: ReferenceSegmenter, images: Sequence[RGB | Path]) -> WholeParity:
-    """Run the bundle and the reference on every image."""
-    parity = WholeParity(images=len(images))
-    ious, differences, other = [], [], 0
-    for image in console.progress(images, "parity", len(images)):
-        pixels = pixels_of(image)
-        found, expected = segmenter.segment(pixels), reference.segment(pixels)
-        parity.smallest_margin = min(parity.smallest_margin, expected.scores.min_margin)
-        if reference.template_scores:
-            parity.score_change = _max(parity.score_change, abs(found.scores.anomaly - expected.scores.anomaly))
-        if not same_answer(found, expected):
-            other += 1
-            continue
-        if found.answer_kind is not AnswerKind.SEGMENTED:
-            continue
-        union = int((found.mask | expected.mask).sum())
-        ious.append(int((found.mask & expected.mask).sum()) / union if union else 1.0)
-        difference = np.abs(found.probability - expected.probability)
-        differences.append(float(difference.mean()))
-        parity.largest_map_difference = _max(parity.largest_map_difference, float(difference.max()))
-    parity.segmented_images = len(ious)
-    parity.other_answers = other / len(images)
-    if ious:
-        parity.mask_iou, parity.smallest_mask_iou = float(np.mean(ious)), min(ious)
-        parity.map_difference = float(np.mean(differences))
-    return parity
-
-
-def whole_engines(folder: Path, precision: Callable[[str], str]) -> dict[str, Engine]:
-    """Engines for the whole bundle: half precision as its rounding twin."""
-    from agvas_runtime.segmenter import GRAPHS
-
-    paths = {name: folder / "graphs" / f"{name}.onnx" for name in GRAPHS}
-    return {
-        name: RoundingTwin(path) if precision(name) in HALF else OrtEngine(path, arena=False)
-        for name, path in paths.items()
-    }

@@ -4,8 +4,9 @@ TensorRT reads precision from the graph: QuantizeLinear + DequantizeLinear befor
 initialiser + DequantizeLinear in place of its weight. ONNX Runtime's `quantize_static` does not serve for this: it
 loads and copies the whole model (several times 2.5 GB here), and its float8 scales come from standard deviations
 (CalibrationMethod.Distribution is its only way), not from the largest value. Attention's own products, norms and
-everything without a constant matrix stay as they are. All scales are float32 initialisers, named `<activation>.scale`
-and `<weight>.int8.scale` or `<weight>.fp8.scale`; zero points are 0. Typing in half precision comes after this pass.
+everything without a constant matrix stay as they are. All scales are initialisers that float16 holds
+exactly, named `<activation>.scale` and `<weight>.int8.scale` or `<weight>.fp8.scale`; zero points are 0. Typing in half
+precision comes after this pass.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from agvas_export.quantize import add_initializer, observe
 
 Kind = Literal["int8", "fp8"]
+
+SMALLEST_STEP = float(np.finfo(np.float16).smallest_normal)
+"""Below it float16 has fewer digits, and at last none."""
 
 OLDEST = {"int8": 13, "fp8": 19}
 """Opset with scales by channel, and with float8."""
@@ -80,7 +84,7 @@ def add_qdq(model: ir.Model, ranges: Mapping[str, float], kind: Kind, *, head: i
         if activation not in rounded:
             if activation.name not in ranges:
                 raise ValueError(f"no range for {activation.name}, which {node.name} reads")
-            step = np.float32((ranges[activation.name] or LARGEST[kind]) / LARGEST[kind])
+            step = _step(np.asarray(ranges[activation.name]), kind)
             zero = _quantized(np.zeros((), np.float32), kind)
             scale = add_initializer(made, f"{activation.name}.scale", np.asarray(step))
             ends = [scale, add_initializer(made, f"{kind}.zero", zero)]
@@ -92,7 +96,7 @@ def add_qdq(model: ir.Model, ranges: Mapping[str, float], kind: Kind, *, head: i
             values = weight.const_value.numpy()
             others = tuple(other for other in range(values.ndim) if other != axis)
             largest = np.abs(values).max(axis=others, keepdims=True).astype(np.float32)
-            step = np.where(largest > 0, largest / np.float32(LARGEST[kind]), np.float32(1))
+            step = _step(largest, kind)
             whole = add_initializer(made, f"{weight.name}.{kind}", _quantized(values / step, kind))
             scale = add_initializer(made, f"{weight.name}.{kind}.scale", step.reshape(-1))
             dequantize = ir.node("DequantizeLinear", [whole, scale], {"axis": axis}, name=f"{weight.name}.dequantize")
@@ -113,12 +117,14 @@ def _largest(name: str, result: str) -> list[onnx.NodeProto]:
 
 
 def _targets(model: ir.Model, head: int | None) -> Iterator[tuple[ir.Node, int]]:
-    """Every MatMul, Gemm and Conv with a constant float32 weight of two or more axes, and the axis of its channels."""
+    """Every MatMul and Gemm with a constant float32 matrix and every Conv, and the axis of the weight's channels."""
     for node in list(model.graph):
         if node.domain or node.op_type not in ("MatMul", "Gemm", "Conv"):
             continue
         weight = node.inputs[1]
-        if weight is None or not weight.is_initializer() or weight.dtype != ir.DataType.FLOAT or len(weight.shape) < 2:
+        if weight is None or not weight.is_initializer() or weight.dtype != ir.DataType.FLOAT:
+            continue
+        if node.op_type != "Conv" and len(weight.shape) != 2:  # SAM's tables of relative positions are attention's own
             continue
         if node.op_type == "Conv" or (node.op_type == "Gemm" and node.attributes.get_int("transB", 0)):
             axis = 0
@@ -126,6 +132,12 @@ def _targets(model: ir.Model, head: int | None) -> Iterator[tuple[ir.Node, int]]
             axis = len(weight.shape) - 1
         if node.op_type == "Conv" or weight.shape[axis] != head:
             yield node, axis
+
+
+def _step(largest: NDArray, kind: Kind) -> NDArray:
+    """The scale, float32, of values up to `largest`: one that float16 holds exactly, since typing makes it half."""
+    step = np.where(largest > 0, largest / LARGEST[kind], 1.0).astype(np.float32)
+    return np.maximum(step, SMALLEST_STEP).astype(np.float16).astype(np.float32)
 
 
 def _quantized(values: NDArray, kind: Kind) -> NDArray:

@@ -5,7 +5,8 @@ from typing import Any
 from rich.table import Table
 
 from agvas_runtime import console
-from agvas_runtime.bundle import ENGINES, MANIFEST, Bundle
+from agvas_runtime.bundle import MANIFEST, Bundle
+from agvas_runtime.engines.private import homes
 from agvas_runtime.hashing import sha256_file
 from agvas_runtime.manifest import weights_note
 from agvas_runtime.templates import read_templates
@@ -60,7 +61,7 @@ def print_bundle(bundle: Bundle) -> None:
         files = {graph.file, *graph.data} - counted
         counted |= files  # weights that two graphs share count once
         size = f"{sum(manifest.files[file].size for file in files) / 1e6:.2f}"
-        error = f"{measured[name]['error']:.1e}" if name in measured else ""
+        error = f"{measured[name]['relative_error']:.1e}" if name in measured else ""
         graphs.add_row(name, graph.precision, str(graph.opset), size, error, inputs)
     out.print()
     out.print(graphs)
@@ -68,8 +69,15 @@ def print_bundle(bundle: Bundle) -> None:
 
 def engines_here(bundle: Bundle) -> list[str]:
     """Names of the folders of engines that were built here; `agvas-runtime build` checks what is in them."""
-    folder = bundle.folder / ENGINES
-    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    found: set[str] = set()
+    for home in homes(bundle):
+        try:
+            found |= {path.name for path in home.iterdir() if path.is_dir()}
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            found.add(f"{home} is not readable ({error.strerror})")
+    return sorted(found)
 
 
 def _short(value: object) -> str:

@@ -88,6 +88,9 @@ def require_new(folder: Path) -> None:
     """Raise InputError when a folder exists and is not empty; worth knowing before the work that is to fill it."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists already; expected a new or empty folder")
+    above = next((parent for parent in folder.absolute().parents if parent.exists()), None)
+    if above is not None and not above.is_dir():
+        raise InputError(f"{folder}: {above} is a file, expected a folder")
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:

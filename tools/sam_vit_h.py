@@ -17,7 +17,7 @@ from torch import nn
 from agvas_export.graphs import Graph, PixelEncoderGraph
 from agvas_export.half import to_half
 from agvas_export.onnx_graph import WeightFiles, onnx_graph
-from agvas_export.parity import SEED, prove_graph
+from agvas_export.proof import SEED, prove_graph
 from agvas_export.trace import Trace
 from agvas_train.data.synth import generate
 from agvas_train.model.pixel_encoders import CLASSES, PIXEL_ENCODERS, feature_map

@@ -19,7 +19,8 @@ import numpy as np
 
 from agvas_runtime.engines.device import Device, probe
 from agvas_runtime.engines.tensorrt_build import Options, build_plan
-from agvas_runtime.engines.tensorrt_run import Session, TrtEngine
+from agvas_runtime.engines.tensorrt_run import TrtEngine
+from agvas_runtime.engines.tensorrt_session import Session
 from agvas_runtime.errors import EngineError, InputError
 
 WARMUP = 10
@@ -53,8 +54,9 @@ def ranges_of(texts: "list[str]") -> "dict[str, tuple[int, int, int]]":
 
 
 def weight_bytes(onnx: Path) -> int:
-    """Size of the graph and of the files beside it whose names begin with its own."""
-    return sum(path.stat().st_size for path in onnx.parent.glob(f"{onnx.stem}*") if path.is_file())
+    """Size of the graph, what is named after it, and every *.data beside it: graphs may share one."""
+    found = {*onnx.parent.glob(f"{onnx.stem}*"), *onnx.parent.glob("*.data")}
+    return sum(path.stat().st_size for path in found if path.is_file())
 
 
 def random_inputs(engine: TrtEngine) -> "dict[str, np.ndarray]":

@@ -10,6 +10,7 @@ import numpy as np
 from agvas_runtime.engines import Feed, Tensors
 from agvas_runtime.errors import EngineError
 
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 UNSAFE_OPTIMIZER = "ReluQuantRewrite"
 """ONNX Runtime 1.32 drops every Relu before a quantisation to fp8, as if what is negative were cut there."""
 
@@ -21,25 +22,28 @@ class OrtEngine:
         self,
         path: Path | str,
         threads: int | None = None,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        providers: Sequence[str] = (CPU,),
         *,
-        arena: bool = True,
+        lean: bool = False,
     ) -> None:
         """Load the ONNX file at `path`; raises EngineError.
 
         Args:
             threads: None is one for each core; counts where the process shares no pool, see `share_threads`.
-            arena: keep freed memory for the next run: faster, and up to twice the memory.
+            lean: as little memory as possible, for graphs that are run a few times: nothing is kept for the next run,
+                and nodes run in the graph's own order, so that what is looked at early is gone early.
         """
         self.name = Path(path).stem
         ort = _onnxruntime()
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.enable_cpu_mem_arena = arena
+        if lean:
+            options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         options.log_severity_level = 4  # errors reach the caller as exceptions; stderr stays free of them
         _give_threads(options, threads or _cores())
-        if missing := [name for name in providers if name not in ort.get_available_providers()]:
-            have = ", ".join(ort.get_available_providers())
+        if missing := [name for name in providers if name not in available_providers()]:
+            have = ", ".join(available_providers())
             raise EngineError(f"graph {self.name}: ONNX Runtime has no {missing[0]} here (it has {have})")
         try:
             self._session: Any = ort.InferenceSession(
@@ -47,6 +51,9 @@ class OrtEngine:
             )
         except Exception as error:  # ONNX Runtime's errors have no common base class
             raise EngineError(f"graph {self.name}: cannot be loaded: {_one_line(error)}") from None
+        if providers[0] not in self._session.get_providers():  # it takes the next one without a word
+            libraries = " (CUDA or cuDNN libraries missing?)" if providers[0] == CUDA else ""
+            raise EngineError(f"graph {self.name}: ONNX Runtime could not start {providers[0]}{libraries}")
         self.inputs = {spec.name: (spec.type, spec.shape) for spec in self._session.get_inputs()}
         self.outputs = [spec.name for spec in self._session.get_outputs()]
 
@@ -65,6 +72,11 @@ class OrtEngine:
     def close(self) -> None:
         """Let the session go."""
         self._session = None
+
+
+def available_providers() -> list[str]:
+    """What this ONNX Runtime was built with, best first. Raises EngineError where it is not installed."""
+    return list(_onnxruntime().get_available_providers())
 
 
 def _whole(feed: Feed) -> np.ndarray[Any, Any]:

@@ -10,8 +10,9 @@ import torch
 from agvas_export.export import export_bundle
 from agvas_export.graphs import Graph, graphs_of
 from agvas_export.onnx_graph import onnx_graph
-from agvas_export.parity import SEED, Parity
-from agvas_export.targets import Targets
+from agvas_export.parity import Parity
+from agvas_export.proof import SEED
+from agvas_export.targets import resolve
 from agvas_export.trace import Trace, Tracer
 from agvas_runtime.manifest import Manifest
 from agvas_train.checkpoint import Checkpoint, default_checkpoint_path, load_checkpoint
@@ -59,5 +60,5 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def half(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """The same for TensorRT in half precision."""
     folder = tmp_path_factory.mktemp("export") / "half"
-    targets = Targets("fp16", "fp16", "fp16", "fp16", trt="fp16")
+    targets = resolve(trt="fp16")
     return folder, *export_bundle(default_checkpoint_path(), folder, name="half", targets=targets)

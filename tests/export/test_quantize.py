@@ -347,7 +347,7 @@ def test_a_qdq_graph_is_valid_and_near_the_graph(
     assert operators(made).count("QuantizeLinear") == 5
     assert operators(made).count("DequantizeLinear") == 5 + 5
     largest = {"int8": 127, "fp8": 448}[kind]
-    assert made.graph.initializers["flat.scale"].const_value.numpy() == np.float32(ranges["flat"] / largest)
+    assert made.graph.initializers["flat.scale"].const_value.numpy() == np.float16(ranges["flat"] / largest)
     scale = made.graph.initializers[f"wide.{kind}.scale"].const_value.numpy()
     wide = small.graph.initializers["wide"].const_value.numpy()
     np.testing.assert_allclose(scale, np.abs(wide).max(axis=1) / largest, rtol=1e-6)
@@ -373,3 +373,35 @@ def test_qdq_needs_every_range_and_an_opset_that_has_the_types(small: ir.Model) 
     old.graph.opset_imports[""] = 17
     with pytest.raises(ValueError, match="opset 17: must be 19 or later for fp8"):
         add_qdq(old, {}, "fp8")
+
+
+def test_tables_of_more_than_two_axes_are_no_products() -> None:
+    """SAM's relative positions stand in a constant [1, 1, side, d, side]: attention's own, with no channels."""
+    x = ir.val("x", ir.DataType.FLOAT, (2, 2, 3, 4, 5))
+    weights = [
+        ir.val(name, const_value=ir.tensor(np.ones(shape, np.float32), name=name))
+        for name, shape in (("table", (1, 1, 3, 5, 6)), ("matrix", (6, 7)))
+    ]
+    first = ir.node("MatMul", [x, weights[0]])
+    second = ir.node("MatMul", [first.outputs[0], weights[1]])
+    first.outputs[0].name, second.outputs[0].name = "a", "b"
+    graph = ir.Graph([x], second.outputs, nodes=[first, second], initializers=weights, opset_imports={"": 19})
+    assert activations(ir.Model(graph, ir_version=10)) == ["a"]
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_scales_survive_half_precision(kind: str) -> None:
+    """A channel of tiny weights gets a scale that float16 holds, whatever that costs."""
+    values = np.array([[1e-6, 0.3], [-2e-6, 0.7]], np.float32)
+    x = ir.val("x", ir.DataType.FLOAT, (1, 2))
+    weight = ir.val("w", const_value=ir.tensor(values, name="w"))
+    node = ir.node("MatMul", [x, weight])
+    node.outputs[0].name = "y"
+    model = ir.Model(
+        ir.Graph([x], node.outputs, nodes=[node], initializers=[weight], opset_imports={"": 19}), ir_version=10
+    )
+    made = add_qdq(model, {"x": 1e-7}, kind)
+    for name in ("x.scale", f"w.{kind}.scale"):
+        scale = made.graph.initializers[name].const_value.numpy()
+        assert (scale >= np.finfo(np.float16).smallest_normal).all()
+        np.testing.assert_array_equal(scale, scale.astype(np.float16))

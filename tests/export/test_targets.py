@@ -27,6 +27,7 @@ from agvas_runtime.errors import InputError
         ({"llm": "int8", "calibration": True}, "--calibration: nothing to calibrate"),
         ({"opset": 16}, "--opset: found 16, expected 17 to 23"),
         ({"opset": 24}, "--opset: found 24, expected 17 to 23"),
+        ({"trt": "fp8", "opset": 17, "calibration": True}, "--opset: found 17, expected 19 or more for 8 bits"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options: dict[str, Any], message: str) -> None:
@@ -42,8 +43,10 @@ def test_what_goes_together() -> None:
     assert resolve(encoders="int8").precision("decoder") == "fp32"
     half = resolve(trt="fp16")
     assert half.lowest == "fp16"
+    assert (half.opset, resolve().opset, resolve(trt="fp16", opset=23).opset) == (17, 23, 23)
     assert half.engine_graphs == ["semantic_encoder", "pixel_encoder", "spam", "llm", "decoder"]
     static = resolve(trt="int8", calibration=True)
+    assert static.opset == 19
     assert [static.precision(name) for name in ("pixel_encoder", "spam", "llm", "prefill", "decoder")] == [
         "int8-static",
         "fp16",
