@@ -16,6 +16,7 @@ import onnx_ir as ir
 import torch
 
 from agvas_export.card import model_card
+from agvas_export.gptq import calibrate_int4
 from agvas_export.graphs import Graph, graphs_of
 from agvas_export.half import to_half
 from agvas_export.onnx_graph import WeightFiles, onnx_graph
@@ -30,7 +31,7 @@ from agvas_export.proof import (
     whole_parity,
 )
 from agvas_export.qdq import activations, add_qdq, collect_ranges
-from agvas_export.quantize import GPTQ4, HQQ4, Cache, calibrate_int4, quantize_int4, quantize_int8
+from agvas_export.quantize import GPTQ4, HQQ4, Cache, quantize_int4, quantize_int8
 from agvas_export.rounding import RoundingTwin
 from agvas_export.targets import STATIC, Targets
 from agvas_export.trace import Arrays, Trace, Tracer

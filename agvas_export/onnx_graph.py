@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,6 +11,7 @@ from onnx_ir.passes import common as passes
 from torch.export import Dim
 
 from agvas_export.graphs import Graph
+from agvas_export.quiet import quiet
 from agvas_export.targets import OPSET
 
 OLDEST_OF_EXPORTER = 18
@@ -28,7 +25,7 @@ def onnx_graph(graph: Graph, *, opset: int = OPSET) -> ir.Model:
     """Translate a graph; its weights stay in the module's memory."""
     dims = {name: Dim(name) for axes in graph.dynamic.values() for name in axes.values()}
     dynamic = tuple({axis: dims[dim] for axis, dim in graph.dynamic.get(name, {}).items()} for name in graph.inputs)
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.onnx.export(
             graph.module.eval(),
             tuple(graph.inputs.values()),
@@ -101,16 +98,3 @@ class WeightFiles:
             (self.folder / data).unlink()
         ir.save(model, self.folder / f"{name}.onnx")
         return list(used)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter speaks of its inner steps on every channel it has."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

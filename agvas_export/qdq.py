@@ -22,7 +22,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from agvas_export.quantize import add_initializer, observe
+from agvas_export.observe import observe
+from agvas_export.quantize import add_initializer
 
 Kind = Literal["int8", "fp8"]
 

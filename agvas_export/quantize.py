@@ -3,31 +3,24 @@
 Matrices are quantised one by one, in slices of columns, and remembered by their content: graphs that share weights get
 equal bytes, cost one quantisation, and no second copy of a model ever exists. `quantize_dynamic` on a whole model holds
 it three times over; its weights and its nodes are the ones written here (a test compares them). Blocks are quantised by
-ONNX Runtime's own `matmul_nbits_quantizer`, but for GPTQ: its version (1.32) multiplies a row's errors with the zeros
-of a triangular matrix, so nothing is passed on and the result is that of rounding to nearest. Run these on float32
-graphs, before any typing in half precision: a later pass may turn the blocks' scales, zero points and activations into
-half, since MatMulNBits takes both.
+ONNX Runtime's own `matmul_nbits_quantizer`, those of GPTQ by `gptq.py`. Run these on float32 graphs.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
-import torch
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from agvas_export.quiet import quiet
 
 SLICE = 2**24
 """Elements of a matrix that are quantised at once: bounds the memory, and keeps protobuf under its 2 GB."""
@@ -124,7 +117,7 @@ def quantize_int8(model: ir.Model, *, cache: Cache | None = None) -> ir.Model:
     for product in products(made):
         if product.weight.dtype != ir.DataType.FLOAT:
             raise TypeError(f"{product.weight.name} is {product.weight.dtype}, 8-bit activations need FLOAT")
-        matrix, scale = _remembered(product.matrix(), "int8", int8_columns, -1, cache)
+        matrix, scale = remembered(product.matrix(), "int8", int8_columns, -1, cache)
         node, activation = product.node, product.activation
         if activation not in quantized:
             dynamic = ir.node("DynamicQuantizeLinear", [activation], num_outputs=3)
@@ -168,7 +161,7 @@ def quantize_int4(
         rows, columns = matrix.shape
         if blocks.method == "gptq" and _key(matrix, blocks.kind) not in cache:
             raise ValueError(f"{product.weight.name}: no calibration for gptq in the cache")
-        arrays = _remembered(matrix, blocks.kind, partial(_quantized_blocks, blocks=blocks), 0, cache)
+        arrays = remembered(matrix, blocks.kind, partial(_quantized_blocks, blocks=blocks), 0, cache)
         name = f"{product.name}.int{blocks.bits}"
         inputs = [
             add_initializer(made, f"{name}{end}", array)
@@ -183,130 +176,6 @@ def quantize_int4(
     return _cleaned(made)
 
 
-def calibrate_int4(
-    model: ir.Model,
-    path: Path,
-    feeds: Sequence[Mapping[str, NDArray]],
-    cache: Cache,
-    *,
-    head: int | None,
-    size: int = GPTQ4.size,
-    at_once_bytes: int = 2**30,
-) -> None:
-    """Quantise every product but the head's by GPTQ, for what real inputs bring, into the cache.
-
-    `quantize_int4` then takes the matrices from there, also for other graphs with the same weights.
-
-    Args:
-        model: float32 or float16.
-        path: the same model in a file; external data beside it is read where it lies.
-        feeds: inputs by name; together more rows than the widest activation is long, if possible.
-        cache: what is filled.
-        head: as for `quantize_int4`.
-        size: rows of a block.
-        at_once_bytes: for activations of K channels 4 K K bytes are held; the graph runs as often as this many need.
-
-    Raises:
-        ValueError: no feeds.
-    """
-    if not feeds:
-        raise ValueError("no feeds to calibrate gptq with")
-    blocks = Blocks(4, "gptq", size=size)
-    readers: dict[str, list[Product]] = {}
-    for product in products(model):
-        if product.columns != head:
-            readers.setdefault(str(product.activation.name), []).append(product)
-    names = list(readers)
-    while names:
-        group, held = [], 0
-        while names and (not group or held + 4 * readers[names[0]][0].rows ** 2 <= at_once_bytes):
-            held += 4 * readers[names[0]][0].rows ** 2
-            group.append(names.pop(0))
-        grams = [np.zeros((), np.float32)] * len(group)
-        for found in observe(path, group, _gram, feeds):
-            grams = [gram + more for gram, more in zip(grams, found, strict=True)]
-        for name in group:
-            factor = _error_factor(grams.pop(0))
-            for product in readers[name]:
-                _remembered(product.matrix(), blocks.kind, partial(_gptq_blocks, factor=factor, size=size), 0, cache)
-
-
-def observe(
-    path: Path,
-    tensors: Sequence[str],
-    reduction: Callable[[str, str], list[onnx.NodeProto]],
-    feeds: Iterable[Mapping[str, NDArray]],
-) -> Iterator[list[NDArray]]:
-    """Run a graph in ONNX Runtime on the CPU and give, for every feed, what a reduction makes of each tensor.
-
-    Args:
-        path: ONNX file; external data beside it is read where it lies, so models over 2 GB work.
-        tensors: names of float32 tensors.
-        reduction: nodes from a tensor's name to another name, under which the result comes.
-        feeds: inputs by name.
-    """
-    model = onnx.load(path, load_external_data=False)
-    del model.graph.output[:]
-    for number, name in enumerate(tensors):
-        model.graph.node.extend(reduction(name, f"observed.{number}"))
-        model.graph.output.append(onnx.ValueInfoProto(name=f"observed.{number}"))  # its type is inferred
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    for feed in feeds:
-        yield session.run(None, dict(feed))
-
-
-def _gram(name: str, result: str) -> list[onnx.NodeProto]:
-    """x [..., K] -> x^T x [K, K]."""
-    rows = f"{result}.rows"
-    return [
-        onnx.helper.make_node("Flatten", [name], [rows], axis=-1),
-        onnx.helper.make_node("Gemm", [rows, rows], [result], transA=1),
-    ]
-
-
-def _error_factor(gram: NDArray, damping: float = 0.01) -> torch.Tensor:
-    """float32 [K, K], upper: how the error of a row is made up for by the rows behind it."""
-    hessian = torch.from_numpy(gram).double()
-    diagonal = hessian.diagonal()
-    diagonal += damping * diagonal.mean() + 1e-12
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
-    return torch.linalg.cholesky(inverse, upper=True).float()
-
-
-def _gptq_blocks(matrix: NDArray, *, factor: torch.Tensor, size: int) -> tuple[NDArray, NDArray, NDArray]:
-    """As `_quantized_blocks`, with packed zero points; factor: of `_error_factor`."""
-    left = torch.from_numpy(matrix.astype(np.float32))  # a copy, which the errors change
-    rows, columns = left.shape
-    count = -(-rows // size)
-    codes = torch.zeros(count * size, columns)
-    scales, zeros = torch.empty(count, columns), torch.zeros(count + count % 2, columns)
-    for block, start in enumerate(range(0, rows, size)):
-        stop = min(start + size, rows)
-        lowest, highest = left[start:stop].amin(0).clamp(max=0), left[start:stop].amax(0).clamp(min=0)
-        scale = (highest - lowest) / 15
-        scale[scale == 0] = 1
-        zero = torch.round(-lowest / scale)
-        errors = torch.empty(stop - start, columns)
-        for row in range(start, stop):
-            codes[row] = (torch.round(left[row] / scale) + zero).clamp(0, 15)
-            errors[row - start] = (left[row] - scale * (codes[row] - zero)) / factor[row, row]
-            left[row + 1 : stop] -= torch.outer(factor[row, row + 1 : stop], errors[row - start])
-        left[stop:] -= factor[start:stop, stop:].T @ errors
-        scales[block], zeros[block] = scale, zero
-    packed = _pairs(codes).reshape(columns, count, size // 2)
-    return packed, np.ascontiguousarray(scales.T.numpy().astype(matrix.dtype)), _pairs(zeros)
-
-
-def _pairs(codes: torch.Tensor) -> NDArray:
-    """float [2 n, N], whole numbers from 0 to 15 -> uint8 [N, n], the first of each pair in the low bits."""
-    whole = np.ascontiguousarray(codes.T.numpy().astype(np.uint8))
-    return whole[:, ::2] | whole[:, 1::2] << 4
-
-
 def int8_columns(matrix: NDArray) -> tuple[NDArray, NDArray]:
     """float [K, N] -> int8 [K, N] in [-127, 127] and float32 scale [N]; a column of zeros has the scale 1."""
     largest = np.abs(matrix).max(axis=0).astype(np.float32)
@@ -316,7 +185,7 @@ def int8_columns(matrix: NDArray) -> tuple[NDArray, NDArray]:
 
 def _quantized_blocks(matrix: NDArray, blocks: Blocks) -> tuple[NDArray, NDArray, NDArray]:
     """[K, N] -> packed uint8 [N, blocks, bytes], scales [N, blocks], zero points: packed uint8, or float for HQQ."""
-    with _quiet():
+    with quiet():
         from onnxruntime.quantization import matmul_nbits_quantizer as nbits
 
         make = onnx.helper.make_tensor_value_info
@@ -337,7 +206,7 @@ def _quantized_blocks(matrix: NDArray, blocks: Blocks) -> tuple[NDArray, NDArray
     return packed, scales.reshape(shape), zeros.reshape(shape[0], -1)
 
 
-def _remembered(
+def remembered(
     matrix: NDArray, kind: str, quantize: Callable[[NDArray], tuple[NDArray, ...]], axis: int, cache: Cache
 ) -> tuple[NDArray, ...]:
     """The quantised matrix, by slices of columns that are joined along `axis`; from the cache if it is there."""
@@ -375,19 +244,3 @@ def _replace(model: ir.Model, product: Product, nodes: list[ir.Node]) -> None:
 def _cleaned(model: ir.Model) -> ir.Model:
     RemoveUnusedNodesPass()(model)  # and the initialisers that nothing uses any more
     return model
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """ONNX Runtime's quantiser sets up the program's logging when imported, and tells of every matrix."""
-    root = logging.getLogger()
-    handlers, level, disabled = list(root.handlers), root.level, root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
-        logging.disable(disabled)

@@ -21,10 +21,11 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
+from agvas_export.gptq import calibrate_int4
 from agvas_export.graphs import Graph, graphs_of
 from agvas_export.onnx_graph import WeightFiles, onnx_graph
 from agvas_export.qdq import activations, add_qdq, collect_ranges
-from agvas_export.quantize import GPTQ4, HQQ4, INT8, Blocks, Cache, calibrate_int4, quantize_int4, quantize_int8
+from agvas_export.quantize import GPTQ4, HQQ4, INT8, Blocks, Cache, quantize_int4, quantize_int8
 from agvas_runtime.plan import plan_pass
 from agvas_train.assemble import random_base
 from agvas_train.checkpoint import Checkpoint, default_checkpoint_path, load_checkpoint
