@@ -24,7 +24,7 @@ app = console.make_app("Runs a bundle: on image files, as a gRPC server, or just
 
 BundleOption = Annotated[Path | None, typer.Option(help="Bundle folder; the embedded tiny bundle by default.")]
 EngineOption = Annotated[
-    str, typer.Option(help="ort, tensorrt, or auto: TensorRT where the bundle was made for it and there is a GPU.")
+    str, typer.Option(help="ort, tensorrt, or auto: TensorRT where the bundle was made for it and it can be had.")
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads of the engine; all cores by default.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]

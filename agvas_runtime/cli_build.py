@@ -27,7 +27,8 @@ def build(
 ) -> None:
     r"""Build a bundle's TensorRT engines on the GPU they are to run on.
 
-    They are kept in BUNDLE/engines, for this GPU and TensorRT version. What is there already and up to date stays.
+    They are kept in BUNDLE/engines, for this GPU and TensorRT version, or in your cache where you cannot write to the
+    bundle. What is there already and up to date stays.
 
     \b
     Examples:
@@ -40,7 +41,7 @@ def build(
     opened = Bundle.open(bundle)
     finished: list[BuiltGraph] = []
     try:
-        with _progress() as report:
+        with build_progress() as report:
             for built in build_engines(opened, workspace_mb=workspace_mb, force=force, report=report):
                 finished.append(built)
     finally:
@@ -61,7 +62,7 @@ def build(
 
 
 @contextmanager
-def _progress() -> Iterator[Report]:
+def build_progress() -> Iterator[Report]:
     """A bar on a terminal, elsewhere one line for each graph."""
     shown = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())

@@ -3,6 +3,7 @@
 A file that cannot be read costs one line on stderr; the others are processed all the same.
 """
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agvas_runtime import console, encoding
-from agvas_runtime.engines.choice import choose_engine
+from agvas_runtime.engines.choice import open_bundle
 from agvas_runtime.engines.ort import share_threads
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.files import make_folder, result_names, write_whole
@@ -44,17 +45,7 @@ def segment_files(inputs: list[Path], task: Task, *, as_json: bool) -> int:
     names = result_names(images)
     if task.out is not None:
         _refuse_overwriting(images, names, make_folder(task.out))
-    rows: list[dict[str, Any]] = []
-    if images:
-        share_threads(task.threads)
-        engine = choose_engine(task.engine, task.bundle)
-        segmenter = Segmenter.open(task.bundle, engine=engine, threads=task.threads)
-        segmenter.warm()  # so that the first image's time is like the others'
-    for (_, path), name in zip(console.progress(images, "segmenting", len(images)), names, strict=True):
-        try:
-            rows.append(_process(segmenter, path, name, task))
-        except (InputError, EngineError) as error:
-            failures.append((path, error))
+    rows = _segmented(list(zip(images, names, strict=True)), task, failures) if images else []
     code = 0
     for path, failure in failures:
         text = console.one_line(str(failure))
@@ -67,6 +58,26 @@ def segment_files(inputs: list[Path], task: Task, *, as_json: bool) -> int:
     elif any("verdict" in row for row in rows):
         console.output().print(_table(rows))
     return code
+
+
+def _segmented(
+    images: list[tuple[tuple[Path, Path], str]], task: Task, failures: list[tuple[Path, Exception]]
+) -> list[dict[str, Any]]:
+    """A row for each of the ((folder, image), name of its results); what fails is added to the failures instead."""
+    share_threads(task.threads)
+    rows: list[dict[str, Any]] = []
+    segmenter = open_bundle(task.engine, task.bundle, task.threads)
+    try:
+        segmenter.warm()  # so that the first image's time is like the others'
+        for (_, path), name in console.progress(images, "segmenting", len(images)):
+            try:
+                rows.append(_process(segmenter, path, name, task))
+            except (InputError, EngineError) as error:
+                failures.append((path, error))
+    finally:
+        with suppress(EngineError):  # what went wrong is among the failures already
+            segmenter.close()
+    return rows
 
 
 def _collect(inputs: list[Path]) -> tuple[list[tuple[Path, Path]], list[tuple[Path, Exception]]]:

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from mmap import mmap
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agvas_runtime.bundle import Bundle, default_bundle_path
-from agvas_runtime.engines import Array, Engine, Feed, Tensors
+from agvas_runtime.engines import Array, Engine, Feed, Tensors, release
 from agvas_runtime.engines.ort import OrtEngine
 from agvas_runtime.engines.registry import OF_BUNDLES, check_mode
 from agvas_runtime.errors import BundleError, InputError
 from agvas_runtime.frames import decode_image, read_bytes
-from agvas_runtime.manifest import Manifest, weights_note
+from agvas_runtime.manifest import Manifest, TensorSpec, weights_note
 from agvas_runtime.maps import binarise, to_image_size
 from agvas_runtime.modes import Mode, Request
 from agvas_runtime.plan import PassPlan, plan_pass
@@ -33,6 +35,10 @@ from agvas_runtime.verdict import Recipe, judge
 GRAPHS = ("semantic_encoder", "pixel_encoder", "spam", "llm", "decoder")
 PLANS_KEPT_BYTES = 32 * 2**20
 """Instructions' passes stay prepared up to this much memory, the last used ones."""
+
+COUNTED = {"T": "tokens", "R": "places to answer at", "E": "steps between them"}
+"""What the dimensions count that an instruction makes long or short."""
+Ranges = Mapping[str, tuple[int, int, int]]
 
 Image = NDArray[np.uint8] | bytes | Path | str
 
@@ -58,8 +64,13 @@ class Stopwatch:
 class Segmenter:
     """Runs a bundle on frames, one at a time. Not thread-safe: callers take turns."""
 
-    def __init__(self, bundle: Bundle, engines: dict[str, Engine]) -> None:
+    def __init__(self, bundle: Bundle, engines: dict[str, Engine], ranges: Ranges | None = None) -> None:
+        """Take the engines of `GRAPHS`, and what they were built for where that is not everything, see `check_sizes`.
+
+        Raises BundleError where the bundle's parts do not fit each other.
+        """
         self.bundle = bundle
+        self._ranges = ranges or {}
         self.manifest: Manifest = bundle.manifest
         self.prompter = Prompter(bundle.tokenizer_json, self.manifest.prompt)
         self.templates = read_templates(bundle.templates)
@@ -88,22 +99,43 @@ class Segmenter:
         """
         if engine not in OF_BUNDLES:
             raise InputError(f"engine {engine!r} does not run bundles; expected {' or '.join(map(repr, OF_BUNDLES))}")
-        bundle = Bundle.open(path or default_bundle_path())
-        if engine == "tensorrt":
-            from agvas_runtime.engines.store import open_engines
+        return cls.of(Bundle.open(path or default_bundle_path()), engine=engine, threads=threads)
 
-            return cls(bundle, open_engines(bundle, GRAPHS, threads))
-        return cls(bundle, {name: OrtEngine(bundle.graph_path(name), threads) for name in GRAPHS})
+    @classmethod
+    def of(
+        cls,
+        bundle: Bundle,
+        *,
+        engine: str = "ort",
+        threads: int | None = None,
+        plans: Mapping[str, mmap] | None = None,
+    ) -> Segmenter:
+        """As `open`, for a bundle that is verified already; `plans` are what `native.read_plans` gave, if it was asked.
+
+        Raises InputError, BundleError or EngineError.
+        """
+        if engine != "tensorrt":
+            return cls(bundle, {name: OrtEngine(bundle.graph_path(name), threads) for name in GRAPHS})
+        from agvas_runtime.engines.native import open_engines
+
+        engines, plan = open_engines(bundle, GRAPHS, threads, plans), bundle.manifest.engine_plan
+        return cls(bundle, engines, plan.ranges if plan and "llm" in plan.graphs else None)
 
     def close(self) -> None:
-        """Give the engines' memory back; nothing can be segmented then."""
-        for engine in self._engines.values():
-            engine.close()
+        """Give the engines' memory back; nothing can be segmented then.
+
+        Raises the first EngineError after all were closed.
+        """
+        release(*(engine.close for engine in self._engines.values()))
 
     def warm(self) -> None:
-        """Run once, so that the first real frame finds everything loaded."""
-        size = self.manifest.model.canvas
-        self.segment(np.zeros((size, size, 3), np.uint8))
+        """Run every graph once, whatever the answer, so that the first real frame finds everything loaded."""
+        model = self.manifest.model
+        black = np.zeros((model.canvas, model.canvas, 3), np.uint8)
+        self.segment(black)
+        pixels, _ = self.manifest.preprocessing.pixel.apply(black)
+        pixel = self._engines["pixel_encoder"].run({"pixels": pixels})["features"]
+        self._decode(np.zeros((1, 3, model.hidden_size), np.float32), pixel)
 
     def segment(
         self,
@@ -162,8 +194,7 @@ class Segmenter:
         small = None
         if walked.answer and kind is AnswerKind.SEGMENTED:
             states = np.asarray(llm["states"])[:, self._anchor_rows(walked.answer.tokens, walked.rows)]
-            group = {"states": states, "present": np.ones((1, 3), np.float32), "pixel": pixel, "alpha": self._alpha}
-            small = np.asarray(self._engines["decoder"].run(group)["map"])[0]
+            small = self._decode(states, pixel)
         watch.lap("decoder")
         size = (frame.shape[0], frame.shape[1])
         probability = np.zeros(size, np.float32)
@@ -173,12 +204,27 @@ class Segmenter:
         threshold = self.manifest.model.threshold
         return finish(probability, kind, text, scores, threshold, recipe or Recipe(), watch, instruction=asked)
 
+    def _decode(self, states: NDArray[np.float32], pixel: Array) -> NDArray[np.float32]:
+        """The map [m, m] of one group of anchors' states [1, 3, d] on the pixel encoder's features."""
+        group = {"states": states, "present": np.ones((1, 3), np.float32), "pixel": pixel, "alpha": self._alpha}
+        small: NDArray[np.float32] = np.asarray(self._engines["decoder"].run(group)["map"])[0]
+        return small
+
     def _plan(self, instruction: str) -> tuple[PassPlan, Tensors]:
-        """The prepared pass of an instruction and its constant feeds; the text embeddings are looked up here, once."""
+        """The prepared pass of an instruction and its constant feeds; the text embeddings are looked up here, once.
+
+        Raises InputError where the engines were not built for one as long.
+        """
         if instruction in self._plans:
             self._plans.move_to_end(instruction)
             return self._plans[instruction]
         plan = plan_pass(instruction, self.prompter, self.templates, self.manifest.model.visual_tokens)
+        sizes = {
+            "position_ids": plan.position_ids.shape,
+            "rows": plan.rows.shape,
+            "edge_rows": plan.trie.edge_rows.shape,
+        }
+        check_sizes(self.manifest.graphs["llm"].inputs, sizes, self._ranges)
         feeds: Tensors = {
             "before": self._embeddings[plan.before].astype(np.float32)[None],
             "after": self._embeddings[plan.after].astype(np.float32)[None],
@@ -210,6 +256,24 @@ def _llm_feeds(constant: Tensors, visual: Array) -> dict[str, Feed]:
     """The feeds of a pass; the embeddings are put together by the engine, where the visual tokens already lie."""
     feeds: dict[str, Feed] = {name: value for name, value in constant.items() if name not in ("before", "after")}
     return {**feeds, "inputs_embeds": (constant["before"], visual, constant["after"])}
+
+
+def check_sizes(inputs: Iterable[TensorSpec], shapes: Mapping[str, tuple[int, ...]], ranges: Ranges) -> None:
+    """Raise InputError where an instruction's pass is longer or shorter than its engines were built for.
+
+    Args:
+        inputs: of the language model's graph.
+        shapes: of those of them that the instruction makes long or short.
+        ranges: name of a dimension to its smallest, usual and largest size; one that is not named may have any.
+    """
+    for spec in inputs:
+        for name, size in zip(spec.shape, shapes.get(spec.name, ()), strict=False):
+            if not isinstance(name, str) or name not in ranges:
+                continue
+            low, _, high = ranges[name]
+            if not low <= size <= high:
+                passes = f"its pass has {size} {COUNTED.get(name, name)}"
+                raise InputError(f"instruction: {passes}, the engines take {low}..{high}; use --engine ort")
 
 
 def _size(prepared: tuple[PassPlan, Tensors]) -> int:

@@ -1,9 +1,11 @@
 """What runs a graph. An engine knows one graph and nothing of images, prompts or verdicts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
+
+from agvas_runtime.errors import EngineError
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -41,3 +43,18 @@ class Engine(Protocol):
     def close(self) -> None:
         """Give the memory back. A second call does nothing."""
         ...
+
+
+def release(*steps: Callable[[], object]) -> None:
+    """Take every step, whatever the others raise; afterwards raise the first EngineError there was.
+
+    After an error of the device itself every call fails; what can be given back still is.
+    """
+    first: EngineError | None = None
+    for step in steps:
+        try:
+            step()
+        except EngineError as error:
+            first = first or error
+    if first:
+        raise first

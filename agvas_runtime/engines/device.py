@@ -4,6 +4,7 @@ The driver is asked first, through ctypes: where there is none, TensorRT 8.6 end
 """
 
 import ctypes
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,8 @@ MAJOR, MINOR, INTEGRATED = 75, 76, 18
 """CUdevice_attribute: compute capability, and whether the GPU shares the machine's memory, as on a Jetson."""
 ALIGNMENT = 256
 """Bytes; TensorRT wants its context memory so."""
+MESSAGES_KEPT = 100
+"""Of TensorRT's errors and of its warnings, the latest."""
 
 
 @dataclass(frozen=True)
@@ -154,10 +157,10 @@ class Buffer:
         return True
 
     def free(self) -> None:
-        """Give the memory back."""
-        if self.address:
-            check(self._cuda.cudaFree(self.address), self._what)
-        self.address = self.size = 0
+        """Give the memory back. Raises EngineError; a second call does nothing."""
+        address, self.address, self.size = self.address, 0, 0
+        if address:
+            check(self._cuda.cudaFree(address), self._what)
 
 
 @lru_cache(maxsize=1)
@@ -173,8 +176,8 @@ def log() -> Any:
     class Log(trt.ILogger):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-            self.warnings: list[str] = []
+            self.errors: deque[str] = deque(maxlen=MESSAGES_KEPT)
+            self.warnings: deque[str] = deque(maxlen=MESSAGES_KEPT)
 
         def log(self, severity: Any, msg: str) -> None:  # called from TensorRT's threads; must not raise
             if severity in errors:
@@ -183,13 +186,42 @@ def log() -> Any:
                 self.warnings.append(" ".join(msg.split()))
 
         def take(self) -> tuple[list[str], list[str]]:
-            taken = list(dict.fromkeys(self.errors)), list(dict.fromkeys(self.warnings))
-            self.errors, self.warnings = [], []
-            return taken
+            errors, warnings = self.errors, self.warnings
+            self.errors, self.warnings = deque(maxlen=MESSAGES_KEPT), deque(maxlen=MESSAGES_KEPT)
+            return list(dict.fromkeys(errors)), list(dict.fromkeys(warnings))
 
     return Log()
 
 
-def because(errors: list[str]) -> str:
+def because(errors: list[str], otherwise: str = "it does not say why") -> str:
     """The first of TensorRT's messages as the end of a line; the later ones follow from it."""
-    return errors[0][:400] if errors else "it does not say why"
+    return errors[0][:400] if errors else otherwise
+
+
+def call(doing: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of TensorRT's returns. Raises EngineError beginning with `doing` for what it raises.
+
+    Its Python side raises RuntimeError, and TypeError where TensorRT itself gave nothing to make an object of.
+    """
+    try:
+        return function(*arguments)
+    except (RuntimeError, TypeError) as error:
+        raise EngineError(f"{doing}: {because(log().take()[0], ' '.join(str(error).split())[:400])}") from None
+
+
+def make(doing: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """As `call`, for functions that return None where they fail."""
+    made = call(doing, function, *arguments)
+    if made is None:
+        raise EngineError(f"{doing}: {because(log().take()[0])}")
+    return made
+
+
+def start(kind: str) -> Any:
+    """TensorRT's "Builder" or "Runtime", from which everything else comes. Raises EngineError."""
+    trt = import_module("tensorrt")
+    try:
+        return make(f"TensorRT {trt.__version__} does not start", getattr(trt, kind), log())
+    except EngineError as error:
+        driver = probe().driver
+        raise EngineError(f"{error}; is the driver ({driver}) new enough for TensorRT {trt.__version__}?") from None

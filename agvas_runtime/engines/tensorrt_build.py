@@ -4,6 +4,7 @@ The graph is typed: every tensor has its precision in the ONNX file. TensorRT 10
 typed network); 8.6 takes half precision as leave, so there what the graph computes in fp32 gets constraints.
 """
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
-from agvas_runtime.engines.device import Device, because, free_memory, log
+from agvas_runtime.engines.device import Device, because, call, free_memory, log, make, start
 from agvas_runtime.errors import EngineError, InputError
 
 Shape = tuple[int, ...]
@@ -21,6 +22,7 @@ Ranges = Mapping[str, tuple[int, int, int]]
 Progress = Callable[[str, float], None]
 """Gets the phase's name and how much of it is done, 0 to 1; from any thread."""
 
+OF_OPSET_23 = ("Attention", "RMSNormalization", "RotaryEmbedding")
 GIB = 1 << 30
 SMALL_DEVICE_BYTES = 17 * GIB
 """Up to this much memory a device counts as small: the workspace leaves most of it to others."""
@@ -48,6 +50,7 @@ class Built:
     plan: Any
     """Bytes of the serialised engine (any buffer)."""
     timing_cache: bytes
+    """Empty where TensorRT has none to give."""
     seconds: float
     workspace_bytes: int
     peak_host_bytes: int
@@ -128,14 +131,17 @@ def build_plan(
     _check_memory(name, free, weight_bytes, workspace if options.workspace_bytes else 0, device)
     log().take()
     began = time.perf_counter()
-    builder = trt.Builder(log())
+    builder = start("Builder")
     kinds = trt.NetworkDefinitionCreationFlag
     strong = hasattr(kinds, "STRONGLY_TYPED")
-    network = builder.create_network(1 << int(kinds.STRONGLY_TYPED if strong else kinds.EXPLICIT_BATCH))
-    parser = trt.OnnxParser(network, log())
-    if not parser.parse_from_file(str(onnx)):
+    flags = 1 << int(kinds.STRONGLY_TYPED if strong else kinds.EXPLICIT_BATCH)
+    cannot = f"graph {name}: TensorRT {device.tensorrt} could not build it"
+    network = make(cannot, builder.create_network, flags)
+    parser = make(cannot, trt.OnnxParser, network, log())
+    if not call(cannot, parser.parse_from_file, str(onnx)):
         raise EngineError(f"graph {name}: TensorRT {device.tensorrt} cannot take it: {_parser_errors(parser)}")
-    config = builder.create_builder_config()
+    _let_attention_decompose(trt, network)
+    config = make(cannot, builder.create_builder_config)
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     config.clear_flag(trt.BuilderFlag.TF32)  # what the graph keeps in fp32, it keeps for its precision
     if not strong:
@@ -145,17 +151,17 @@ def build_plan(
     monitor = _monitor(trt, progress, device.integrated) if hasattr(trt, "IProgressMonitor") else None
     if monitor:
         config.progress_monitor = monitor
-    plan = builder.build_serialized_network(network, config)
+    plan = call(cannot, builder.build_serialized_network, network, config)
     if monitor and monitor.stopped_by:
         raise monitor.stopped_by
     errors, warnings = log().take()
     if plan is None:
         hint = "; free device memory, or try a smaller --workspace-mb" if "memory" in because(errors).lower() else ""
-        raise EngineError(f"graph {name}: TensorRT {device.tensorrt} could not build it: {because(errors)}{hint}")
+        raise EngineError(f"{cannot}: {because(errors)}{hint}")
     lowest = monitor.lowest_free if monitor else None
     return Built(
         plan=plan,
-        timing_cache=bytes(memoryview(config.get_timing_cache().serialize())),
+        timing_cache=_timing_cache(config),
         seconds=time.perf_counter() - began,
         workspace_bytes=workspace,
         peak_host_bytes=getrusage(RUSAGE_SELF).ru_maxrss * 1024,
@@ -184,7 +190,24 @@ def _parser_errors(parser: Any) -> str:
     else:
         where = f"node {error.node()}"
     more = f" (and {parser.num_errors - 1} more)" if parser.num_errors > 1 else ""
-    return f"{where}: {' '.join(error.desc().split())[:400]}{more}"
+    text = f"{where}: {' '.join(error.desc().split())[:400]}{more}"
+    return text + opset_hint(error.node_operator() if hasattr(error, "node_operator") else error.desc())
+
+
+def opset_hint(refused: str) -> str:
+    """How to do without the operators of opset 23, where what was refused names one of them; else empty."""
+    named = re.search(rf"\b({'|'.join(OF_OPSET_23)})\b", refused)
+    return "; export with --opset 17 (19 for int8 and fp8)" if named else ""
+
+
+def _let_attention_decompose(trt: Any, network: Any) -> None:
+    """Allow attention in several kernels: the parser asks for a single one, which there is not for every mask."""
+    kind = getattr(trt.LayerType, "ATTENTION_INPUT", None)
+    for index in range(network.num_layers if kind is not None else 0):
+        layer = network.get_layer(index)
+        if layer.type == kind:
+            layer.__class__ = trt.IAttentionInputLayer  # get_layer gives the base class, which lacks `attention`
+            layer.attention.decomposable = True
 
 
 def _set_weak_types(trt: Any, config: Any, network: Any, precision: str, name: str) -> None:
@@ -228,10 +251,12 @@ def _add_profile(
             f"graph {name}: shapes in it depend on the values of input {values[0]}, which agvas cannot run"
         )
     if shapes := profile_shapes(name, found if given is None else given, ranges):
-        profile = builder.create_optimization_profile()
+        refuses = f"graph {name}: TensorRT refuses its range of shapes"
+        profile = make(refuses, builder.create_optimization_profile)
         for tensor, (low, usual, high) in shapes.items():
-            profile.set_shape(tensor, low, usual, high)
-        config.add_optimization_profile(profile)
+            call(f"{refuses} of {tensor}", profile.set_shape, tensor, low, usual, high)
+        if call(refuses, config.add_optimization_profile, profile) < 0:
+            raise EngineError(f"{refuses}: {because(log().take()[0])}")
 
 
 def _named_shape(tensor: Any) -> list[int | str]:
@@ -240,10 +265,17 @@ def _named_shape(tensor: Any) -> list[int | str]:
 
 def _set_timing_cache(config: Any, content: bytes) -> None:
     """Use an earlier build's measurements; those of another device or version are refused, then begin anew."""
-    cache = config.create_timing_cache(content)
-    if cache is None or not config.set_timing_cache(cache, False):
+    for start_with in dict.fromkeys((content, b"")):
+        cache = config.create_timing_cache(start_with)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return
         log().take()
-        config.set_timing_cache(config.create_timing_cache(b""), False)
+
+
+def _timing_cache(config: Any) -> bytes:
+    cache = config.get_timing_cache()
+    content = None if cache is None else cache.serialize()
+    return b"" if content is None else bytes(memoryview(content))
 
 
 def _monitor(trt: Any, progress: Progress | None, integrated: bool) -> Any:

@@ -1,8 +1,7 @@
 """Runs TensorRT plans on cuda-python. Knows one graph an engine; nothing of bundles or of where plans are kept.
 
-Every engine of a session works on one stream, one after another, so all share one block of context memory. An output
-stays on the device; the next engine reads it where it lies. For each set of shapes and addresses an engine keeps an
-execution context and its CUDA graph: a graph is only valid as long as its context is left alone.
+An output stays on the device; the next engine reads it where it lies. For each set of shapes and addresses an engine
+keeps an execution context and its CUDA graph: a graph is only valid as long as its context is left alone.
 """
 
 from __future__ import annotations
@@ -11,121 +10,22 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_runtime.engines import Feed
-from agvas_runtime.engines.device import Buffer, because, check, log
+from agvas_runtime.engines import Feed, release
+from agvas_runtime.engines.device import Buffer, because, call, check, log, make
+from agvas_runtime.engines.tensorrt_session import Session
+from agvas_runtime.engines.tensorrt_tensors import DTYPES, DeviceArray, Shape, TensorInfo, converted, joined
 from agvas_runtime.errors import EngineError
 
-Shape = tuple[int, ...]
-
-DTYPES = {
-    "FLOAT": np.float32,
-    "HALF": np.float16,
-    "INT8": np.int8,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "BOOL": np.bool_,
-    "UINT8": np.uint8,
-}
 RUNS_KEPT = 8
 """Sets of shapes that an engine keeps prepared, the last used ones."""
 RUNS_KEPT_UNSHARED = 2
 """The same where every one of them takes context memory of its own."""
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """An input or output of an engine; for outputs all three shapes are the graph's own, -1 where it varies."""
-
-    dtype: np.dtype[Any]
-    smallest: Shape
-    usual: Shape
-    largest: Shape
-
-    def __str__(self) -> str:
-        sizes = (str(a) if a == b else f"{a}..{b}" for a, b in zip(self.smallest, self.largest, strict=True))
-        return f"{self.dtype}[{', '.join(sizes)}]"
-
-    def takes(self, shape: Shape) -> bool:
-        """Whether the shape lies within the range."""
-        low_high = zip(self.smallest, shape, self.largest, strict=True)
-        return len(shape) == len(self.largest) and all(low <= size <= high for low, size, high in low_high)
-
-
-class Session:
-    """What engines that run in turn share: TensorRT's runtime, a stream, context memory. Open it after `probe()`."""
-
-    def __init__(self) -> None:
-        self.trt = import_module("tensorrt")
-        self.cuda = import_module("cuda.bindings.runtime")
-        self.runtime = self.trt.Runtime(log())
-        flags = self.cuda.cudaStreamNonBlocking
-        self.stream = check(self.cuda.cudaStreamCreateWithFlags(flags), "CUDA stream")
-        self.scratch = Buffer(self.cuda, "context memory")
-        self.engines: list[TrtEngine] = []
-
-    def synchronize(self, what: str = "CUDA stream") -> None:
-        """Wait for everything that was enqueued. Raises EngineError beginning with `what` if any of it failed."""
-        check(self.cuda.cudaStreamSynchronize(self.stream), what)
-
-    def add(self, engine: TrtEngine, scratch_bytes: int) -> None:
-        """Take an engine in; where it needs more context memory than all before, those prepare their runs anew."""
-        if scratch_bytes > self.scratch.size:
-            self.synchronize()
-            for other in self.engines:
-                other.forget_runs()
-        self.scratch.reserve(max(scratch_bytes, self.scratch.size))
-        self.engines.append(engine)
-
-    def remove(self, engine: TrtEngine) -> None:
-        """Let an engine go; with the last one everything is released."""
-        self.engines.remove(engine)
-        if not self.engines:
-            self.close()
-
-    def close(self) -> None:
-        """Close every engine and release the rest; a second call does nothing."""
-        while self.engines:
-            self.engines[-1].close()
-        if self.runtime is not None:
-            self.runtime = None
-            self.scratch.free()
-            check(self.cuda.cudaStreamDestroy(self.stream), "CUDA stream")
-
-
-class DeviceArray:
-    """An output in the device's memory, valid until its engine runs again; `numpy.asarray` waits, then copies it."""
-
-    def __init__(self, engine: TrtEngine, name: str, address: int, shape: Shape, dtype: np.dtype[Any]) -> None:
-        self.engine, self.name, self.address, self.shape, self.dtype = engine, name, address, shape, dtype
-        self._run = engine.runs
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes that it takes."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def check_valid(self) -> None:
-        """Raise EngineError where the engine has run again, or was closed."""
-        if self._run != self.engine.runs:
-            raise EngineError(f"graph {self.engine.name}: output {self.name} of an earlier run is overwritten")
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        if copy is False:
-            raise ValueError("a tensor in the device's memory cannot be had without a copy")
-        self.check_valid()
-        session, what = self.engine.session, f"graph {self.engine.name}: output {self.name}"
-        host: NDArray[Any] = np.empty(self.shape, self.dtype)
-        kind = session.cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        copied = session.cuda.cudaMemcpyAsync(host.ctypes.data, self.address, host.nbytes, kind, session.stream)
-        check(copied, what)
-        session.synchronize(what)
-        return host if dtype is None else host.astype(dtype, copy=False)
 
 
 @dataclass
@@ -146,11 +46,8 @@ class TrtEngine:
         self.name, self.session, self.runs = name, session, 0
         trt = session.trt
         log().take()
-        self._engine = session.runtime.deserialize_cuda_engine(plan)
-        if self._engine is None:
-            raise EngineError(
-                f"graph {name}: TensorRT {trt.__version__} cannot open its plan: {because(log().take()[0])}"
-            )
+        cannot = f"graph {name}: TensorRT {trt.__version__} cannot open its plan"
+        self._engine = make(cannot, session.runtime.deserialize_cuda_engine, plan)
         self.inputs: dict[str, TensorInfo] = {}
         self.outputs: dict[str, TensorInfo] = {}
         for index in range(self._engine.num_io_tensors):
@@ -162,7 +59,7 @@ class TrtEngine:
         }
         self._in_place: dict[str, Any] = {}  # input to the read-only array that its buffer holds
         self._prepared: OrderedDict[Any, _Run] = OrderedDict()
-        # From 10.3 on contexts take memory from outside with its size; before, each has its own.
+        # From 10.1 on contexts take memory from outside with its size; before, each has its own.
         self._shares = hasattr(self._engine, "device_memory_size_v2") and hasattr(
             trt.IExecutionContext, "set_device_memory"
         )
@@ -219,22 +116,25 @@ class TrtEngine:
         return bool(self._prepared) and next(reversed(self._prepared.values())).graph is not None
 
     def close(self) -> None:
-        """Wait, then release everything; a second call does nothing."""
+        """Wait, then release everything; a second call does nothing.
+
+        Raises the first EngineError after everything was tried.
+        """
         if self._engine is None:
             return
-        self.session.synchronize(f"graph {self.name}")
-        self.forget_runs()
-        for buffer in self._buffers.values():
-            buffer.free()
-        self._engine = None
         self.runs += 1
+        frees = [buffer.free for buffer in self._buffers.values()]
+        release(self.synchronize, self.forget_runs, *frees, self._let_go)
+
+    def _let_go(self) -> None:
+        self._engine = None
         self.session.remove(self)
 
     def forget_runs(self) -> None:
-        """Drop every prepared run. The stream must be idle."""
-        for run in self._prepared.values():
-            self._release(run)
+        """Drop every prepared run. The stream must be idle. Raises EngineError after all were dropped."""
+        runs = list(self._prepared.values())
         self._prepared.clear()
+        release(*(partial(self._release, run) for run in runs))
 
     def _info(self, tensor: str, is_input: bool) -> TensorInfo:
         kind = self._engine.get_tensor_dtype(tensor).name
@@ -253,7 +153,7 @@ class TrtEngine:
         if constant and self._in_place.get(tensor) is feed:
             return feed.shape, buffer.address
         parts = [self._part(tensor, part, host) for part in (feed if isinstance(feed, Sequence) else [feed])]
-        shape = _joined([part.shape for part in parts])
+        shape = joined([part.shape for part in parts])
         if shape is None or not info.takes(shape):
             given = " + ".join(f"{part.dtype}{list(part.shape)}" for part in parts)
             raise EngineError(f"graph {self.name}: input {tensor}: given {given}, expected {info}")
@@ -268,25 +168,13 @@ class TrtEngine:
 
     def _part(self, tensor: str, part: Any, host: list[NDArray[Any]]) -> NDArray[Any] | DeviceArray:
         """A part of a feed in the graph's dtype. Raises EngineError where that is not possible."""
-        wanted = self.inputs[tensor].dtype
+        wanted, what = self.inputs[tensor].dtype, f"graph {self.name}: input {tensor}"
         if isinstance(part, DeviceArray) and part.engine.session is self.session:
             part.check_valid()
             if part.dtype != wanted:
-                given = f"{part.dtype}{list(part.shape)} on the device"
-                raise EngineError(f"graph {self.name}: input {tensor}: given {given}, expected {wanted}")
+                raise EngineError(f"{what}: given {part.dtype}{list(part.shape)} on the device, expected {wanted}")
             return part
-        array = np.asarray(part)
-        if array.dtype != wanted:
-            if not np.can_cast(array.dtype, wanted, "same_kind"):
-                raise EngineError(f"graph {self.name}: input {tensor}: given {array.dtype}, expected {wanted}")
-            if wanted.kind in "iu" and array.size:
-                limits = np.iinfo(wanted)
-                low, high = int(array.min()), int(array.max())
-                if low < limits.min or high > limits.max:
-                    raise EngineError(f"graph {self.name}: input {tensor}: {low}..{high} does not fit {wanted}")
-            with np.errstate(over="ignore"):
-                array = array.astype(wanted)
-        array = np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray makes a scalar 1-D
+        array = converted(what, part, wanted)
         host.append(array)
         return array
 
@@ -310,22 +198,16 @@ class TrtEngine:
 
     def _prepare(self, shapes: Mapping[str, Shape], addresses: Mapping[str, int]) -> _Run:
         """A context for these shapes and addresses; runs it, then captures its graph for the next time."""
-        trt, session = self.session.trt, self.session
+        session = self.session
         session.synchronize(f"graph {self.name}")
+        log().take()
         while len(self._prepared) >= (RUNS_KEPT if self._shares else RUNS_KEPT_UNSHARED):
             self._release(self._prepared.popitem(last=False)[1])
-        if self._shares:
-            context = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-        else:
-            context = self._engine.create_execution_context()
-        if context is None:
-            raise EngineError(f"graph {self.name}: no execution context: {because(log().take()[0])}")
-        if self._shares:
-            context.set_device_memory(session.scratch.address, session.scratch.size)
+        context = self._context()
         for tensor, shape in shapes.items():
             if not context.set_input_shape(tensor, shape):
                 raise EngineError(f"graph {self.name}: input {tensor}: TensorRT refuses shape {list(shape)}")
-        if unknown := context.infer_shapes():
+        if unknown := call(f"graph {self.name}: its shapes cannot be inferred", context.infer_shapes):
             raise EngineError(f"graph {self.name}: the shapes of {', '.join(unknown)} are not known before it runs")
         outputs = {tensor: tuple(context.get_tensor_shape(tensor)) for tensor in self.outputs}
         if varying := [tensor for tensor, shape in outputs.items() if -1 in shape]:
@@ -344,6 +226,21 @@ class TrtEngine:
         self._launch(run)
         run.graph = self._capture(context)
         return run
+
+    def _context(self) -> Any:
+        """An execution context on the session's memory where it can be shared."""
+        create, doing = self._engine.create_execution_context, f"graph {self.name}: no execution context"
+        if not self._shares:
+            return make(doing, create)
+        scratch = self.session.scratch
+        if scratch.size < self.scratch_bytes:  # an engine that was added later could not have the memory it needed
+            raise EngineError(f"{doing}: it takes {self.scratch_bytes} bytes, the session has {scratch.size}")
+        context = make(doing, create, self.session.trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        log().take()
+        call(doing, context.set_device_memory, scratch.address, scratch.size)
+        if errors := log().take()[0]:  # it returns nothing, whether it took the memory or not
+            raise EngineError(f"{doing}: {because(errors)}")
+        return context
 
     def _launch(self, run: _Run) -> None:
         cuda, stream = self.session.cuda, self.session.stream
@@ -372,16 +269,6 @@ class TrtEngine:
         return captured
 
     def _release(self, run: _Run) -> None:
-        if run.graph is not None:
-            check(self.session.cuda.cudaGraphExecDestroy(run.graph), f"graph {self.name}")
-        run.graph = run.context = None
-
-
-def _joined(shapes: Sequence[Shape]) -> Shape | None:
-    """The shape of parts put together along axis 1; None where they do not fit."""
-    first = shapes[0] if shapes else ()
-    if len(shapes) == 1:
-        return first
-    if len(first) < 2 or any(shape[:1] + shape[2:] != first[:1] + first[2:] for shape in shapes):
-        return None
-    return (first[0], sum(shape[1] for shape in shapes), *first[2:])
+        graph, run.graph, run.context = run.graph, None, None
+        if graph is not None:
+            check(self.session.cuda.cudaGraphExecDestroy(graph), f"graph {self.name}")

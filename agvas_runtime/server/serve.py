@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +14,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from PIL import Image
 
-from agvas_runtime.engines.choice import build_missing, choose_engine
+from agvas_runtime.engines.choice import Stopped, open_bundle
 from agvas_runtime.engines.ort import share_threads
 from agvas_runtime.errors import EngineError
 from agvas_runtime.proto.agvas.v1 import inspection_pb2, inspection_pb2_grpc
-from agvas_runtime.segmenter import Segmenter
 from agvas_runtime.server.channel import DEFAULT_MESSAGE_MB, server_options
 from agvas_runtime.server.replies import model_reply
 from agvas_runtime.server.service import MAX_WAITING, InspectionService
@@ -42,18 +42,23 @@ class ServerConfig:
     """Threads of the engine; all cores where None."""
     max_message_mb: int = DEFAULT_MESSAGE_MB
     engine: str = "ort"
-    """ort, tensorrt (engines that are missing are built first) or auto, see `engines.choice`."""
+    """ort, tensorrt or auto, see `engines.choice`; native engines that are missing are built first."""
 
 
 class InspectionServer:
     """A running server. `start` returns once it answers; `stop` lets running requests finish.
 
+    Args:
+        config: what to serve, and where.
+        stopped: set where native engines that are being built are not wanted any more.
+
     Raises:
-        EngineError: the port is taken or cannot be opened.
+        EngineError: the port is taken or cannot be opened, or an engine fails.
         BundleError: the bundle is refused.
+        Stopped: `stopped` was set during a build.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, stopped: threading.Event) -> None:
         self._server = grpc.server(
             ThreadPoolExecutor(max_workers=MAX_WAITING + SPARE_WORKERS, thread_name_prefix="grpc"),
             options=server_options(config.max_message_mb),
@@ -62,15 +67,18 @@ class InspectionServer:
         self._health = health.HealthServicer()
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         share_threads(config.threads)
-        engine = choose_engine(config.engine, config.bundle)
-        if engine == "tensorrt":
-            build_missing(config.bundle)
-        segmenter = Segmenter.open(config.bundle, engine=engine, threads=config.threads)
-        segmenter.warm()
+        self._segmenter = open_bundle(config.engine, config.bundle, config.threads, build_unless=stopped)
+        try:
+            self._segmenter.warm()
+        except BaseException:
+            with suppress(EngineError):
+                self._segmenter.close()
+            raise
         Image.preinit()  # the first encoded frame would wait for PIL's decoders otherwise
-        model = model_reply(segmenter.bundle)
+        model = model_reply(self._segmenter.bundle)
         self.model = model.model
-        inspection_pb2_grpc.add_InspectionServicer_to_server(InspectionService(segmenter, model), self._server)
+        self._service = InspectionService(self._segmenter, model)
+        inspection_pb2_grpc.add_InspectionServicer_to_server(self._service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
@@ -80,9 +88,11 @@ class InspectionServer:
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self) -> None:
-        """Report NOT_SERVING, refuse new requests, let running ones finish within a few seconds."""
+        """Report NOT_SERVING, refuse new requests, let running ones finish within a few seconds, free the engines."""
         self._health.enter_graceful_shutdown()
         self._server.stop(GRACE_S).wait()
+        self._service.close()
+        self._segmenter.close()
 
     def _set_health(self, status: int) -> None:
         for service in ("", SERVICE_NAME):
@@ -99,13 +109,17 @@ def serve(config: ServerConfig, ready: Callable[[InspectionServer], None]) -> No
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    server = InspectionServer(config)
-    if stopped.is_set():
+    try:
+        server = InspectionServer(config, stopped)
+    except Stopped:
         return
-    server.start()
-    ready(server)
-    stopped.wait()
-    server.stop()
+    try:
+        if not stopped.is_set():
+            server.start()
+            ready(server)
+            stopped.wait()
+    finally:
+        server.stop()
 
 
 def _open_port(server: grpc.Server, host: str, port: int) -> int:

@@ -65,6 +65,10 @@ class InspectionService(pb_grpc.InspectionServicer):
         self._engine = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._slots = threading.BoundedSemaphore(MAX_WAITING)
 
+    def close(self) -> None:
+        """Let the frame in the engine finish and drop those that wait; after that nobody uses the segmenter."""
+        self._engine.shutdown(cancel_futures=True)
+
     def Segment(self, request: pb.SegmentRequest, context: grpc.ServicerContext) -> pb.SegmentResponse:
         """One frame in, one verdict with its mask out."""
         return _answered(lambda: self._segment(request, context), context)

@@ -2,10 +2,12 @@
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from agvas_runtime.engines.ort import OrtEngine
+from agvas_runtime.engines import native
+from agvas_runtime.engines.ort import CPU, CUDA, OrtEngine
 from agvas_runtime.engines.registry import engine_names, open_segmenter
 from agvas_runtime.errors import EngineError, InputError
 
@@ -77,6 +79,21 @@ def test_a_file_that_is_no_graph_is_named(tmp_path):
 def test_a_provider_that_is_not_here_is_named(graph):
     with pytest.raises(EngineError, match="no NoSuchProvider here"):
         OrtEngine(graph, providers=["NoSuchProvider"])
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_provider_that_does_not_start_is_named(graph, monkeypatch):
+    """ONNX Runtime would take the CPU without a word."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])  # as in a build with CUDA
+    with pytest.raises(EngineError, match=r"^graph spam: .* could not start CUDAExecutionProvider \(CUDA or cuDNN"):
+        OrtEngine(graph, providers=(CUDA, CPU))
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_graph_whose_cuda_does_not_start_runs_on_the_cpu_after_a_note(graph, monkeypatch, capsys):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    assert list(native.ort_engine(graph, 1).run(feeds())) == ["sum", "product"]
+    assert "could not start CUDAExecutionProvider" in capsys.readouterr().err
 
 
 def test_engines_are_found_by_name():

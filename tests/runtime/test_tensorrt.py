@@ -4,7 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,18 +17,13 @@ from onnx import TensorProto, helper
 from agvas_runtime import console
 from agvas_runtime.bundle import Bundle, Manifest, write_manifest
 from agvas_runtime.cli_build import build
+from agvas_runtime.engines import store
 from agvas_runtime.engines.device import Device, probe
+from agvas_runtime.engines.native import open_engines
 from agvas_runtime.engines.ort import OrtEngine
-from agvas_runtime.engines.store import (
-    LIST,
-    Target,
-    build_engines,
-    engines_folder,
-    open_engines,
-    read_list,
-    read_plan,
-    write_plan,
-)
+from agvas_runtime.engines.private import LOCK, homes, locked, make_folders
+from agvas_runtime.engines.records import Target
+from agvas_runtime.engines.store import LIST, build_engines, find_plan, write_plan
 from agvas_runtime.engines.tensorrt_build import (
     GIB,
     Built,
@@ -33,15 +31,23 @@ from agvas_runtime.engines.tensorrt_build import (
     build_plan,
     default_workspace,
     needed_memory,
+    opset_hint,
     profile_shapes,
 )
-from agvas_runtime.engines.tensorrt_run import Session, TrtEngine
+from agvas_runtime.engines.tensorrt_run import TrtEngine
+from agvas_runtime.engines.tensorrt_session import Session
+from agvas_runtime.engines.tensorrt_tensors import converted
 from agvas_runtime.errors import BundleError, EngineError, InputError
 from tests.runtime.test_bundle import FIELDS
 
 RANGES = {"T": (4, 16, 32)}
 PLAN = b"a made-up plan, which is not native code"
-TARGET = Target(gpu="NVIDIA H100 80GB HBM3", compute_capability="9.0", tensorrt="10.9.0.34", driver="570.1, CUDA 12.8")
+DEVICE = Device(
+    "NVIDIA H100 80GB HBM3", "9.0", 80 * GIB, False, driver="570.1, CUDA 12.8", tensorrt="10.9.0.34", cuda_python="12.8"
+)
+TARGET = Target.of(DEVICE)
+STRANGER = 12345
+"""A user who is not us."""
 
 
 def save_graph(path, width=8):
@@ -68,10 +74,20 @@ def save_graph(path, width=8):
     return path
 
 
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    """An empty cache of the user's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture
 def bundle(tmp_path):
     """A bundle with an engine plan for its one graph."""
-    folder = tmp_path / "bundle"
+    return make_bundle(tmp_path / "bundle")
+
+
+def make_bundle(folder):
     (folder / "graphs").mkdir(parents=True)
     save_graph(folder / "graphs" / "spam.onnx")
     (folder / "tokenizer.json").write_text("{}")
@@ -100,13 +116,12 @@ def built(plan=PLAN):
 
 def kept(bundle, target=TARGET):
     """A plan in its place, as a build leaves it; and where."""
-    entry = write_plan(bundle, target, "spam", built())
-    return engines_folder(bundle, target) / entry.file
+    return write_plan(bundle, target, "spam", built())[0]
 
 
 def refused(kind, reason, bundle, target=TARGET):
     with pytest.raises(kind, match=reason) as caught:
-        read_plan(bundle, target, "spam")
+        find_plan(bundle, target, "spam")
     assert "\n" not in str(caught.value)
 
 
@@ -152,9 +167,9 @@ def test_a_bundle_without_an_engine_plan_says_how_to_get_one(bundle, capsys):
 def test_a_kept_plan_comes_back_and_says_what_it_is(bundle):
     path = kept(bundle)
     assert path.parent.name == "nvidia-h100-80gb-hbm3-10.9.0.34"
-    with read_plan(bundle, TARGET, "spam") as plan:
-        assert bytes(plan) == PLAN
-    entry = read_list(bundle, TARGET).plans["spam"]
+    found, entry = find_plan(bundle, TARGET, "spam")
+    assert found == path
+    assert found.read_bytes() == PLAN
     assert entry.sources == {"graphs/spam.onnx": bundle.manifest.files["graphs/spam.onnx"].sha256}
     assert entry.ranges == RANGES  # those of its own dimensions
     assert (entry.precision, entry.size, entry.warnings) == ("fp16", len(PLAN), ["a warning"])
@@ -213,7 +228,7 @@ def test_a_plan_for_another_device_is_refused(bundle, field, value, reason):
 def test_a_plan_under_another_devices_name_is_refused(bundle):
     path = kept(bundle)
     other = TARGET.model_copy(update={"gpu": "NVIDIA L4"})
-    path.parent.rename(engines_folder(bundle, other))
+    path.parent.rename(path.parent.parent / other.folder)
     refused(EngineError, "built for gpu NVIDIA H100 80GB HBM3, here it is NVIDIA L4", bundle, other)
 
 
@@ -248,14 +263,14 @@ def test_links_are_refused(bundle, tmp_path):
         (tmp_path / "moved").rename(folder)
 
 
-def test_what_others_can_read_or_write_is_refused(bundle):
+def test_what_others_can_write_is_refused(bundle):
     path = kept(bundle)
-    for open_to_others, mode in ((path.parent, 0o750), (path.parent.parent, 0o701), (path, 0o620)):
+    for open_to_others, mode in ((path.parent, 0o770), (path.parent.parent, 0o702), (path, 0o620)):
         before = open_to_others.stat().st_mode & 0o777
         open_to_others.chmod(mode)
         refused(BundleError, "is open to other users; if its content is yours: chmod", bundle)
         open_to_others.chmod(before)
-    assert read_plan(bundle, TARGET, "spam")
+    assert find_plan(bundle, TARGET, "spam")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -267,11 +282,137 @@ def test_what_belongs_to_another_user_is_refused(bundle):
         os.chown(foreign, 0, -1)
 
 
+@contextmanager
+def as_stranger():
+    """As another user, who can do less than root."""
+    os.seteuid(STRANGER)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def shown_bundle(monkeypatch):
+    """A bundle of root's that everybody can read, and a stranger's cache."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        (Path(folder) / "cache").mkdir()
+        os.chown(Path(folder) / "cache", STRANGER, -1)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(Path(folder) / "cache"))
+        yield make_bundle(Path(folder) / "bundle")
+
+
+def show(path):
+    """Let everybody read a plan, as in an image that root made."""
+    for folder in (path.parent, path.parent.parent):
+        folder.chmod(0o755)
+    for file in path.parent.iterdir():
+        file.chmod(0o644)
+
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+
+@root_only
+def test_a_bundle_that_cannot_be_written_to_has_its_engines_in_the_cache(shown_bundle):
+    with as_stranger():
+        path = kept(shown_bundle)
+        assert path.is_relative_to(homes(shown_bundle)[1])
+        assert path.parent.parent.name == shown_bundle.manifest.content_sha256[:16]
+        assert find_plan(shown_bundle, TARGET, "spam")[0] == path
+    assert not (shown_bundle.folder / "engines").exists()
+
+
+@root_only
+def test_engines_of_root_are_taken_by_others_and_building_then_writes_nothing(shown_bundle, monkeypatch):
+    path = kept(shown_bundle)
+    show(path)
+    monkeypatch.setattr(store, "probe", lambda: DEVICE)
+    with as_stranger():
+        assert [(built.path, built.kept) for built in build_engines(shown_bundle)] == [(path, True)]
+    assert not (path.parent.parent / LOCK).exists()
+    assert not homes(shown_bundle)[1].exists()
+    path.chmod(0o646)
+    with as_stranger():
+        refused(BundleError, r"spam.plan: is open to other users; .*chmod go-w", shown_bundle)
+
+
+@root_only
+def test_engines_that_cannot_be_looked_at_are_one_line(shown_bundle):
+    kept(shown_bundle)
+    with as_stranger():
+        refused(EngineError, "cannot be read: Permission denied: run: agvas-runtime build", shown_bundle)
+
+
+@root_only
+def test_engines_of_another_user_are_replaced_by_ones_in_the_cache(shown_bundle):
+    path = kept(shown_bundle)
+    for item in (path.parent.parent, path.parent, *path.parent.iterdir()):
+        os.chown(item, STRANGER + 1, -1)
+    with as_stranger():
+        own = kept(shown_bundle)
+        assert find_plan(shown_bundle, TARGET, "spam")[0] == own != path
+
+
+def test_a_second_build_is_refused_or_waits(bundle):
+    home = homes(bundle)[0]
+    make_folders(home, TARGET.folder)
+    with locked(home), pytest.raises(EngineError, match="another build of these engines is running"), locked(home):
+        pass
+    first, asked = locked(home), []
+
+    def waiting():
+        asked.append(True)
+        if len(asked) == 3:
+            first.__exit__(None, None, None)
+
+    first.__enter__()
+    with locked(home, waiting):
+        assert len(asked) == 3
+
+
+def test_after_waiting_nothing_is_built_that_the_other_build_made(bundle, monkeypatch):
+    monkeypatch.setattr(store, "probe", lambda: DEVICE)
+    home = homes(bundle)[0]
+    make_folders(home, TARGET.folder)
+    other = locked(home)
+    other.__enter__()
+
+    def waiting():
+        kept(bundle)
+        other.__exit__(None, None, None)
+
+    assert [built.kept for built in build_engines(bundle, waiting=waiting)] == [True]
+
+
+def test_no_timing_cache_is_written_where_there_is_none(bundle):
+    path, _ = write_plan(bundle, TARGET, "spam", replace(built(), timing_cache=b""))
+    assert sorted(file.name for file in path.parent.iterdir()) == [LIST, path.name]
+
+
+@pytest.mark.parametrize("refused", ["Attention", "no importer registered for op: RotaryEmbedding"])
+def test_operators_of_opset_23_come_with_the_way_around_them(refused):
+    assert opset_hint(refused) == "; export with --opset 17 (19 for int8 and fp8)"
+
+
+def test_other_operators_come_without_that():
+    assert opset_hint("MultiHeadAttention") == opset_hint("Unheard") == ""
+
+
+def test_feeds_are_converted_to_the_graphs_dtype_where_they_fit():
+    assert converted("x", [1.0, 1e6], np.dtype(np.float16)).tolist() == [1.0, np.inf]
+    assert converted("x", np.array(3), np.dtype(np.int32)).shape == ()
+    assert converted("x", np.ones((4, 3)).T, np.dtype(np.float64)).flags.c_contiguous
+    for feed, reason in ((np.array([2**40]), "does not fit int32"), (np.array([0.5]), "given float64, expected int32")):
+        with pytest.raises(EngineError, match=f"^graph llm: input rows: .*{reason}"):
+            converted("graph llm: input rows", feed, np.dtype(np.int32))
+
+
 def test_a_rebuilt_plan_replaces_the_old_one(bundle):
     kept(bundle)
     write_plan(bundle, TARGET, "spam", built(b"another plan"))
-    with read_plan(bundle, TARGET, "spam") as plan:
-        assert bytes(plan) == b"another plan"
+    assert find_plan(bundle, TARGET, "spam")[0].read_bytes() == b"another plan"
 
 
 def test_profile_shapes_come_from_the_ranges_of_the_named_dimensions():
