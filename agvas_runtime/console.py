@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 
 EXTRA_OF = {
     **dict.fromkeys(("torch", "transformers", "peft", "accelerate", "safetensors", "tensorboard"), "train"),
-    **dict.fromkeys(("onnx", "onnxscript"), "export"),
+    **dict.fromkeys(("onnx", "onnx_ir", "onnxscript"), "export"),
     "onnxruntime": "cpu",
 }
 """Which extra of the distribution brings a package."""

@@ -1,6 +1,6 @@
 """What exporting at full size takes and loses: `make proof-export`. Writes benchmarks/full/<date>-<commit>-export.json.
 
-Needs a planted 0.5b checkpoint (made where none is named), 20 GiB of memory and 40 GB of disk; two hours on two cores.
+Needs a planted 0.5b checkpoint (made where none is named), 20 GiB of memory and 20 GB of disk; 90 minutes on two cores.
 Every step is a process of its own, whose resident memory is watched.
 """
 
