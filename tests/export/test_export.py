@@ -299,9 +299,9 @@ def test_the_targets_are_shown(tmp_path: Path) -> None:
 
 
 def test_an_export_killed_at_any_point_leaves_nothing_that_loads(tmp_path: Path) -> None:
-    """Killed at three moments; every start removes what the one before left."""
+    """Killed early and at the end; every start removes what the one before left."""
     rng = random.Random(4)
-    for stop_at in ("graph pixel_encoder", "parity: llm", "manifest"):
+    for stop_at in ("graph pixel_encoder", "manifest"):
         process = subprocess.Popen([PROGRAM, "--out", tmp_path / "bundle"], stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
         for line in process.stderr:
