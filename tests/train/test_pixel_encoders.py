@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from agvas_export.graphs import Graph, PixelEncoderGraph, export_graph
+from agvas_export.graphs import Graph, PixelEncoderGraph
+from agvas_export.onnx_graph import WeightFiles, onnx_graph
 from agvas_runtime.engines.ort import OrtEngine
 from agvas_runtime.errors import InputError
 from agvas_train.model import AGVAS, PRESETS, ModelConfig, build_agvas
@@ -111,9 +112,14 @@ def test_the_exported_graph_computes_the_same(case: tuple[AGVAS, ModelConfig], t
     model, config = case
     expected = model.pixel_features(pixels_of(config))
     graph = Graph(
-        "pixel_encoder", PixelEncoderGraph(model), {"pixels": torch.zeros(pixels_of(config).shape)}, ("features",)
+        "pixel_encoder",
+        PixelEncoderGraph(model, config.pixel_encoder),
+        lambda pixels: (model.pixel_features(pixels),),
+        {"pixels": torch.zeros(2, *pixels_of(config).shape[1:])},
+        ("features",),
+        {"pixels": {0: "B"}},
     )
-    export_graph(graph, tmp_path / "pixel_encoder.onnx")
+    WeightFiles(tmp_path).write("pixel_encoder", onnx_graph(graph))
     found = OrtEngine(tmp_path / "pixel_encoder.onnx").run({"pixels": pixels_of(config).numpy()})["features"]
     assert abs(found - expected.numpy()).max() <= 1e-4 * float(expected.abs().max())
     torch.testing.assert_close(model.pixel_features(pixels_of(config)), expected)  # tracing left nothing behind
