@@ -68,10 +68,16 @@ def _parity(manifest: Manifest) -> list[str]:
         *rows,
         "",
         f"Whole, {whole['images']} images, {whole['segmented_images']} with masks to compare: "
-        f"{whole['other_answers']:.1%} other answers, mask IoU {whole['mask_iou']:.4f} (smallest "
-        f"{whole['smallest_mask_iou']:.4f}), largest change of the anomaly score {whole['score_change']:.1e}.",
+        f"{whole['other_answers']:.1%} other answers, {_masks(whole)}, largest change of the anomaly score "
+        f"{whole['score_change']:.1e}.",
         *(["Not judged: the weights are random."] if isinstance(whole["limits"], str) else []),
     ]
+
+
+def _masks(whole: Mapping[str, Any]) -> str:
+    if whole["mask_iou"] is None:
+        return "no mask was compared"
+    return f"mask IoU {whole['mask_iou']:.4f} (smallest {whole['smallest_mask_iou']:.4f})"
 
 
 def _more(graph: Mapping[str, Any]) -> str:

@@ -161,7 +161,7 @@ def _print_summary(manifest: Manifest, parity: Parity) -> None:
     whole = parity.whole
     print(
         f"{whole.images} images, {whole.segmented_images} with masks to compare: {whole.other_answers:.1%} other "
-        f"answers, mask IoU {whole.mask_iou:.4f} (smallest {whole.smallest_mask_iou:.4f}), anomaly score by at most "
+        f"answers, {whole.masks}, anomaly score by at most "
         f"{whole.score_change:.1e}{'; not judged, the weights are random' if parity.random_weights else ''}"
     )
 

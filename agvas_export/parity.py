@@ -157,9 +157,11 @@ class WholeParity:
     """Those that both sides segment; the masks of these are compared."""
     other_answers: float = 0.0
     """Share of images with another text or another kind of answer."""
-    mask_iou: float = 1.0
-    """Mean."""
-    smallest_mask_iou: float = 1.0
+    left_templates: float = 0.0
+    """Share of images where both leave the known answers; of what follows, the single pass knows the beginning only."""
+    mask_iou: float | None = None
+    """Mean; None where no image was segmented by both sides, so that no mask was compared."""
+    smallest_mask_iou: float | None = None
     score_change: float = 0.0
     """Largest."""
     map_difference: float = 0.0
@@ -172,7 +174,7 @@ class WholeParity:
         """Raise EngineError naming the first figure past its limit."""
         for name, bad in (
             ("other_answers", not self.other_answers <= limits.other_answers),
-            ("mask_iou", not self.mask_iou >= limits.mask_iou),
+            ("mask_iou", self.mask_iou is not None and not self.mask_iou >= limits.mask_iou),
             ("score_change", not self.score_change <= limits.score_change),
         ):
             if bad:
@@ -180,11 +182,13 @@ class WholeParity:
                     f"parity: every graph is within its limit, the whole is not: {name} is {getattr(self, name):.3g}, "
                     f"the limit is {getattr(limits, name):g}; nothing was written"
                 )
-        if not self.segmented_images:
-            raise EngineError(
-                f"parity: none of the {self.images} images is segmented by both sides, so no mask was compared; "
-                "name images with defects: --verify DIR; nothing was written"
-            )
+
+    @property
+    def masks(self) -> str:
+        """What was found of the masks, in words."""
+        if self.mask_iou is None:
+            return "no mask was compared, since no image is segmented (name images with defects: --verify DIR)"
+        return f"mask IoU {self.mask_iou:.4f} (smallest {self.smallest_mask_iou:.4f})"
 
 
 @dataclass(frozen=True)
