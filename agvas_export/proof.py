@@ -94,7 +94,7 @@ def same_answer(found: Result, expected: Result, known: Collection[str]) -> bool
     same words so far.
     """
     if found.answer_kind is AnswerKind.OTHER:
-        return expected.answer not in known and bool(found.answer) and expected.answer.startswith(found.answer)
+        return expected.answer not in known and expected.answer.startswith(found.answer)
     return found.answer_kind is expected.answer_kind and found.answer == expected.answer
 
 

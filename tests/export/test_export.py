@@ -224,7 +224,6 @@ def test_a_bundle_that_answers_nothing_has_other_answers(exported: Exported) -> 
     known = {expected.answer}
     assert same_answer(expected, expected, known)
     assert not same_answer(silent, expected, known)
-    assert not same_answer(silent, other, known)
     assert not same_answer(replace(other, answer="Sure, it is"), expected, known)  # an early end is another answer
     assert same_answer(replace(other, answer="Perhaps a"), other, known)
     assert not same_answer(expected, other, known)
