@@ -17,7 +17,7 @@ import torch
 
 from agvas_export.card import model_card
 from agvas_export.gptq import calibrate_int4
-from agvas_export.graphs import Graph, graphs_of
+from agvas_export.graphs import Graph, default_plan, graphs_of
 from agvas_export.half import to_half
 from agvas_export.onnx_graph import WeightFiles, onnx_graph
 from agvas_export.parity import HALF, LIMITS, Limits, Parity
@@ -40,7 +40,7 @@ from agvas_runtime.bundle import CARD, EMBEDDINGS, TEMPLATES, TOKENIZER, Bundle,
 from agvas_runtime.errors import EngineError
 from agvas_runtime.frames import read_image
 from agvas_runtime.manifest import EnginePlan, GraphSpec, Manifest, ModelSpec, Preprocessing, Source, TensorSpec
-from agvas_runtime.plan import MAX_TOKENS, plan_pass
+from agvas_runtime.plan import MAX_TOKENS
 from agvas_runtime.segmenter import Segmenter
 from agvas_train.checkpoint import Checkpoint, load_checkpoint, write_folder
 from agvas_train.reference import ReferenceSegmenter
@@ -266,12 +266,7 @@ def _manifest(
 
 def _engine_plan(checkpoint: Checkpoint, targets: Targets) -> EnginePlan:
     """One frame and one group of anchors as the usual case; instructions up to a good deal longer than the default."""
-    plan = plan_pass(
-        checkpoint.config.prompt.default_instruction,
-        checkpoint.prompter,
-        checkpoint.templates,
-        checkpoint.config.model.visual_tokens,
-    )
+    plan = default_plan(checkpoint)
     tokens, rows, edges = plan.position_ids.shape[1], len(plan.rows), len(plan.trie.edge_rows)
     longest = max(tokens, min(tokens + LONGER, MAX_TOKENS))
     return EnginePlan(

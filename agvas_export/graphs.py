@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicCache
 
 from agvas_export.language import DecodeGraph, PassGraph, Past, PrefillGraph, pick
 from agvas_export.sam import FoldedSamEncoder
-from agvas_runtime.plan import plan_pass
+from agvas_runtime.plan import PassPlan, plan_pass
 from agvas_train.checkpoint import Checkpoint
 from agvas_train.model import AGVAS
 from agvas_train.model.agmd import fuse, fuse_present
@@ -94,6 +94,14 @@ class Graph:
     dynamic: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
 
+def default_plan(checkpoint: Checkpoint) -> PassPlan:
+    """The pass of the default instruction."""
+    config = checkpoint.config
+    return plan_pass(
+        config.prompt.default_instruction, checkpoint.prompter, checkpoint.templates, config.model.visual_tokens
+    )
+
+
 def graphs_of(checkpoint: Checkpoint) -> list[Graph]:
     """All graphs of a checkpoint, in the order in which a frame meets them; the text modes' pair stands behind llm."""
     model, config = checkpoint.model.eval(), checkpoint.config.model
@@ -150,9 +158,7 @@ def graphs_of(checkpoint: Checkpoint) -> list[Graph]:
 
 
 def _language_graphs(checkpoint: Checkpoint, random: Callable[..., Tensor]) -> list[Graph]:
-    model, config = checkpoint.model, checkpoint.config.model
-    instruction = checkpoint.config.prompt.default_instruction
-    plan = plan_pass(instruction, checkpoint.prompter, checkpoint.templates, config.visual_tokens)
+    model, config, plan = checkpoint.model, checkpoint.config.model, default_plan(checkpoint)
     language = config.language
     heads, layers = int(language["num_key_value_heads"]), int(language["num_hidden_layers"])
     head_width = config.hidden_size // int(language["num_attention_heads"])

@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agvas_export.graphs import Graph
-from agvas_runtime.plan import plan_pass
+from agvas_export.graphs import Graph, default_plan
 from agvas_train.checkpoint import Checkpoint
 
 Arrays = dict[str, NDArray[np.generic]]
@@ -39,24 +38,18 @@ class Tracer:
         self.graphs = {graph.name: graph for graph in graphs}
         self.checkpoint = checkpoint
         self.config = checkpoint.config.model
-        self.plan = plan_pass(
-            checkpoint.config.prompt.default_instruction,
-            checkpoint.prompter,
-            checkpoint.templates,
-            self.config.visual_tokens,
-        )
+        self.plan = default_plan(checkpoint)
 
     @torch.inference_mode()
     def trace(self, image: NDArray[np.uint8]) -> Trace:
         """RGB uint8 [H, W, 3] -> its trace. The text modes' pair goes on with the first token that the prompt gives."""
         plan, trie, model = self.plan, self.plan.trie, self.checkpoint.model
-        ids = [tuple(answer.tokens) for answer in trie.answers]
         shift = 1 if self.config.anchor_state == "token" else 0
         rows = [
-            (0, *answer.rows)[tokens.index(anchor) + shift]
-            for answer, tokens in zip(trie.answers, ids, strict=True)
+            (0, *answer.rows)[answer.tokens.index(anchor) + shift]
+            for answer in trie.answers
             for anchor in self.checkpoint.prompter.anchor_ids
-            if anchor in tokens
+            if anchor in answer.tokens
         ]
         trace = Trace(anchor_rows=tuple(dict.fromkeys(rows)))
         semantic = torch.from_numpy(self.config.semantic_view.apply(image))
