@@ -40,7 +40,7 @@ from agvas_runtime.bundle import CARD, EMBEDDINGS, TEMPLATES, TOKENIZER, Bundle,
 from agvas_runtime.errors import EngineError
 from agvas_runtime.frames import read_image
 from agvas_runtime.manifest import EnginePlan, GraphSpec, Manifest, ModelSpec, Preprocessing, Source, TensorSpec
-from agvas_runtime.plan import MAX_TOKENS
+from agvas_runtime.prompts import INSTRUCTION_FIELD
 from agvas_runtime.segmenter import Segmenter
 from agvas_train.checkpoint import Checkpoint, load_checkpoint, write_folder
 from agvas_train.reference import ReferenceSegmenter
@@ -267,16 +267,18 @@ def _manifest(
 def _engine_plan(checkpoint: Checkpoint, targets: Targets) -> EnginePlan:
     """One frame and one group of anchors as the usual case; instructions up to a good deal longer than the default."""
     plan = default_plan(checkpoint)
-    tokens, rows, edges = plan.position_ids.shape[1], len(plan.rows), len(plan.trie.edge_rows)
-    longest = max(tokens, min(tokens + LONGER, MAX_TOKENS))
+    before, after, nodes, edges = len(plan.before), len(plan.after), len(plan.trie.tokens), len(plan.trie.edge_rows)
+    template, image = checkpoint.config.prompt.chat_template, checkpoint.config.prompt.image_token
+    varies = template.index(INSTRUCTION_FIELD) < template.index(image)
     return EnginePlan(
         precision=targets.trt,
         graphs=targets.engine_graphs,
         ranges={
             "B": (1, 1, 1),
             "G": (1, 1, 4),
-            "T": (int(plan.rows[0]) + 1, tokens, longest),
-            "R": (1, rows, rows + LONGER),
+            "S": (1, before, before + LONGER) if varies else (before, before, before),
+            "T": (after if varies else 1, after, after if varies else after + LONGER),
+            "K": (1, nodes, nodes + LONGER),
             "E": (1, edges, edges + LONGER),
         },
     )

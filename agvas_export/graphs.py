@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
-from agvas_export.language import DecodeGraph, PassGraph, Past, PrefillGraph, pick
+from agvas_export.language import DecodeGraph, PassGraph, pick
 from agvas_export.sam import FoldedSamEncoder
-from agvas_runtime.plan import PassPlan, plan_pass
+from agvas_runtime.plan import HIDDEN, PassPlan, plan_pass
 from agvas_train.checkpoint import Checkpoint
 from agvas_train.model import AGVAS
 from agvas_train.model.agmd import fuse, fuse_present
@@ -103,7 +103,7 @@ def default_plan(checkpoint: Checkpoint) -> PassPlan:
 
 
 def graphs_of(checkpoint: Checkpoint) -> list[Graph]:
-    """All graphs of a checkpoint, in the order in which a frame meets them; the text modes' pair stands behind llm."""
+    """All graphs of a checkpoint, in the order in which a frame meets them; decode stands behind llm."""
     model, config = checkpoint.model.eval(), checkpoint.config.model
     generator = torch.Generator().manual_seed(0)
 
@@ -159,13 +159,9 @@ def graphs_of(checkpoint: Checkpoint) -> list[Graph]:
 
 def _language_graphs(checkpoint: Checkpoint, random: Callable[..., Tensor]) -> list[Graph]:
     model, config, plan = checkpoint.model, checkpoint.config.model, default_plan(checkpoint)
-    language = config.language
+    language, width = config.language, config.hidden_size
     heads, layers = int(language["num_key_value_heads"]), int(language["num_hidden_layers"])
-    head_width = config.hidden_size // int(language["num_attention_heads"])
-    length = int(plan.rows[0]) + 1  # of the prompt
-    embeds = random(2, plan.position_ids.shape[1], config.hidden_size)
-    past = (random(layers, 2, heads, length, head_width), random(layers, 2, heads, length, head_width))
-    text = {"inputs_embeds": {0: "B", 1: "T"}, "position_ids": {1: "T"}}
+    past = (layers, 2, heads, plan.prompt_length, width // int(language["num_attention_heads"]))
     behind = {1: "B", 3: "P"}
     return [
         Graph(
@@ -173,68 +169,81 @@ def _language_graphs(checkpoint: Checkpoint, random: Callable[..., Tensor]) -> l
             PassGraph(model),
             lambda *feeds: _pass(model, *feeds),
             {
-                "inputs_embeds": embeds,
-                "position_ids": torch.from_numpy(plan.position_ids),
-                "attention_bias": torch.from_numpy(plan.attention_bias),
-                "rows": torch.from_numpy(plan.rows),
+                "before": random(1, len(plan.before), width),
+                "visual": random(2, config.visual_tokens, width),
+                "after": random(1, len(plan.after), width),
+                "nodes": random(1, len(plan.trie.tokens), width),
+                "depths": torch.from_numpy(plan.trie.depths),
+                "node_bias": torch.from_numpy(plan.node_bias),
                 "edge_rows": torch.from_numpy(plan.trie.edge_rows),
                 "edge_tokens": torch.from_numpy(plan.trie.edge_tokens),
             },
             ("greedy", "margin", "edge_logprob", "states", "keys", "values"),
             {
-                **text,
-                "attention_bias": {2: "T", 3: "T"},
-                "rows": {0: "R"},
+                "before": {1: "S"},
+                "visual": {0: "B"},
+                "after": {1: "T"},
+                "nodes": {1: "K"},
+                "depths": {0: "K"},
+                "node_bias": {0: "K", 1: "K"},
                 "edge_rows": {0: "E"},
                 "edge_tokens": {0: "E"},
             },
         ),
         Graph(
-            "prefill",
-            PrefillGraph(model),
-            lambda embeds, positions: _cached(model, embeds, positions, None),
-            {"inputs_embeds": embeds[:, :length], "position_ids": torch.arange(length)[None]},
-            ("greedy", "margin", "state", "keys", "values"),
-            text,
-        ),
-        Graph(
             "decode",
             DecodeGraph(model),
-            lambda embeds, positions, *past: _cached(model, embeds, positions, Past(*past)),
+            lambda *feeds: _step(model, *feeds),
             {
-                "inputs_embeds": embeds[:, :1],
-                "position_ids": torch.full((1, 1), length),
-                "past_keys": past[0],
-                "past_values": past[1],
+                "inputs_embeds": random(2, 1, width),
+                "position_ids": torch.full((1, 1), plan.prompt_length),
+                "past_keys": random(*past),
+                "past_values": random(*past),
             },
-            ("greedy", "margin", "state", "keys", "values"),
+            ("greedy", "margin", "state", "keys", "values", "logits"),
             {"inputs_embeds": {0: "B"}, "past_keys": behind, "past_values": behind},
         ),
     ]
 
 
 def _pass(
-    model: AGVAS, embeds: Tensor, positions: Tensor, bias: Tensor, rows: Tensor, edge_rows: Tensor, edge_tokens: Tensor
+    model: AGVAS,
+    before: Tensor,
+    visual: Tensor,
+    after: Tensor,
+    nodes: Tensor,
+    depths: Tensor,
+    node_bias: Tensor,
+    edge_rows: Tensor,
+    edge_tokens: Tensor,
 ) -> tuple[Tensor, ...]:
-    """PassGraph by the library's own forward."""
+    """PassGraph by the library's own forward, with one mask over everything."""
+    batch = visual.shape[0]
+    parts = (before.expand(batch, -1, -1), visual, after.expand(batch, -1, -1), nodes.expand(batch, -1, -1))
+    embeds = torch.cat(parts, dim=1)
+    length = embeds.shape[1] - len(depths)
+    positions = torch.cat((torch.arange(length), depths + length - 1))[None]
+    bias = torch.full((embeds.shape[1],) * 2, HIDDEN).triu(1)
+    bias[length:, length:] = node_bias
     cache = DynamicCache()
-    states = model.hidden_states(embeds, mask=bias, position_ids=positions, cache=cache)[:, rows]
+    states = model.hidden_states(embeds, mask=bias[None, None], position_ids=positions, cache=cache)[:, length - 1 :]
     logits = model.logits(states).float()
     return *pick(logits), logits.log_softmax(-1)[:, edge_rows, edge_tokens], states, *_past(cache)
 
 
-def _cached(model: AGVAS, embeds: Tensor, positions: Tensor, past: Past | None) -> tuple[Tensor, ...]:
-    """PrefillGraph and DecodeGraph by the library's own forward."""
+def _step(model: AGVAS, embeds: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+    """DecodeGraph by the library's own forward."""
     cache = DynamicCache()
-    if past is not None:
-        for layer, (keys, values) in enumerate(zip(*past, strict=True)):
-            cache.update(keys, values, layer)
+    for layer, pair in enumerate(zip(keys, values, strict=True)):
+        cache.update(*pair, layer)
     state = model.hidden_states(embeds, position_ids=positions, cache=cache)[:, -1]
-    return *pick(model.logits(state).float()), state, *_past(cache)
+    logits = model.logits(state).float()
+    return *pick(logits), state, *_past(cache), logits
 
 
-def _past(cache: DynamicCache) -> Past:
-    return Past(*(torch.stack([getattr(layer, part) for layer in cache.layers]) for part in ("keys", "values")))
+def _past(cache: DynamicCache) -> tuple[Tensor, Tensor]:
+    """Keys and values, [layers, B, key heads, T, head width] each."""
+    return torch.stack([each.keys for each in cache.layers]), torch.stack([each.values for each in cache.layers])
 
 
 def _maps(model: AGVAS, states: Tensor, present: Tensor, pixel: Tensor, alpha: float) -> Tensor:

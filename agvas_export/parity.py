@@ -157,8 +157,8 @@ class WholeParity:
     """Those that both sides segment; the masks of these are compared."""
     other_answers: float = 0.0
     """Share of images with another text or another kind of answer."""
-    left_templates: float = 0.0
-    """Share of images where both leave the known answers; of what follows, the single pass knows the beginning only."""
+    decoded_answers: float = 0.0
+    """Share of images whose answer left the known ones, so that more than the pass was needed to write it."""
     mask_iou: float | None = None
     """Mean; None where no image was segmented by both sides, so that no mask was compared."""
     smallest_mask_iou: float | None = None

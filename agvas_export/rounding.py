@@ -24,7 +24,7 @@ LARGEST = 30_000.0
 MARK = "__"
 HIGHEST, LOWEST, ENERGY = (f"{MARK}{end}" for end in ("highest", "lowest", "energy"))
 """End the names of the twin's outputs that hold a tensor's largest and smallest value and its sum of squares."""
-MASK_INPUT = "attention_bias"
+MASK_INPUT = "node_bias"
 
 SPLIT = 2.0**13 + 1
 """Dekker's and Veltkamp's constant: what it leaves of a float32 has the 11 significant bits of a float16."""

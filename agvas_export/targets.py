@@ -11,7 +11,7 @@ from agvas_runtime.errors import InputError
 OPSET = 23
 """The first with attention, RMS norm and rotary embedding as single nodes; ONNX Runtime 1.23 runs it, the last for
 Python 3.10."""
-LLM_GRAPHS = ("llm", "prefill", "decode")
+LLM_GRAPHS = ("llm", "decode")
 """They share their weights."""
 ENCODER_GRAPHS = ("semantic_encoder", "pixel_encoder")
 
@@ -63,7 +63,7 @@ class Targets:
 
     @property
     def engine_graphs(self) -> list[str]:
-        """Graphs that become native engines. The text modes' pair never does; int4 products are ONNX Runtime's own."""
+        """Graphs that become native engines. Decoding token by token never does; int4 is ONNX Runtime's own."""
         names = [*ENCODER_GRAPHS, "spam", *(["llm"] if self.llm != "int4" else []), "decoder"]
         return names if self.trt else []
 

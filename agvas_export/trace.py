@@ -42,7 +42,7 @@ class Tracer:
 
     @torch.inference_mode()
     def trace(self, image: NDArray[np.uint8]) -> Trace:
-        """RGB uint8 [H, W, 3] -> its trace. The text modes' pair goes on with the first token that the prompt gives."""
+        """RGB uint8 [H, W, 3] -> its trace. Decoding goes on with the first token that the prompt gives."""
         plan, trie, model = self.plan, self.plan.trie, self.checkpoint.model
         shift = 1 if self.config.anchor_state == "token" else 0
         rows = [
@@ -58,13 +58,13 @@ class Tracer:
         (f_s,) = run("semantic_encoder", semantic)
         (f_p,) = run("pixel_encoder", pixels)
         (visual,) = run("spam", f_s, f_p)
-        before, after = (model.embed(torch.from_numpy(part))[None] for part in (plan.before, plan.after))
-        embeds = torch.cat((before, visual, after), dim=1)
-        constant = list(self.graphs["llm"].inputs.values())[1:]
-        states = run("llm", embeds, *constant)[3]
-        length = int(plan.rows[0]) + 1
-        greedy, _, _, *past = run("prefill", embeds[:, :length], torch.arange(length)[None])
-        run("decode", model.embed(greedy[:, None]), torch.full((1, 1), length), *past)
+        texts = (plan.before, plan.after, trie.tokens)
+        before, after, nodes = (model.embed(torch.from_numpy(part))[None] for part in texts)
+        constant = [self.graphs["llm"].inputs[name] for name in ("depths", "node_bias", "edge_rows", "edge_tokens")]
+        greedy, _, _, states, *past = run("llm", before, visual, after, nodes, *constant)
+        length = plan.prompt_length
+        prompt = (part[:, :, :, :length].contiguous() for part in past)
+        run("decode", model.embed(greedy[:, :1]), torch.full((1, 1), length), *prompt)
         anchors = states[:, list(trace.anchor_rows[:3])].expand(2, -1, -1).clone()
         present = torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 1.0]])
         run("decoder", anchors, present, f_p.expand(2, -1, -1, -1).clone(), torch.tensor(self.config.alpha))

@@ -8,23 +8,32 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
+from pydantic import BaseModel, ValidationError
 
 from agvas_runtime import console
 from agvas_runtime.bundle import CARD, Bundle, default_bundle_path
 from agvas_runtime.cli_build import build
+from agvas_runtime.cli_roofline import roofline
+from agvas_runtime.errors import InputError
+from agvas_runtime.modes import Mode, Request
 from agvas_runtime.server.channel import DEFAULT_MESSAGE_MB
 
 if TYPE_CHECKING:
     from agvas_runtime.server.serve import InspectionServer
 
+Settings = TypeVar("Settings", bound=BaseModel)
+
 app = console.make_app("Runs a bundle: on image files, as a gRPC server, or just shows what is in it.")
 
 BundleOption = Annotated[Path | None, typer.Option(help="Bundle folder; the embedded tiny bundle by default.")]
 EngineOption = Annotated[
-    str, typer.Option(help="ort, tensorrt, or auto: TensorRT where the bundle was made for it and it can be had.")
+    str,
+    typer.Option(
+        help="ort, ort-cuda, tensorrt; auto: TensorRT where the bundle was made for it and it can be had, or ort."
+    ),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads of the engine; all cores by default.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -34,27 +43,57 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on s
 def segment(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of images.")],
     bundle: BundleOption = None,
-    instruction: Annotated[str | None, typer.Option(help="What to look for; the bundle's default sentence.")] = None,
+    mode: Annotated[Mode, typer.Option(help="What the model is asked for.")] = Mode.DIRECT,
+    instruction: Annotated[str | None, typer.Option(help="Your own instruction or question; the mode's own.")] = None,
+    class_name: Annotated[str | None, typer.Option(help="What to look for, in the mode's own instruction.")] = None,
+    normal_look: Annotated[
+        str | None, typer.Option(help="Sentence on the object's normal look, for describe-plus.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for <name>_mask.png and <name>_overlay.png.")] = None,
     as_json: JsonOption = False,
     min_area: Annotated[int, typer.Option(min=1, help="Smallest region that counts as a defect, in pixels.")] = 1,
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Lowest mean score of such a region.")] = 0.0,
+    no_text: Annotated[bool, typer.Option("--no-text", help="End the answer behind its first anchors.")] = False,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of an answer; the mode's limit.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, max=10, help="Above 0 tokens are drawn: no inspection.")] = 0.0,
+    top_p: Annotated[float, typer.Option(max=1, help="Draw from the likeliest with this probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the drawing.")] = 0,
+    strict_below: Annotated[
+        float | None, typer.Option(min=0, help="Read again, token by token, a proved answer of a smaller margin.")
+    ] = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
 ) -> int:
     r"""Segment the anomalies of images, without a server. Exits with 0 whatever the verdicts.
+
+    In describe, describe-plus, explain and conversation mode the answer is printed: a single image's as it is written.
+    Several groups of anchors give several masks, <name>_mask_1.png and so on, beside the one that covers them all.
 
     \b
     Examples:
       agvas-runtime segment part.png
       agvas-runtime segment photos/ --out results --min-area 25
       agvas-runtime segment part.png --instruction "Please segment the scratches in this image." --json
+      agvas-runtime segment part.png --mode explain
+      agvas-runtime segment part.png --mode describe-plus --normal-look "A smooth grey casting." --out results
+      agvas-runtime segment part.png --mode conversation --instruction "What is on the surface?"
     """
     from agvas_runtime.segment_files import Task, segment_files
     from agvas_runtime.verdict import Recipe
+    from agvas_runtime.writer import Decoding
 
-    recipe = Recipe(min_area_px=min_area, min_score=min_score)
-    return segment_files(images, Task(bundle, instruction, recipe, threads, out, engine), as_json=as_json)
+    recipe = _checked(Recipe, min_area_px=min_area, min_score=min_score)
+    decoding = _checked(
+        Decoding,
+        text=not no_text,
+        max_new_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        strict_below=strict_below,
+    )
+    request = Request(mode, instruction, class_name, normal_look)
+    return segment_files(images, Task(bundle, request, recipe, threads, out, engine, decoding), as_json=as_json)
 
 
 @app.command()
@@ -65,6 +104,9 @@ def serve(
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
     max_message_mb: Annotated[int, typer.Option(min=1, max=2047, help="Largest request.")] = DEFAULT_MESSAGE_MB,
+    warm: Annotated[
+        list[str] | None, typer.Option(help="Instruction whose first frame is to be as fast as the next; may repeat.")
+    ] = None,
     json_line: Annotated[bool, typer.Option("--json", help="Report readiness as one JSON line on stdout.")] = False,
 ) -> None:
     r"""Serve a bundle over gRPC until SIGINT or SIGTERM.
@@ -73,6 +115,7 @@ def serve(
     Examples:
       agvas-runtime serve
       agvas-runtime serve --bundle bundles/tiny --port 0 --json
+      agvas-runtime serve --warm "Please segment the scratches in this image."
     """
     from agvas_runtime.server.serve import ServerConfig, serve
 
@@ -84,7 +127,13 @@ def serve(
         else:
             console.note(f"ready: {server.model.name} on {server.host}:{server.port}")
 
-    serve(ServerConfig(bundle, host, port, threads, max_message_mb, engine), ready)
+    requests = tuple(Request(instruction=text) for text in warm or [])
+    for request in requests:
+        try:
+            request.check()
+        except InputError as error:
+            raise InputError(f"--warm: {error}") from None
+    serve(ServerConfig(bundle, host, port, threads, max_message_mb, engine, requests), ready)
 
 
 @app.command()
@@ -113,7 +162,19 @@ def info(
         print_bundle(opened)
 
 
+def _checked(kind: type[Settings], **values: object) -> Settings:
+    """Settings from options; raises InputError naming the option that is wrong."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field, rule = str(first["loc"][0]), first["msg"][:1].lower() + first["msg"][1:]
+        option = {"min_area_px": "min-area", "max_new_tokens": "max-tokens"}.get(field, field.replace("_", "-"))
+        raise InputError(f"--{option}: found {first['input']}, {rule}") from None
+
+
 app.command()(build)
+app.command()(roofline)
 
 
 def main() -> None:

@@ -4,10 +4,13 @@ with Client("127.0.0.1:50051") as client:
     client.wait_ready(timeout_s=10)
     reply = client.segment("part.png")
     print(reply.verdict.value, reply.defect_area_px, reply.mask.shape)
+    for event in client.explain("part.png"):
+        print(event, end="") if isinstance(event, str) else print(type(event))
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from time import monotonic, perf_counter, sleep
 from types import TracebackType
 from typing import Any, Literal
@@ -16,20 +19,27 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.modes import Mode, Request
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.proto.agvas.v1 import inspection_pb2_grpc as pb_grpc
 from agvas_runtime.server.channel import client_options
 from agvas_runtime.verdict import Recipe
 from agvas_runtime.wire import (
     FrameIdentity,
+    GroupMask,
     ImageLike,
     ModelInfo,
     SegmentReply,
+    decoding_to,
+    event_from,
     frame,
     identity_to,
     model_from,
+    recipe_to,
     reply_from,
+    request_to,
 )
+from agvas_runtime.writer import Decoding
 
 MaskChoice = Literal["png", "packed_bits", "none"]
 ProbabilityChoice = Literal["none", "float32", "png16"]
@@ -90,6 +100,10 @@ class Client:
         image: ImageLike,
         instruction: str | None = None,
         *,
+        mode: Mode = Mode.DIRECT,
+        class_name: str | None = None,
+        normal_look: str | None = None,
+        decoding: Decoding = Decoding(),
         recipe: Recipe | None = None,
         identity: FrameIdentity | None = None,
         pixel_format: str | None = None,
@@ -102,7 +116,11 @@ class Client:
         Args:
             image: path or bytes of an image file; or an array: uint8 [H, W, 3] (RGB), uint8 [H, W] (MONO8) or
                 uint16 [H, W] (MONO16).
-            instruction: the bundle's default where None.
+            instruction: the user's own instruction or question; the mode's where None.
+            mode: what the model is asked for.
+            class_name: what to look for, put into the mode's instruction.
+            normal_look: a sentence on the normal look of the object, for describe-plus.
+            decoding: how the answer is written.
             recipe: when a region counts as a defect; the server's default where None.
             identity: comes back with the reply.
             pixel_format: names the format of an array where its dtype leaves a choice: BGR8, MONO10 or MONO12.
@@ -110,24 +128,39 @@ class Client:
             probability: how the probability map travels, if at all; "png16" rounds it to 1/65535.
             timeout_s: for this call.
         """
-        request = pb.SegmentRequest(
-            frame=frame(image, pixel_format),
-            instruction=instruction or "",
-            mask_format=pb.MaskFormat.Value(f"MASK_FORMAT_{mask.upper()}"),
-            probability_format=pb.ProbabilityFormat.Value(f"PROBABILITY_FORMAT_{probability.upper()}"),
-        )
-        if instruction == "":
-            raise InputError("instruction: found an empty text, expected a sentence, or None for the default")
-        if recipe is not None:
-            action = pb.NoAnswerAction.Value(f"NO_ANSWER_ACTION_{recipe.on_no_answer.upper()}")
-            request.recipe.CopyFrom(
-                pb.Recipe(min_area_px=recipe.min_area_px, min_score=recipe.min_score, on_no_answer=action)
-            )
-        if identity is not None:
-            request.frame.identity.CopyFrom(identity_to(identity))
+        request = _request(Request(mode, instruction, class_name, normal_look), decoding, recipe, mask, probability)
+        _add_frame(request, image, pixel_format, identity)
         started = perf_counter()
         reply = self._call(self._inspection.Segment, request, timeout_s)
         return reply_from(reply, (perf_counter() - started) * 1000)
+
+    def explain(
+        self,
+        image: ImageLike,
+        instruction: str | None = None,
+        *,
+        mode: Mode = Mode.EXPLAIN,
+        class_name: str | None = None,
+        normal_look: str | None = None,
+        decoding: Decoding = Decoding(),
+        recipe: Recipe | None = None,
+        identity: FrameIdentity | None = None,
+        pixel_format: str | None = None,
+        mask: MaskChoice = "packed_bits",
+        probability: ProbabilityChoice = "none",
+        timeout_s: float | None = None,
+    ) -> Generator[str | GroupMask | SegmentReply, None, None]:
+        """Have one frame segmented and see its answer as it is written.
+
+        Arguments are those of `segment`; `timeout_s` is for the whole answer.
+
+        Yields:
+            Pieces of text, each group's mask as soon as its anchors are written, and last the reply that `segment`
+            would have given; that one decides. The call begins with the first; closing the iterator cancels it.
+        """
+        request = _request(Request(mode, instruction, class_name, normal_look), decoding, recipe, mask, probability)
+        _add_frame(request, image, pixel_format, identity)
+        return self._events(request, self.timeout_s if timeout_s is None else timeout_s)
 
     def model(self) -> ModelInfo:
         """What the server has loaded."""
@@ -137,14 +170,52 @@ class Client:
         try:
             return method(request, timeout=self.timeout_s if timeout_s is None else timeout_s)
         except grpc.RpcError as error:
-            code, text = error.code(), f"{self.address}: {_text_of(error)}"
-            if code is grpc.StatusCode.INVALID_ARGUMENT:
-                raise InputError(_text_of(error)) from None
-            if code in _CONNECTION_CODES:
-                raise ConnectionLostError(text) from None
-            if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:
-                raise InputError(f"{text}; the server takes larger frames with --max-message-mb") from None
-            raise EngineError(text) from None
+            raise self._error(error) from None
+
+    def _events(
+        self, request: pb.SegmentRequest, timeout_s: float
+    ) -> Generator[str | GroupMask | SegmentReply, None, None]:
+        started = perf_counter()
+        call = self._inspection.Explain(request, timeout=timeout_s)
+        try:
+            for event in call:
+                yield event_from(event, (perf_counter() - started) * 1000)
+        except grpc.RpcError as error:
+            raise self._error(error) from None
+        finally:
+            call.cancel()
+
+    def _error(self, error: grpc.RpcError) -> Exception:
+        """What a failed call means to its caller."""
+        code, text = error.code(), f"{self.address}: {_text_of(error)}"
+        if code is grpc.StatusCode.INVALID_ARGUMENT:
+            return InputError(_text_of(error))
+        if code in _CONNECTION_CODES:
+            return ConnectionLostError(text)
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:
+            return InputError(f"{text}; the server takes larger frames with --max-message-mb")
+        return EngineError(text)
+
+
+def _request(
+    asked: Request, decoding: Decoding, recipe: Recipe | None, mask: MaskChoice, probability: ProbabilityChoice
+) -> pb.SegmentRequest:
+    """The request without its frame; raises InputError."""
+    request = request_to(asked)
+    request.decoding.CopyFrom(decoding_to(decoding))
+    request.mask_format = pb.MaskFormat.Value(f"MASK_FORMAT_{mask.upper()}")
+    request.probability_format = pb.ProbabilityFormat.Value(f"PROBABILITY_FORMAT_{probability.upper()}")
+    if recipe is not None:
+        request.recipe.CopyFrom(recipe_to(recipe))
+    return request
+
+
+def _add_frame(
+    request: pb.SegmentRequest, image: ImageLike, pixel_format: str | None, identity: FrameIdentity | None
+) -> None:
+    request.frame.CopyFrom(frame(image, pixel_format))
+    if identity is not None:
+        request.frame.identity.CopyFrom(identity_to(identity))
 
 
 def _text_of(error: grpc.RpcError) -> str:

@@ -11,3 +11,7 @@ class BundleError(InputError):
 
 class EngineError(Exception):
     """Valid input could not be processed. Commands print it as one line and exit with code 1."""
+
+
+class Cancelled(Exception):
+    """Whoever asked does not want the answer any more."""

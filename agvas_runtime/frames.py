@@ -17,6 +17,9 @@ from agvas_runtime.errors import InputError
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
+AnyImage = NDArray[np.uint8] | bytes | Path | str
+"""RGB uint8 [H, W, 3], an encoded image, or a file."""
+
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 200_000_000
@@ -47,6 +50,19 @@ def decode_image(data: bytes, name: str = "image") -> NDArray[np.uint8]:
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
     return upright(pixels, image)
+
+
+def decoded(image: AnyImage) -> NDArray[np.uint8]:
+    """A frame in any of its forms as uint8 RGB [H, W, 3]; raises InputError naming what was found."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise InputError(f"image: found {image.dtype} {list(image.shape)}, expected uint8 RGB [H, W, 3]")
+        return image
+    if isinstance(image, bytes):
+        return decode_image(image, "image")
+    if isinstance(image, str | Path):
+        return decode_image(read_bytes(image), str(image))
+    raise InputError(f"image: found {type(image).__name__}, expected an array, bytes, or a path")
 
 
 def read_bytes(path: Path | str) -> bytes:

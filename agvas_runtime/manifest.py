@@ -42,6 +42,17 @@ class TensorSpec(_Part):
     shape: list[int | str]
 
 
+class Cost(_Part):
+    """The arithmetic of one run of a graph; a multiplication and an addition are two."""
+
+    flops: int = Field(ge=0)
+    """All products, convolutions and attention."""
+    matrix_flops: int = Field(ge=0)
+    """Of them, products with constant matrices: what a quantised graph computes in fewer bits."""
+    sizes: dict[str, Annotated[int, Field(gt=0)]]
+    """Name of a dimension that varies to its size in that run: one frame, the default instruction, one group."""
+
+
 class GraphSpec(_Part):
     """One ONNX graph of the bundle."""
 
@@ -52,6 +63,8 @@ class GraphSpec(_Part):
     outputs: list[TensorSpec]
     precision: str
     opset: int = Field(gt=0)
+    cost: Cost | None = None
+    """None in bundles of before it was counted."""
 
 
 class EnginePlan(_Part):

@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from enum import Enum
 
 from agvas_runtime.errors import InputError
+from agvas_runtime.prompts import MAX_INSTRUCTION_CHARACTERS, check_text
 from agvas_runtime.templates import CLASS_FIELD, MAX_CLASS_CHARACTERS, Templates
 from agvas_runtime.verdict import AnswerKind
+
+MAX_LOOK_CHARACTERS = 240
+"""Of a normal look. Behind it there is room for every template of ours with any class name."""
 
 
 class Mode(str, Enum):
@@ -35,11 +39,6 @@ class Mode(str, Enum):
         text = (Mode.DESCRIBE, Mode.DESCRIBE_PLUS, Mode.EXPLAIN, Mode.CONVERSATION)
         return 512 if self in text else 128
 
-    @property
-    def answered_by_templates(self) -> bool:
-        """Whether the known answers and rejections are what the model was taught to say."""
-        return self in (Mode.DIRECT, Mode.FINE_GRAINED)
-
 
 @dataclass(frozen=True)
 class Request:
@@ -57,28 +56,32 @@ class Request:
     normal_look: str | None = None
 
     def check(self) -> None:
-        """Raise InputError naming the option that is missing or too much."""
+        """Raise InputError naming the field that is missing, too much or not usable.
+
+        Fields have the names they have here and in the protocol; a command's options are called the same.
+        """
         mode = self.mode.value
         if self.instruction is not None and self.class_name is not None:
-            raise InputError("can't use both --instruction and --class-name; the instruction names its class itself")
+            raise InputError("can't use both instruction and class_name; the instruction names its class itself")
         if self.mode is Mode.DESCRIBE_PLUS and self.normal_look is None:
-            raise InputError("mode describe-plus needs --normal-look, a sentence on the normal look of the object")
+            raise InputError("mode describe-plus needs normal_look, a sentence on the normal look of the object")
         if self.mode is not Mode.DESCRIBE_PLUS and self.normal_look is not None:
-            raise InputError(f"mode {mode} takes no --normal-look; describe-plus does")
+            raise InputError(f"mode {mode} takes no normal_look; describe-plus does")
         if self.mode in (Mode.FINE_GRAINED, Mode.CONVERSATION):
             if self.class_name is not None:
-                raise InputError(f"mode {mode} takes no --class-name; it needs --instruction")
+                raise InputError(f"mode {mode} takes no class_name; it needs instruction")
             if self.instruction is None:
                 what = "your own instruction" if self.mode is Mode.FINE_GRAINED else "your question"
-                raise InputError(f"mode {mode} needs --instruction, {what}")
+                raise InputError(f"mode {mode} needs instruction, {what}")
         if self.mode is Mode.GENERAL and self.class_name is None and self.instruction is None:
-            raise InputError("mode general needs --class-name, the objects to segment (or --instruction)")
-        for option, text in (("--normal-look", self.normal_look), ("--class-name", self.class_name)):
-            if text is not None and not text.strip():
-                raise InputError(f"{option}: found a blank text")
-        if self.class_name is not None and len(self.class_name) > MAX_CLASS_CHARACTERS:
-            found = f"found {len(self.class_name)} characters"
-            raise InputError(f"--class-name: {found}, expected at most {MAX_CLASS_CHARACTERS}")
+            raise InputError("mode general needs class_name, the objects to segment (or instruction)")
+        for field, text, most in (
+            ("instruction", self.instruction, MAX_INSTRUCTION_CHARACTERS),
+            ("class_name", self.class_name, MAX_CLASS_CHARACTERS),
+            ("normal_look", self.normal_look, MAX_LOOK_CHARACTERS),
+        ):
+            if text is not None:
+                check_text(field, text, most)
 
     def text(self, templates: Templates, default_instruction: str) -> str:
         """The instruction as the model reads it.
@@ -87,7 +90,7 @@ class Request:
         default instruction; `default_instruction` is the model's own, asked where nothing at all is given.
 
         Raises:
-            InputError: a piece is missing or too much; the message names the command line's option.
+            InputError: a field is missing, too much or not usable; the message names it.
         """
         self.check()
         if self == Request():
@@ -101,8 +104,14 @@ class Request:
                 Mode.EXPLAIN: templates.explain_instructions[0],
                 Mode.GENERAL: templates.general_instructions[0],
             }[self.mode]
-            text = template.replace(CLASS_FIELD, (self.class_name or templates.default_class).strip())
-        return text if self.normal_look is None else with_normal_look(self.normal_look, text)
+            text = template.replace(CLASS_FIELD, " ".join((self.class_name or templates.default_class).split()))
+        if self.normal_look is None:
+            return text
+        text = with_normal_look(self.normal_look, text)
+        if len(text) > MAX_INSTRUCTION_CHARACTERS:
+            found = f"found {len(text)} characters together"
+            raise InputError(f"normal_look and instruction: {found}, expected at most {MAX_INSTRUCTION_CHARACTERS}")
+        return text
 
 
 def with_normal_look(normal_look: str, instruction: str) -> str:

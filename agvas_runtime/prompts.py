@@ -1,7 +1,8 @@
 """How an instruction and an answer become token ids, for training and for serving alike.
 
 The chat template and the answers are ours and may hold special tokens; whatever comes from a user (instruction, class
-name) is tokenised with every special and added token disabled, so nobody can write an anchor or close a turn.
+name, normal look) is tokenised with every special and added token disabled, so nobody can write an anchor or close a
+turn. Where a tokenizer's own words could still become one, the text is refused.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from agvas_runtime.errors import BundleError, InputError
 
 INSTRUCTION_FIELD = "{instruction}"
 MAX_INSTRUCTION_CHARACTERS = 500
+"""Of the whole instruction, a normal look before it included."""
+
+# what a byte stream or a terminal would take for a command, and halves of UTF-16 pairs; line ends and tabs are text
+_NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 Piece = int | str
 """A special token's id, or plain text."""
@@ -45,6 +50,16 @@ class Prompt:
     after: tuple[int, ...]
 
 
+def check_text(field: str, text: str, most: int) -> None:
+    """Raise InputError, naming the field, where a user's text is blank, longer than `most` characters, or no text."""
+    if len(text) > most:
+        raise InputError(f"{field}: found {len(text)} characters, expected at most {most}")
+    if not text.strip():
+        raise InputError(f"{field}: found a blank text, expected words")
+    if found := _NO_TEXT.search(text):
+        raise InputError(f"{field}: character {found.start() + 1} is {found.group()!a}, expected readable text")
+
+
 class Prompter:
     """Turns instructions and answers into token ids and back.
 
@@ -59,9 +74,12 @@ class Prompter:
     def __init__(self, tokenizer_json: str, spec: PromptSpec) -> None:
         try:
             document = json.loads(tokenizer_json)
-            added = {token["content"]: int(token["id"]) for token in document.get("added_tokens", [])}
+            tokens = document.get("added_tokens", [])
+            added = {token["content"]: int(token["id"]) for token in tokens}
+            special = {token["content"] for token in tokens if token.get("special")}
             self._tokenizer = Tokenizer.from_str(tokenizer_json)
-            self._plain = Tokenizer.from_str(json.dumps({**document, "added_tokens": []}))
+            whole = {"truncation": None, "padding": None}  # libraries save the last use's settings with a tokenizer
+            self._plain = Tokenizer.from_str(json.dumps({**document, **whole, "added_tokens": []}))
         except Exception as error:  # tokenizers raises bare Exception
             raise BundleError(f"tokenizer.json cannot be read: {error}") from None
         for token in (spec.image_token, spec.end_token, *spec.anchors):
@@ -76,6 +94,7 @@ class Prompter:
         self.anchor_ids = tuple(added[anchor] for anchor in spec.anchors)
         self.vocabulary_size = self._tokenizer.get_vocab_size(with_added_tokens=True)
         self._added = added
+        self._reserved = {added[token]: token for token in (*special, spec.image_token, spec.end_token, *spec.anchors)}
         self._split = re.compile("(" + "|".join(map(re.escape, sorted(added, key=len, reverse=True))) + ")")
         self._before, self._after = spec.chat_template.split(spec.image_token)
 
@@ -83,18 +102,10 @@ class Prompter:
         """Token ids of one turn around the image, up to where the answer begins.
 
         Raises:
-            InputError: the instruction is blank, longer than 500 characters, or no valid Unicode.
+            InputError: the instruction is blank, longer than 500 characters, or no readable text.
+            BundleError: the tokenizer has a special token among its ordinary words, and the instruction holds it.
         """
-        if not instruction.strip():
-            raise InputError("instruction: found a blank text, expected a sentence")
-        if len(instruction) > MAX_INSTRUCTION_CHARACTERS:
-            raise InputError(
-                f"instruction: found {len(instruction)} characters, expected at most {MAX_INSTRUCTION_CHARACTERS}"
-            )
-        try:
-            instruction.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"instruction: character {error.start} is no valid Unicode text") from None
+        check_text("instruction", instruction, MAX_INSTRUCTION_CHARACTERS)
         before = self._encode(self._filled(self._before, instruction))
         return Prompt(before=tuple(before), after=tuple(self._encode(self._filled(self._after, instruction))))
 
@@ -106,7 +117,8 @@ class Prompter:
             anchors: recognise anchors in the text. False for texts that may hold a user's words.
 
         Raises:
-            BundleError: the tokenizer merges the prompt's end with the answer's beginning.
+            BundleError: the tokenizer merges the prompt's end with the answer's beginning, or has a special token
+                among its ordinary words, and the text holds it.
         """
         tail = self._pieces(self._after.rsplit(INSTRUCTION_FIELD, 1)[-1])
         while tail and isinstance(tail[0], str) and any(isinstance(piece, int) for piece in tail):
@@ -142,7 +154,11 @@ class Prompter:
                 plain += piece
                 continue
             if plain:
-                ids.extend(self._plain.encode(plain, add_special_tokens=False).ids)
+                words = self._plain.encode(plain, add_special_tokens=False).ids
+                if made := self._reserved.keys() & words:
+                    token = self._reserved[min(made)]
+                    raise BundleError(f"tokenizer.json: makes {token!r} of plain text, expected an added token only")
+                ids.extend(words)
                 plain = ""
             if piece >= 0:
                 ids.append(piece)

@@ -1,6 +1,7 @@
 """What the segmenter returns for one image: verdict, answer, map, mask, regions, scores and the time of every stage."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +15,13 @@ from agvas_runtime.verdict import Verdict as Verdict
 class Scores:
     """Probabilities of the answers, each the product of the tokens' probabilities along its path in the trie.
 
-    They mean something only where the model is to answer by templates; where it writes freely, or an engine does not
-    compute them, they are those of `Scores.unknown`.
+    In describe modes only the rejections are known sentences, in others only the answers: then the rest stands for the
+    kind that is not. Where the model is not asked for anomalies, or an engine does not compute them, they are those of
+    `Scores.unknown`.
     """
 
     p_answer: float
-    """Sum over the answers that hold the anchors."""
+    """Sum over the known answers that hold the anchors; of an explanation's, up to its free text."""
     p_reject: float
     """Sum over the rejections."""
     p_other: float
@@ -27,7 +29,12 @@ class Scores:
     anomaly: float
     """p_answer / (p_answer + p_reject): the image-level anomaly score."""
     min_margin: float
-    """Smallest gap between the best two logits along the path; near zero, rounding could flip the answer."""
+    """Smallest gap between the best two logits along the answer; near zero, rounding could flip it."""
+
+    @property
+    def normality(self) -> float:
+        """p_reject / (p_answer + p_reject): the image-level normality score."""
+        return 1 - self.anomaly
 
     @classmethod
     def unknown(cls, min_margin: float) -> "Scores":
@@ -52,12 +59,23 @@ class Result:
     """Connected parts of the mask, largest first."""
     scores: Scores
     timings_ms: dict[str, float]
-    """Milliseconds of decode, preprocess, semantic_encoder, pixel_encoder, spam, llm, decoder, postprocess, total."""
+    """Milliseconds of decode, preprocess (an instruction's first planning is in it), encoders, spam, llm, text (what is
+    written behind the pass), decoder, postprocess, total; of frames that were segmented together, those of all."""
     instruction: str = ""
     """What the model was asked, as it read it."""
     group_maps: tuple[NDArray[np.float32], ...] = ()
     """Where the answer holds several groups of anchors, each one's map, float32 [H,W]; `probability` is their pixelwise
     maximum."""
+    tokens: int = 0
+    """Tokens that were written, without the end token."""
+    proved_tokens: int = 0
+    """How many of them, from the first on, one pass proved; the others were decoded one by one."""
+    one_pass: bool = False
+    """Whether the pass alone gave the answer, to its end or as far as it was asked for."""
+    verified: Literal["answer", "anchors"] = "answer"
+    """How far the answer was read: to its end, or, for a request without text, up to the first group of anchors."""
+    rechecked: bool = False
+    """Whether plain decoding read the answer again, see `Decoding.strict_below`."""
 
     @property
     def size(self) -> tuple[int, int]:

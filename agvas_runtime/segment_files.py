@@ -3,8 +3,9 @@
 A file that cannot be read costs one line on stderr; the others are processed all the same.
 """
 
+import re
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,17 @@ from agvas_runtime.engines.ort import share_threads
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.files import make_folder, result_names, write_whole
 from agvas_runtime.frames import find_images, read_image
+from agvas_runtime.maps import binarise
+from agvas_runtime.modes import Mode, Request
 from agvas_runtime.overlay import draw_overlay
 from agvas_runtime.result import Result
-from agvas_runtime.segmenter import Segmenter
+from agvas_runtime.segmenter import Segmenter, Text
 from agvas_runtime.verdict import Recipe
+from agvas_runtime.writer import Decoding
+
+TOLD = (Mode.DESCRIBE, Mode.DESCRIBE_PLUS, Mode.EXPLAIN, Mode.CONVERSATION)
+"""Modes whose answers are worth reading: a single image's is printed as it is written."""
+RESULT_NAME = re.compile(r"(.+)_(?:overlay|mask(?:_[0-9]+)?)\.png", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -28,24 +36,29 @@ class Task:
     """What to do with every image."""
 
     bundle: Path | None
-    instruction: str | None
+    request: Request
     recipe: Recipe
     threads: int | None
     out: Path | None
     """Where masks and overlays go; nowhere where None."""
     engine: str = "ort"
+    decoding: Decoding = field(default_factory=Decoding)
 
 
 def segment_files(inputs: list[Path], task: Task, *, as_json: bool) -> int:
     """Process all images and print them as a table or JSON; returns the exit code.
 
-    0 when all were processed, 2 when some could not be read, 1 when the engine or the disk failed on some.
+    0 when all were processed, 2 when some could not be read, 1 when the engine or the disk failed on some. Raises
+    InputError, BundleError or EngineError where nothing could be done.
     """
+    task.request.check()
     images, failures = _collect(inputs)
     names = result_names(images)
     if task.out is not None:
         _refuse_overwriting(images, names, make_folder(task.out))
-    rows = _segmented(list(zip(images, names, strict=True)), task, failures) if images else []
+    told = task.request.mode in TOLD and task.decoding.text and not as_json
+    aloud = told and len(images) == 1
+    rows = _segmented(list(zip(images, names, strict=True)), task, failures, aloud) if images else []
     code = 0
     for path, failure in failures:
         text = console.one_line(str(failure))
@@ -57,21 +70,27 @@ def segment_files(inputs: list[Path], task: Task, *, as_json: bool) -> int:
         console.print_json(rows)
     elif any("verdict" in row for row in rows):
         console.output().print(_table(rows))
+        for row in rows if told and not aloud else []:
+            if "answer" in row:
+                print(f"{console.one_line(row['file'])}: {console.one_line(row['answer'])}")
     return code
 
 
 def _segmented(
-    images: list[tuple[tuple[Path, Path], str]], task: Task, failures: list[tuple[Path, Exception]]
+    images: list[tuple[tuple[Path, Path], str]], task: Task, failures: list[tuple[Path, Exception]], aloud: bool
 ) -> list[dict[str, Any]]:
-    """A row for each of the ((folder, image), name of its results); what fails is added to the failures instead."""
+    """A row for each of the ((folder, image), name of its results); what fails is added to the failures instead.
+
+    Answers are printed as they are written where `aloud`.
+    """
     share_threads(task.threads)
     rows: list[dict[str, Any]] = []
     segmenter = open_bundle(task.engine, task.bundle, task.threads)
     try:
-        segmenter.warm()  # so that the first image's time is like the others'
-        for (_, path), name in console.progress(images, "segmenting", len(images)):
+        segmenter.warm([task.request])  # so that the first image's time is like the others'
+        for (_, path), name in images if aloud else console.progress(images, "segmenting", len(images)):
             try:
-                rows.append(_process(segmenter, path, name, task))
+                rows.append(_process(segmenter, path, name, task, aloud))
             except (InputError, EngineError) as error:
                 failures.append((path, error))
     finally:
@@ -98,30 +117,52 @@ def _collect(inputs: list[Path]) -> tuple[list[tuple[Path, Path]], list[tuple[Pa
 
 def _refuse_overwriting(images: list[tuple[Path, Path]], names: list[str], out: Path) -> None:
     """Raise InputError when a result would replace one of the images."""
-    sources = {path.resolve(): path for _, path in images}
-    for name in names:
-        for target in _targets(out, name):
-            if target.resolve() in sources:
-                raise InputError(f"{target}: a result would replace this input; choose another --out")
+    stems = {(out / name).parent.resolve() / Path(name).name for name in names}
+    for _, path in images:
+        for real in (path.resolve(), path.parent.resolve() / path.name):
+            result = RESULT_NAME.fullmatch(real.name)
+            if result and real.with_name(result[1]) in stems:
+                raise InputError(f"{path}: a result would replace this input; choose another --out")
 
 
-def _targets(out: Path, name: str) -> tuple[Path, Path]:
-    """Where the mask and the overlay of an image go."""
-    return out / f"{name}_mask.png", out / f"{name}_overlay.png"
-
-
-def _process(segmenter: Segmenter, path: Path, name: str, task: Task) -> dict[str, Any]:
-    """One image's row; its mask and overlay are on disk when this returns."""
-    result = segmenter.segment(path, task.instruction, task.recipe)
+def _process(segmenter: Segmenter, path: Path, name: str, task: Task, aloud: bool) -> dict[str, Any]:
+    """One image's row; its masks and overlay are on disk when this returns."""
+    if aloud:
+        result = _read_aloud(segmenter, path, task)
+    else:
+        (result,) = segmenter.segment_batch([path], task.request, task.recipe, decoding=task.decoding)
     row = {"file": str(path), **_row(result)}
+    masks = [binarise(each, segmenter.manifest.model.threshold) for each in result.group_maps]
+    row["groups"] = [{"defect_area_px": int(mask.sum())} for mask in masks]
     if task.out is not None:
-        mask_path, overlay_path = _targets(task.out, name)
+        mask_path, overlay_path = task.out / f"{name}_mask.png", task.out / f"{name}_overlay.png"
         text = f"{result.defect_area_px} px  {result.confidence:.2f}"
         overlay = draw_overlay(read_image(path), result.mask, result.regions, result.verdict, text)
         write_whole(mask_path, encoding.mask_to_png(result.mask))
         write_whole(overlay_path, encoding.png(overlay))
         row |= {"mask": str(mask_path), "overlay": str(overlay_path)}
+        for number, (mask, group) in enumerate(zip(masks, row["groups"], strict=True), 1):
+            group["mask"] = str(task.out / f"{name}_mask_{number}.png")
+            write_whole(Path(group["mask"]), encoding.mask_to_png(mask))
     return row
+
+
+def _read_aloud(segmenter: Segmenter, path: Path, task: Task) -> Result:
+    """Segment an image and print its answer as it is written."""
+    begun = False
+    try:
+        for event in segmenter.stream(path, task.request, task.recipe, decoding=task.decoding):
+            if isinstance(event, Text):
+                begun = True
+                print("".join(c if c.isprintable() or c == "\n" else " " for c in event.text), end="", flush=True)
+            elif isinstance(event, Result):
+                result = event
+    finally:
+        if begun:
+            print(flush=True)
+    if result.rechecked:
+        print(f"read again: {console.one_line(result.answer)}")
+    return result
 
 
 def _row(result: Result) -> dict[str, Any]:
@@ -131,10 +172,16 @@ def _row(result: Result) -> dict[str, Any]:
         "height": height,
         "verdict": result.verdict.value,
         "reason": result.reason,
+        "instruction": result.instruction,
         "answer": result.answer,
         "answer_kind": result.answer_kind.value,
         "confidence": result.confidence,
-        "scores": asdict(result.scores),
+        "tokens": result.tokens,
+        "proved_tokens": result.proved_tokens,
+        "one_pass": result.one_pass,
+        "verified": result.verified,
+        "rechecked": result.rechecked,
+        "scores": {**asdict(result.scores), "normality": result.scores.normality},
         "defect_area_px": result.defect_area_px,
         "regions": [asdict(region) for region in result.regions],
         "timings_ms": result.timings_ms,

@@ -1,14 +1,13 @@
-"""The segmenter: a bundle's graphs in a row, from a frame to a verdict. It knows no gRPC and no graph's inside.
+"""The segmenter: from an image and a request to a verdict. It knows no gRPC and no graph's inside.
 
-Direct segmentation takes one pass of the language model: prompt and template trie together yield the model's own greedy
-token at every place an answer can pass, and the anchors' states with them.
+One pass of the language model over prompt and template trie yields the model's own greedy token at every place a known
+answer can pass, and the anchors' states with them; `writer.py` goes on from there where an answer is none of these.
 """
 
 from __future__ import annotations
 
-import time
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from mmap import mmap
 from pathlib import Path
 
@@ -16,90 +15,104 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_runtime.bundle import Bundle, default_bundle_path
-from agvas_runtime.engines import Array, Engine, Feed, Tensors, release
-from agvas_runtime.engines.ort import OrtEngine
-from agvas_runtime.engines.registry import OF_BUNDLES, check_mode
-from agvas_runtime.errors import BundleError, InputError
-from agvas_runtime.frames import decode_image, read_bytes
-from agvas_runtime.manifest import Manifest, TensorSpec, weights_note
-from agvas_runtime.maps import binarise, to_image_size
-from agvas_runtime.modes import Mode, Request
-from agvas_runtime.plan import PassPlan, plan_pass
-from agvas_runtime.prompts import Prompter
-from agvas_runtime.regions import find_regions
-from agvas_runtime.result import AnswerKind, Result, Scores
-from agvas_runtime.templates import read_templates
-from agvas_runtime.trie import ROOT_ROW, Trie, Walk, walk
-from agvas_runtime.verdict import Recipe, judge
-
-GRAPHS = ("semantic_encoder", "pixel_encoder", "spam", "llm", "decoder")
-PLANS_KEPT_BYTES = 32 * 2**20
-"""Instructions' passes stay prepared up to this much memory, the last used ones."""
-
-COUNTED = {"T": "tokens", "R": "places to answer at", "E": "steps between them"}
-"""What the dimensions count that an instruction makes long or short."""
-Ranges = Mapping[str, tuple[int, int, int]]
-
-Image = NDArray[np.uint8] | bytes | Path | str
+from agvas_runtime.engines import Engine
+from agvas_runtime.engines.registry import OF_BUNDLES
+from agvas_runtime.errors import InputError
+from agvas_runtime.frames import AnyImage, decoded
+from agvas_runtime.manifest import weights_note
+from agvas_runtime.modes import AnchorGroup, Mode, Reading, Request, anchor_groups, read_answer
+from agvas_runtime.outcome import Stopwatch, finish, path_scores
+from agvas_runtime.pipeline import GRAPHS, Pipeline, Ranges, Seen
+from agvas_runtime.plan import Known
+from agvas_runtime.result import Result
+from agvas_runtime.verdict import Recipe
+from agvas_runtime.writer import Answer, Decoding, write
 
 
-class Stopwatch:
-    """Milliseconds of named stages, in order."""
+@dataclass(frozen=True)
+class Text:
+    """A further piece of the answer, as it is written; anchors are part of it."""
 
-    def __init__(self) -> None:
-        self.timings_ms: dict[str, float] = {}
-        self._start = self._last = time.perf_counter()
+    text: str
 
-    def lap(self, stage: str) -> None:
-        """End the stage that began when the last one ended."""
-        now = time.perf_counter()
-        self.timings_ms[stage] = (now - self._last) * 1e3
-        self._last = now
 
-    def done(self) -> dict[str, float]:
-        """All stages and their total."""
-        return {**self.timings_ms, "total": (self._last - self._start) * 1e3}
+@dataclass(frozen=True)
+class GroupMap:
+    """The map of a group of anchors, as soon as the group is written.
+
+    Attributes:
+        index: which group of the answer, from 0.
+        probability: float32 [H, W] in [0, 1], at the upright image's size.
+    """
+
+    index: int
+    probability: NDArray[np.float32]
+
+
+Event = Text | GroupMap | Result
+"""What `Segmenter.stream` yields; the result comes last."""
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class _Told:
+    """A frame's answer, and what it means."""
+
+    answer: Answer
+    reading: Reading
+    cut: bool
+    """Whether it ends behind its first group of anchors because nobody reads the text."""
+    rechecked: bool = False
 
 
 class Segmenter:
-    """Runs a bundle on frames, one at a time. Not thread-safe: callers take turns."""
+    """Runs a bundle on frames. Not thread-safe: callers take turns; a stream may wait while others have theirs."""
 
-    def __init__(self, bundle: Bundle, engines: dict[str, Engine], ranges: Ranges | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, engines: dict[str, Engine], ranges: Ranges | None = None, *, speculate: bool = True
+    ) -> None:
         """Take the engines of `GRAPHS`, and what they were built for where that is not everything, see `check_sizes`.
+
+        Without `speculate` no known answers are tried: plain decoding, token by token, to compare with.
 
         Raises BundleError where the bundle's parts do not fit each other.
         """
-        self.bundle = bundle
-        self._ranges = ranges or {}
-        self.manifest: Manifest = bundle.manifest
-        self.prompter = Prompter(bundle.tokenizer_json, self.manifest.prompt)
-        self.templates = read_templates(bundle.templates)
-        self._engines = engines
-        self._embeddings = bundle.embeddings()
-        if len(self._embeddings) < self.prompter.vocabulary_size:
-            found = f"{len(self._embeddings)} token embeddings for {self.prompter.vocabulary_size} tokens"
-            raise BundleError(f"{bundle.folder}: found {found}")
-        self._alpha = np.array(self.manifest.model.alpha, np.float32)
-        self._plans: OrderedDict[str, tuple[PassPlan, Tensors]] = OrderedDict()
+        self.bundle, self.manifest = bundle, bundle.manifest
+        self.pipeline = Pipeline(bundle, engines, ranges)
+        self.prompter, self.templates = self.pipeline.prompter, self.pipeline.templates
+        self._speculate = speculate
         self.weights_note = weights_note(self.manifest.source.random_weights, self.manifest.source.plant)
 
     @classmethod
-    def open(cls, path: Path | str | None = None, *, engine: str = "ort", threads: int | None = None) -> Segmenter:
+    def open(
+        cls,
+        path: Path | str | None = None,
+        *,
+        engine: str = "ort",
+        threads: int | None = None,
+        speculate: bool = True,
+    ) -> Segmenter:
         """Verify and load a bundle (None: the embedded one).
 
         Args:
             path: the bundle's folder.
-            engine: "ort", ONNX Runtime on the CPU; "tensorrt", the native engines that `agvas-runtime build` made.
+            engine: "ort", ONNX Runtime on the CPU; "ort-cuda", the same on a GPU; "tensorrt", the native engines that
+                `agvas-runtime build` made.
             threads: threads a graph may use on the CPU; None takes every core.
+            speculate: as for the class.
 
         Raises:
             BundleError: the bundle is incomplete, altered, unsafe or too new.
             InputError: there is no such engine, or the bundle was not made for it.
-            EngineError: the engines are missing, or made for another device.
+            EngineError: the engines are missing, or made for another device; an execution provider is missing.
         """
         if engine not in OF_BUNDLES:
             raise InputError(f"engine {engine!r} does not run bundles; expected {' or '.join(map(repr, OF_BUNDLES))}")
-        return cls.of(Bundle.open(path or default_bundle_path()), engine=engine, threads=threads)
+        bundle = Bundle.open(path or default_bundle_path())
+        return cls.of(bundle, engine=engine, threads=threads, speculate=speculate)
 
     @classmethod
     def of(
@@ -109,229 +122,254 @@ class Segmenter:
         engine: str = "ort",
         threads: int | None = None,
         plans: Mapping[str, mmap] | None = None,
+        speculate: bool = True,
     ) -> Segmenter:
         """As `open`, for a bundle that is verified already; `plans` are what `native.read_plans` gave, if it was asked.
 
         Raises InputError, BundleError or EngineError.
         """
-        if engine != "tensorrt":
-            return cls(bundle, {name: OrtEngine(bundle.graph_path(name), threads) for name in GRAPHS})
         from agvas_runtime.engines.native import open_engines
 
-        engines, plan = open_engines(bundle, GRAPHS, threads, plans), bundle.manifest.engine_plan
-        return cls(bundle, engines, plan.ranges if plan and "llm" in plan.graphs else None)
+        engines, plan = open_engines(bundle, engine, GRAPHS, threads, plans), bundle.manifest.engine_plan
+        ranges = plan.ranges if engine == "tensorrt" and plan and "llm" in plan.graphs else None
+        return cls(bundle, engines, ranges, speculate=speculate)
 
     def close(self) -> None:
         """Give the engines' memory back; nothing can be segmented then.
 
         Raises the first EngineError after all were closed.
         """
-        release(*(engine.close for engine in self._engines.values()))
+        self.pipeline.close()
 
-    def warm(self) -> None:
-        """Run every graph once, whatever the answer, so that the first real frame finds everything loaded."""
-        model = self.manifest.model
-        black = np.zeros((model.canvas, model.canvas, 3), np.uint8)
-        self.segment(black)
-        pixels, _ = self.manifest.preprocessing.pixel.apply(black)
-        pixel = self._engines["pixel_encoder"].run({"pixels": pixels})["features"]
-        self._decode(np.zeros((1, 3, model.hidden_size), np.float32), pixel)
+    def warm(self, requests: Sequence[Request] = (Request(),), batches: Sequence[int] = (1,)) -> None:
+        """Run every graph in every shape, whatever the answers, so that no real frame is the first of its kind.
+
+        Args:
+            requests: those that will be asked; their passes are prepared, the last ones stay.
+            batches: how many frames will be segmented together.
+
+        Raises InputError for a request that is not usable, EngineError.
+        """
+        for request in requests:
+            asked, known = self._asked(request, Decoding())
+            for count in batches:
+                self.pipeline.warm(asked, known, count)
 
     def segment(
         self,
-        image: Image,
+        image: AnyImage,
         instruction: str | None = None,
         recipe: Recipe | None = None,
         *,
         mode: Mode = Mode.DIRECT,
         class_name: str | None = None,
         normal_look: str | None = None,
+        decoding: Decoding = Decoding(),
+        cancelled: Callable[[], bool] = _never,
     ) -> Result:
-        """Segment one image.
+        """Segment one image, or talk about it.
 
         Args:
             image: uint8 RGB [H, W, 3], an encoded image, or a file.
-            instruction: what to look for; the bundle's default instruction when None.
+            instruction: the user's own instruction or question; the mode's when None.
             recipe: what counts as a defect.
-            mode: direct; bundles have no other mode yet.
-            class_name: what to look for, put into the default instruction.
-            normal_look: for modes that bundles do not have.
+            mode: what the model is asked for.
+            class_name: what to look for, put into the mode's instruction.
+            normal_look: a sentence on the normal look of the object, for describe-plus.
+            decoding: how the answer is written.
+            cancelled: asked before every token that is decoded; true ends it.
 
         Returns:
-            The result, map and mask at the upright image's own size. An answer that leaves the templates has
-            answer_kind "other" and verdict NO_ANSWER.
+            The result, map and mask at the upright image's own size. A conversation, an answer that the token limit
+            stopped, and a text without anchors that is no rejection have verdict NO_ANSWER.
 
         Raises:
             InputError: the image, the instruction or the mode is not usable.
             EngineError: a graph failed.
+            Cancelled: it is not wanted any more.
         """
-        check_mode("ort", mode)
         request = Request(mode, instruction, class_name, normal_look)
-        asked = request.text(self.templates, self.manifest.prompt.default_instruction)
-        watch = Stopwatch()
-        frame = decoded(image)
-        watch.lap("decode")
-        views = self.manifest.preprocessing
-        semantic_pixels = views.semantic.apply(frame)
-        pixels, resized = views.pixel.apply(frame)
-        watch.lap("preprocess")
-        semantic = self._engines["semantic_encoder"].run({"pixels": semantic_pixels})["features"]
-        self._engines["semantic_encoder"].synchronize()  # the time is the stage's own
-        watch.lap("semantic_encoder")
-        pixel = self._engines["pixel_encoder"].run({"pixels": pixels})["features"]
-        self._engines["pixel_encoder"].synchronize()
-        watch.lap("pixel_encoder")
-        visual = self._engines["spam"].run({"semantic": semantic, "pixel": pixel})["visual"]
-        self._engines["spam"].synchronize()
-        watch.lap("spam")
-        plan, constant = self._plan(asked)
-        llm = self._engines["llm"].run(_llm_feeds(constant, visual))
-        greedy, edges, margin = (np.asarray(llm[name])[0] for name in ("greedy", "edge_logprob", "margin"))
-        walked = walk(plan.trie, greedy, self.prompter.end_id)
-        scores = path_scores(plan.trie, walked, edges, margin)
-        watch.lap("llm")
-        kind = walked.answer.kind if walked.answer else AnswerKind.OTHER
-        small = None
-        if walked.answer and kind is AnswerKind.SEGMENTED:
-            states = np.asarray(llm["states"])[:, self._anchor_rows(walked.answer.tokens, walked.rows)]
-            small = self._decode(states, pixel)
-        watch.lap("decoder")
-        size = (frame.shape[0], frame.shape[1])
-        probability = np.zeros(size, np.float32)
-        if small is not None:
-            probability = to_image_size(small, self.manifest.model.canvas, resized, size)
-        text = walked.answer.text if walked.answer else self._left_text(plan.trie, walked, greedy)
-        threshold = self.manifest.model.threshold
-        return finish(probability, kind, text, scores, threshold, recipe or Recipe(), watch, instruction=asked)
+        return self.segment_batch([image], request, recipe, decoding=decoding, cancelled=cancelled)[0]
 
-    def _decode(self, states: NDArray[np.float32], pixel: Array) -> NDArray[np.float32]:
-        """The map [m, m] of one group of anchors' states [1, 3, d] on the pixel encoder's features."""
-        group = {"states": states, "present": np.ones((1, 3), np.float32), "pixel": pixel, "alpha": self._alpha}
-        small: NDArray[np.float32] = np.asarray(self._engines["decoder"].run(group)["map"])[0]
-        return small
+    def segment_batch(
+        self,
+        images: Sequence[AnyImage],
+        request: Request = Request(),
+        recipe: Recipe | None = None,
+        *,
+        decoding: Decoding = Decoding(),
+        cancelled: Callable[[], bool] = _never,
+    ) -> list[Result]:
+        """Segment several images that are asked the same, in one run of every graph; answers and errors of `segment`.
 
-    def _plan(self, instruction: str) -> tuple[PassPlan, Tensors]:
-        """The prepared pass of an instruction and its constant feeds; the text embeddings are looked up here, once.
-
-        Raises InputError where the engines were not built for one as long.
+        What the pass leaves to write is written frame by frame.
         """
-        if instruction in self._plans:
-            self._plans.move_to_end(instruction)
-            return self._plans[instruction]
-        plan = plan_pass(instruction, self.prompter, self.templates, self.manifest.model.visual_tokens)
-        sizes = {
-            "position_ids": plan.position_ids.shape,
-            "rows": plan.rows.shape,
-            "edge_rows": plan.trie.edge_rows.shape,
-        }
-        check_sizes(self.manifest.graphs["llm"].inputs, sizes, self._ranges)
-        feeds: Tensors = {
-            "before": self._embeddings[plan.before].astype(np.float32)[None],
-            "after": self._embeddings[plan.after].astype(np.float32)[None],
-            "position_ids": plan.position_ids,
-            "attention_bias": plan.attention_bias,
-            "rows": plan.rows,
-            "edge_rows": plan.trie.edge_rows,
-            "edge_tokens": plan.trie.edge_tokens,
-        }
-        for value in feeds.values():
-            value.setflags(write=False)  # an engine may keep what cannot change
-        self._plans[instruction] = plan, feeds
-        while len(self._plans) > 1 and sum(map(_size, self._plans.values())) > PLANS_KEPT_BYTES:
-            self._plans.popitem(last=False)
-        return plan, feeds
+        if not images:
+            return []
+        watch = Stopwatch()
+        seen = self._see(images, request, decoding, watch)
+        frames = range(len(images))
+        tellers = [_Teller(self.pipeline, seen, frame, request.mode, decoding, cancelled) for frame in frames]
+        answers = [teller.answer() for teller in tellers]
+        told = [teller.told(answer) for teller, answer in zip(tellers, answers, strict=True)]
+        watch.lap("text")
+        groups = [(frame, group, told[frame].answer.states) for frame in frames for group in told[frame].reading.groups]
+        small = self.pipeline.maps(seen, groups)
+        watch.lap("decoder")
+        maps: list[list[NDArray[np.float32]]] = [[] for _ in frames]
+        for (frame, *_), each in zip(groups, small, strict=True):
+            maps[frame].append(self.pipeline.whole_map(seen, frame, each))
+        results = [self._result(seen, frame, told[frame], maps[frame], recipe, watch) for frame in frames]
+        return [replace(result, timings_ms=watch.done()) for result in results]
 
-    def _anchor_rows(self, tokens: tuple[int, ...], rows: tuple[int, ...]) -> list[int]:
-        """Rows of the states that stand for NOR, ANO and SEG; `rows` begins with the root's."""
-        shift = 1 if self.manifest.model.anchor_state == "token" else 0
-        return [rows[tokens.index(anchor) + shift] for anchor in self.prompter.anchor_ids]
+    def stream(
+        self,
+        image: AnyImage,
+        request: Request = Request(),
+        recipe: Recipe | None = None,
+        *,
+        decoding: Decoding = Decoding(),
+    ) -> Iterator[Event]:
+        """Segment one image as its answer is written: pieces of text, each map as soon as its group of anchors is
+        complete, last of all the result. Closing the iterator ends the writing.
 
-    def _left_text(self, trie: Trie, walked: Walk, greedy: NDArray[np.int64]) -> str:
-        """What greedy decoding had written when it left the templates, the odd token included."""
-        written = [int(trie.tokens[row - 1]) for row in walked.rows if row != ROOT_ROW]
-        return self.prompter.decode([*written, int(greedy[walked.rows[-1]])])
+        Arguments and errors are those of `segment`. The result decides: an answer that the token limit stops, or that a
+        recheck reads otherwise, has no map, or another one.
+        """
+        watch = Stopwatch()
+        seen = self._see([image], request, decoding, watch).on_host()
+        teller = _Teller(self.pipeline, seen, 0, request.mode, decoding)
+        sent, answer = "", Answer()
+        maps: list[NDArray[np.float32]] = []
+        for answer in teller.write():
+            piece = teller.piece(answer, sent)
+            watch.lap("text")
+            if piece:
+                sent += piece
+                yield Text(piece)
+                watch.skip()
+            for group in teller.complete(answer)[len(maps) :]:
+                maps += self._maps(seen, [group], answer)
+                watch.lap("decoder")
+                yield GroupMap(len(maps) - 1, maps[-1])
+                watch.skip()
+        told = teller.told(answer)
+        watch.lap("text")
+        if told.rechecked or len(told.reading.groups) != len(maps):
+            maps = self._maps(seen, told.reading.groups, told.answer)
+            watch.lap("decoder")
+        yield self._result(seen, 0, told, maps, recipe, watch)
+
+    def _asked(self, request: Request, decoding: Decoding) -> tuple[str, Known]:
+        """The instruction, and the answers to try."""
+        asked = request.text(self.templates, self.manifest.prompt.default_instruction)
+        return asked, Known.of(request.mode, text=decoding.text) if self._speculate else Known.NOTHING
+
+    def _see(self, images: Sequence[AnyImage], request: Request, decoding: Decoding, watch: Stopwatch) -> Seen:
+        asked, known = self._asked(request, decoding)
+        frames = [decoded(image) for image in images]
+        watch.lap("decode")
+        return self.pipeline.see(frames, asked, known, watch)
+
+    def _maps(self, seen: Seen, groups: Sequence[AnchorGroup], answer: Answer) -> list[NDArray[np.float32]]:
+        """The only frame's groups' maps at its size."""
+        small = self.pipeline.maps(seen, [(0, group, answer.states) for group in groups])
+        return [self.pipeline.whole_map(seen, 0, each) for each in small]
+
+    def _result(
+        self,
+        seen: Seen,
+        frame: int,
+        told: _Told,
+        maps: Sequence[NDArray[np.float32]],
+        recipe: Recipe | None,
+        watch: Stopwatch,
+    ) -> Result:
+        answer, plan = told.answer, seen.plan
+        probability = np.maximum.reduce(maps) if maps else np.zeros(seen.frames[frame].shape[:2], np.float32)
+        return finish(
+            probability,
+            told.reading,
+            self.prompter.decode(answer.tokens),
+            path_scores(plan.known, plan.trie, seen.edge_logprob[frame], answer.min_margin),
+            self.manifest.model.threshold,
+            recipe or Recipe(),
+            watch,
+            instruction=seen.asked,
+            group_maps=tuple(maps) if len(maps) > 1 else (),
+            tokens=len(answer.tokens),
+            proved_tokens=answer.proved,
+            one_pass=answer.proved == len(answer.tokens) and (answer.finished or told.cut) and not told.rechecked,
+            verified="anchors" if told.cut else "answer",
+            rechecked=told.rechecked,
+        )
 
 
-def _llm_feeds(constant: Tensors, visual: Array) -> dict[str, Feed]:
-    """The feeds of a pass; the embeddings are put together by the engine, where the visual tokens already lie."""
-    feeds: dict[str, Feed] = {name: value for name, value in constant.items() if name not in ("before", "after")}
-    return {**feeds, "inputs_embeds": (constant["before"], visual, constant["after"])}
+@dataclass(frozen=True)
+class _Teller:
+    """Has a frame's answer written and reads it."""
 
+    pipeline: Pipeline
+    seen: Seen
+    frame: int
+    mode: Mode
+    decoding: Decoding
+    cancelled: Callable[[], bool] = _never
 
-def check_sizes(inputs: Iterable[TensorSpec], shapes: Mapping[str, tuple[int, ...]], ranges: Ranges) -> None:
-    """Raise InputError where an instruction's pass is longer or shorter than its engines were built for.
+    def write(self) -> Iterator[Answer]:
+        """The answer as it grows, up to its end or as far as it is asked for."""
+        for answer in write(
+            self.seen.passes[self.frame],
+            self.seen.plan,
+            self.decoding,
+            self.decoding.max_new_tokens or self.mode.token_limit,
+            decode=self.pipeline.engines["decode"],
+            embed=self.pipeline.embed,
+            end_id=self.pipeline.prompter.end_id,
+            cancelled=self.cancelled,
+        ):
+            yield answer
+            if self.enough(answer):
+                return
 
-    Args:
-        inputs: of the language model's graph.
-        shapes: of those of them that the instruction makes long or short.
-        ranges: name of a dimension to its smallest, usual and largest size; one that is not named may have any.
-    """
-    for spec in inputs:
-        for name, size in zip(spec.shape, shapes.get(spec.name, ()), strict=False):
-            if not isinstance(name, str) or name not in ranges:
-                continue
-            low, _, high = ranges[name]
-            if not low <= size <= high:
-                passes = f"its pass has {size} {COUNTED.get(name, name)}"
-                raise InputError(f"instruction: {passes}, the engines take {low}..{high}; use --engine ort")
+    def answer(self) -> Answer:
+        """The whole answer."""
+        *_, answer = self.write()
+        return answer
 
+    def told(self, answer: Answer) -> _Told:
+        """What an answer means; read again by plain decoding first where it was too close.
 
-def _size(prepared: tuple[PassPlan, Tensors]) -> int:
-    return sum(value.nbytes for value in prepared[1].values())
+        That runs the pass anew: no other frame's answer may still be in writing.
+        """
+        bound, proved = self.decoding.strict_below, answer.proved and self.seen.plan.known is not Known.NOTHING
+        if bound is not None and proved and not self.decoding.temperature and answer.min_margin < bound:
+            plain = self.pipeline.plainly(self.seen, self.frame)
+            teller = replace(self, seen=plain, frame=0)
+            return replace(teller.told(teller.answer()), rechecked=True)
+        cut = self.enough(answer) and not answer.finished
+        reading = read_answer(
+            answer.tokens,
+            finished=answer.finished or cut,
+            mode=self.mode,
+            anchor_ids=self.pipeline.prompter.anchor_ids,
+            rejections=self.seen.plan.rejections,
+        )
+        return _Told(answer, reading, cut)
 
+    def enough(self, answer: Answer) -> bool:
+        """Whether nobody reads on: there is a group of anchors, and the text is not asked for."""
+        return not self.decoding.text and bool(self.complete(answer))
 
-def decoded(image: Image) -> NDArray[np.uint8]:
-    """The frame as uint8 RGB [H, W, 3]; raises InputError naming what was found."""
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise InputError(f"image: found {image.dtype} {list(image.shape)}, expected uint8 RGB [H, W, 3]")
-        return image
-    if isinstance(image, bytes):
-        return decode_image(image, "image")
-    if isinstance(image, str | Path):
-        return decode_image(read_bytes(image), str(image))
-    raise InputError(f"image: found {type(image).__name__}, expected an array, bytes, or a path")
+    def complete(self, answer: Answer) -> tuple[AnchorGroup, ...]:
+        """The groups of anchors that nothing can be added to, whose states are there."""
+        if self.mode is Mode.CONVERSATION:
+            return ()
+        anchors = self.pipeline.prompter.anchor_ids
+        groups = anchor_groups(answer.tokens[: len(answer.states) - 1], anchors)
+        return groups if groups and groups[-1][-1][0] == len(anchors) - 1 else groups[:-1]
 
-
-def path_scores(trie: Trie, walked: Walk, edge_logprob: NDArray[np.floating], margin: NDArray[np.floating]) -> Scores:
-    """Probabilities of the answers by their paths' products, and the smallest margin on the way that was taken."""
-    probabilities = {AnswerKind.SEGMENTED: 0.0, AnswerKind.REJECTED: 0.0}
-    for answer in trie.answers:
-        probabilities[answer.kind] += float(np.exp(edge_logprob[list(answer.edges)].sum(dtype=np.float64)))
-    p_answer, p_reject = probabilities[AnswerKind.SEGMENTED], probabilities[AnswerKind.REJECTED]
-    known = p_answer + p_reject
-    return Scores(
-        p_answer=p_answer,
-        p_reject=p_reject,
-        p_other=max(1.0 - known, 0.0),
-        anomaly=p_answer / known if known > 0 else 0.5,
-        min_margin=float(margin[list(walked.rows)].min()),
-    )
-
-
-def finish(
-    probability: NDArray[np.float32],
-    kind: AnswerKind,
-    text: str,
-    scores: Scores,
-    threshold: float,
-    recipe: Recipe,
-    watch: Stopwatch,
-    *,
-    instruction: str,
-    no_answer: str = "the answer left the templates",
-    group_maps: tuple[NDArray[np.float32], ...] = (),
-) -> Result:
-    """Mask, regions and verdict from the map at the image's size; the end of every engine's way.
-
-    `no_answer` is the reason where the answer is neither a segmentation nor a rejection; the text follows it.
-    """
-    mask = binarise(probability, threshold)
-    regions = find_regions(mask, probability)
-    verdict, reason = judge(kind, regions, recipe)
-    if kind is AnswerKind.OTHER:
-        reason = f"{no_answer}: {text!r}"
-    watch.lap("postprocess")
-    return Result(
-        verdict, reason, text, kind, probability, mask, regions, scores, watch.done(), instruction, group_maps
-    )
+    def piece(self, answer: Answer, sent: str) -> str:
+        """What the answer's text has more than what was sent; half a character waits for its other half."""
+        text = self.pipeline.prompter.decode(answer.tokens)
+        return (text if answer.finished else text.rstrip("\ufffd"))[len(sent) :]

@@ -55,7 +55,8 @@ class Templates(BaseModel):
         Sentences before the template, such as one on the normal look of the object, are passed over. Instructions that
         follow no template with a class field, and names of more than 64 characters, stand for the default class.
         """
-        for start in (0, *(end.end() for end in _SENTENCE_END.finditer(instruction))):
+        starts = [0, *(end.end() for end in _SENTENCE_END.finditer(instruction))]
+        for start in reversed(starts):  # a normal look may spell a template too; what is asked comes last
             if named := self._named(instruction[start:]):
                 return named if len(named) <= MAX_CLASS_CHARACTERS else self.default_class
         return self.default_class

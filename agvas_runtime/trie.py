@@ -6,7 +6,7 @@ reaches it has written exactly that answer (AG-VAS's direct segmentation made lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,15 +21,15 @@ ROOT_ROW = 0
 
 @dataclass(frozen=True)
 class TrieAnswer:
-    """One known answer: its text, kind, token ids (without the end token) and the rows that write it."""
+    """One known answer, whole or its beginning: kind, token ids (without the end token) and the rows that write it."""
 
-    text: str
     kind: AnswerKind
     tokens: tuple[int, ...]
     rows: tuple[int, ...]
     """The rows of its tokens, first to last; greedy decoding passes row 0 and then these."""
     edges: tuple[int, ...]
-    """The edges from the root to the end token; the product of their probabilities is the answer's."""
+    """The edges from the root to the last token, and to the end token of a whole answer; the product of their
+    probabilities is the answer's."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Trie:
         parent_rows: int64 [K], row of each node's parent (0 is the last prompt token).
         depths: int64 [K], 1 for the children of the root.
         edge_rows, edge_tokens: int64 [E], the row an edge leaves from and the token it writes.
-        answers: the answers, one for each end-token edge.
+        answers: the answers, equal ones once.
     """
 
     tokens: NDArray[np.int64]
@@ -69,17 +69,24 @@ class Trie:
 
 @dataclass(frozen=True)
 class Walk:
-    """Where greedy decoding went: the rows it passed (root first) and the answer it finished, or None if it left."""
+    """Where greedy decoding went within the trie.
+
+    Attributes:
+        rows: the rows it passed, root first.
+        token: the greedy token at the last of them: the end token, or one that no known answer has there.
+    """
 
     rows: tuple[int, ...]
-    answer: TrieAnswer | None
+    token: int
 
 
-def build_trie(answers: Sequence[tuple[str, AnswerKind, Sequence[int]]]) -> Trie:
+def build_trie(answers: Iterable[tuple[AnswerKind, Sequence[int]]], end_id: int) -> Trie:
     """Merge answers into a trie.
 
     Args:
-        answers: (text, kind, token ids ending with the end token). Equal id sequences are merged, the first one stays.
+        answers: (kind, token ids). Those that do not end with the end token are beginnings, behind which the model
+            writes freely. Equal id sequences are merged, the first one stays.
+        end_id: the end token.
     """
     tokens: list[int] = []
     parent_rows: list[int] = []
@@ -87,11 +94,12 @@ def build_trie(answers: Sequence[tuple[str, AnswerKind, Sequence[int]]]) -> Trie
     edges: dict[tuple[int, int], int] = {}
     children: dict[tuple[int, int], int] = {}
     found: dict[tuple[int, ...], TrieAnswer] = {}
-    for text, kind, ids in answers:
-        *body, end = map(int, ids)
+    for kind, ids in answers:
         row, rows, path = ROOT_ROW, [], []
-        for depth, token in enumerate(body, start=1):
+        for depth, token in enumerate(map(int, ids), start=1):
             path.append(edges.setdefault((row, token), len(edges)))
+            if token == end_id:
+                break
             if (row, token) not in children:
                 tokens.append(token)
                 parent_rows.append(row)
@@ -99,8 +107,7 @@ def build_trie(answers: Sequence[tuple[str, AnswerKind, Sequence[int]]]) -> Trie
                 children[row, token] = len(tokens)
             row = children[row, token]
             rows.append(row)
-        path.append(edges.setdefault((row, end), len(edges)))
-        found.setdefault(tuple(body), TrieAnswer(text, kind, tuple(body), tuple(rows), tuple(path)))
+        found.setdefault(tuple(ids), TrieAnswer(kind, tuple(ids[: len(rows)]), tuple(rows), tuple(path)))
     return Trie(
         tokens=np.array(tokens, np.int64),
         parent_rows=np.array(parent_rows, np.int64),
@@ -111,15 +118,10 @@ def build_trie(answers: Sequence[tuple[str, AnswerKind, Sequence[int]]]) -> Trie
     )
 
 
-def walk(trie: Trie, greedy: NDArray[np.int64], end_id: int) -> Walk:
-    """Follow the greedy tokens (int64 [K + 1], one a row) from the root until the end token or out of the trie."""
+def walk(trie: Trie, greedy: NDArray[np.int64]) -> Walk:
+    """Follow the greedy tokens (int64 [K + 1], one a row) from the root until no child has the next one."""
     row, rows = ROOT_ROW, [ROOT_ROW]
-    while True:
-        token = int(greedy[row])
-        if token == end_id:
-            body = tuple(rows[1:])
-            return Walk(tuple(rows), next((a for a in trie.answers if a.rows == body), None))
-        if (row, token) not in trie.children:
-            return Walk(tuple(rows), None)
-        row = trie.children[row, token]
+    while (child := trie.children.get((row, int(greedy[row])))) is not None:
+        row = child
         rows.append(row)
+    return Walk(tuple(rows), int(greedy[row]))

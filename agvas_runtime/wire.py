@@ -1,6 +1,6 @@
 """What the client returns, and how it is read from protocol messages and written into them.
 
-The server's half of the same work is `server/replies.py`.
+The server's half of the same work is in `server/requests.py` and `server/replies.py`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from agvas_runtime import encoding
 from agvas_runtime.errors import InputError
+from agvas_runtime.modes import Request
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.regions import Region
 from agvas_runtime.result import AnswerKind, Scores
-from agvas_runtime.verdict import Verdict
+from agvas_runtime.verdict import Recipe, Verdict
+from agvas_runtime.writer import Decoding
 
 ImageLike = str | Path | bytes | NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -36,6 +38,18 @@ class FrameIdentity:
     encoder_count: int | None = None
     capture_time: datetime | None = None
     """With a time zone; microseconds are kept."""
+
+
+@dataclass(frozen=True)
+class GroupMask:
+    """The mask of one group of anchors."""
+
+    index: int
+    """Which group of the answer, from 0."""
+    mask: NDArray[np.bool_] | None
+    """bool [H, W]; None if not asked for."""
+    probability: NDArray[np.float32] | None
+    """float32 [H, W] in [0, 1]; None if not asked for."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,14 @@ class SegmentReply:
     model_name: str
     bundle_sha256: str
     identity: FrameIdentity
+    instruction: str
+    tokens: int
+    proved_tokens: int
+    one_pass: bool
+    verified: Literal["answer", "anchors"]
+    rechecked: bool
+    groups: tuple[GroupMask, ...]
+    """Only where the answer holds several groups of anchors; `mask` covers them all."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +171,36 @@ def identity_from(message: pb.FrameIdentity) -> FrameIdentity:
     )
 
 
+def request_to(request: Request) -> pb.SegmentRequest:
+    """The message of what the model is asked, the frame still missing; raises InputError naming the field."""
+    request.check()
+    return pb.SegmentRequest(
+        mode=pb.Mode.Value(f"MODE_{request.mode.name}"),
+        instruction=request.instruction or "",
+        class_name=request.class_name or "",
+        normal_look=request.normal_look or "",
+    )
+
+
+def recipe_to(recipe: Recipe) -> pb.Recipe:
+    """The message of a recipe."""
+    action = pb.NoAnswerAction.Value(f"NO_ANSWER_ACTION_{recipe.on_no_answer.upper()}")
+    return pb.Recipe(min_area_px=recipe.min_area_px, min_score=recipe.min_score, on_no_answer=action)
+
+
+def decoding_to(decoding: Decoding) -> pb.Decoding:
+    """The message of how the answer is written."""
+    return pb.Decoding(no_text=not decoding.text, **decoding.model_dump(exclude={"text"}))
+
+
+def event_from(event: pb.ExplainEvent, round_trip_ms: float) -> str | GroupMask | SegmentReply:
+    """A step of an answer that is being written, the round trip counted from the call to it."""
+    kind = event.WhichOneof("event")
+    if kind == "result":
+        return reply_from(event.result, round_trip_ms)
+    return _group_from(event.group) if kind == "group" else str(event.text)
+
+
 def reply_from(reply: pb.SegmentResponse, round_trip_ms: float) -> SegmentReply:
     """What the client returns for a reply that took this long."""
     size = (reply.height, reply.width)
@@ -171,7 +223,19 @@ def reply_from(reply: pb.SegmentResponse, round_trip_ms: float) -> SegmentReply:
         model_name=reply.model.name,
         bundle_sha256=reply.model.bundle_sha256,
         identity=identity_from(reply.identity),
+        instruction=reply.instruction,
+        tokens=reply.tokens,
+        proved_tokens=reply.proved_tokens,
+        one_pass=reply.one_pass,
+        verified=pb.Verified.Name(reply.verified).removeprefix("VERIFIED_").lower(),
+        rechecked=reply.rechecked,
+        groups=tuple(_group_from(group) for group in reply.groups),
     )
+
+
+def _group_from(group: pb.GroupMask) -> GroupMask:
+    size = (group.height, group.width)
+    return GroupMask(group.index, _mask_from(group.mask, size), _probability_from(group.probability, size))
 
 
 def _region_from(region: pb.Region) -> Region:

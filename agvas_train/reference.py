@@ -13,13 +13,13 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from agvas_runtime.errors import EngineError
+from agvas_runtime.frames import AnyImage, decoded
 from agvas_runtime.manifest import weights_note
 from agvas_runtime.maps import to_image_size
 from agvas_runtime.modes import AnchorGroup, Mode, Request, read_answer
-from agvas_runtime.plan import template_trie
+from agvas_runtime.outcome import Stopwatch, finish, path_scores
+from agvas_runtime.plan import Known, rejections_of, template_trie
 from agvas_runtime.result import Result, Scores
-from agvas_runtime.segmenter import Image, Stopwatch, decoded, finish, path_scores
-from agvas_runtime.trie import Walk
 from agvas_runtime.verdict import Recipe
 from agvas_train.checkpoint import Checkpoint, default_checkpoint_path, load_checkpoint
 from agvas_train.model import Visual
@@ -92,7 +92,7 @@ class ReferenceSegmenter:
     @torch.inference_mode()
     def segment(
         self,
-        image: Image,
+        image: AnyImage,
         instruction: str | None = None,
         recipe: Recipe | None = None,
         *,
@@ -135,20 +135,20 @@ class ReferenceSegmenter:
         maps = tuple(to_image_size(each, self.config.pixel_view.size, resized, size) for each in small)
         watch.lap("decoder")
         scores = Scores.unknown(written.min_margin)
-        if self.template_scores and mode.answered_by_templates:
-            scores = self._scores(asked, embeds, written.min_margin)
+        if self.template_scores and mode is not Mode.CONVERSATION:
+            scores = self._scores(Known.of(mode), asked, embeds, written.min_margin)
             watch.lap("scores")
         return finish(
             np.maximum.reduce(maps) if maps else np.zeros(size, np.float32),
-            reading.kind,
+            reading,
             self.prompter.decode(written.tokens),
             scores,
             self.config.threshold,
             recipe or Recipe(),
             watch,
             instruction=asked,
-            no_answer=reading.reason,
             group_maps=maps if len(maps) > 1 else (),
+            tokens=len(written.tokens),
         )
 
     def encode(self, semantic: Tensor, pixels: Tensor) -> Visual:
@@ -202,14 +202,12 @@ class ReferenceSegmenter:
     def _rejections(self, instruction: str) -> frozenset[tuple[int, ...]]:
         """Every rejection of the class that an instruction names, without the end token; the last ones are kept."""
         if instruction not in self._last_rejections:
-            texts = self.templates.rejections_of(self.templates.class_of(instruction))
-            tokens = frozenset(self.prompter.answer(text, anchors=False)[:-1] for text in texts)
-            self._last_rejections = {instruction: tokens}
+            self._last_rejections = {instruction: rejections_of(instruction, self.prompter, self.templates)}
         return self._last_rejections[instruction]
 
-    def _scores(self, instruction: str, embeds: Tensor, min_margin: float) -> Scores:
-        """Every template's probability, one template after another behind the prompt's keys and values."""
-        trie = template_trie(instruction, self.prompter, self.templates)
+    def _scores(self, known: Known, instruction: str, embeds: Tensor, min_margin: float) -> Scores:
+        """Every known answer's probability, one after another behind the prompt's keys and values."""
+        trie = template_trie(known, instruction, self.prompter, self.templates)
         cache = DynamicCache()
         last = self.model.hidden_states(embeds, cache=cache)[:, -1:]
         logprobs = np.zeros(len(trie.edge_rows))
@@ -218,10 +216,10 @@ class ReferenceSegmenter:
             states = torch.cat((last, self.model.hidden_states(texts, cache=cache)), dim=1)[0]
             cache.crop(-len(answer.tokens))
             steps = self.model.logits(states).float().log_softmax(-1)
-            targets = torch.tensor([*answer.tokens, self.prompter.end_id], device=self.device)
-            found = steps.gather(1, targets[:, None])[:, 0].double()
+            targets = torch.from_numpy(trie.edge_tokens[list(answer.edges)]).to(self.device)
+            found = steps[: len(targets)].gather(1, targets[:, None])[:, 0].double()
             logprobs[list(answer.edges)] = found.cpu().numpy()
-        return path_scores(trie, Walk((0,), None), logprobs, np.array([min_margin]))
+        return path_scores(known, trie, logprobs, min_margin)
 
     def _lap(self, watch: Stopwatch, stage: str) -> None:
         """End a stage when the device has ended it."""

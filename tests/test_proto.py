@@ -22,6 +22,27 @@ def test_the_stubs_are_generated_from_the_proto(tmp_path):
         assert (tmp_path / name).read_text() == (STUBS / name).read_text(), f"{name}: run `make proto`"
 
 
+def test_the_protocol_has_the_modes_of_the_runtime_and_no_others():
+    from agvas_runtime.modes import Mode
+    from agvas_runtime.proto.agvas.v1 import inspection_pb2
+    from agvas_runtime.server.requests import MODES
+
+    assert list(MODES.values()) == list(Mode)
+    assert {*MODES, inspection_pb2.MODE_UNSPECIFIED} == set(inspection_pb2.Mode.values())
+
+
+def test_a_way_of_writing_has_the_runtime_s_fields_and_by_default_asks_for_the_text():
+    from agvas_runtime.proto.agvas.v1 import inspection_pb2
+    from agvas_runtime.server.requests import decoding_of
+    from agvas_runtime.wire import decoding_to
+    from agvas_runtime.writer import Decoding
+
+    assert {*inspection_pb2.Decoding.DESCRIPTOR.fields_by_name} == {*Decoding.model_fields, "no_text"} - {"text"}
+    assert decoding_of(inspection_pb2.SegmentRequest()) == Decoding()
+    other = Decoding(text=False, max_new_tokens=7, temperature=0.5, top_p=0.25, seed=2**63, strict_below=0.125)
+    assert decoding_of(inspection_pb2.SegmentRequest(decoding=decoding_to(other))) == other
+
+
 def test_enum_values_carry_their_enum_s_name_and_zero_means_unspecified():
     from agvas_runtime.proto.agvas.v1 import inspection_pb2
 

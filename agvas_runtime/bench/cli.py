@@ -13,7 +13,6 @@ from agvas_runtime.bench.latency import WHOLE_CALL, Contender, open_track, race
 from agvas_runtime.bench.machine import describe_machine
 from agvas_runtime.bench.memory import measure_memory
 from agvas_runtime.bench.plot import draw_plot
-from agvas_runtime.engines.registry import check_mode
 from agvas_runtime.errors import InputError
 from agvas_runtime.files import write_whole
 from agvas_runtime.modes import Mode, Request
@@ -30,7 +29,8 @@ def _group() -> None:
 def engine(
     bundle: Annotated[list[Path] | None, typer.Option(help="Bundle [default: the embedded one]; may repeat.")] = None,
     engine: Annotated[
-        str, typer.Option(help="Engines, with commas: ort (bundles); reference, compiled-decode (checkpoints).")
+        str,
+        typer.Option(help="With commas: ort, ort-cuda, tensorrt (bundles); reference, compiled-decode (checkpoints)."),
     ] = "ort",
     contender: Annotated[
         list[str] | None, typer.Option(help="[NAME=]ENGINE[:PATH] instead of --bundle and --engine; may repeat.")
@@ -88,8 +88,6 @@ def bench_engines(
 ) -> dict[str, Any]:
     """Measure the contenders side by side and return the report. Raises InputError, EngineError."""
     request.check()
-    for contender in contenders:
-        check_mode(contender.engine, request.mode)
     data = bench_frames(images)
     machine = describe_machine()  # its load average is that of before the measurement
     tracks = [open_track(contender, threads, request) for contender in contenders]

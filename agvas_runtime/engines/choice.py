@@ -7,7 +7,8 @@ from agvas_runtime import console
 from agvas_runtime.bundle import Bundle, default_bundle_path
 from agvas_runtime.engines.registry import OF_BUNDLES
 from agvas_runtime.errors import BundleError, EngineError, InputError
-from agvas_runtime.segmenter import GRAPHS, Segmenter
+from agvas_runtime.pipeline import GRAPHS
+from agvas_runtime.segmenter import Segmenter
 
 AUTO = "auto"
 LOOK_AGAIN_S = 1.0
@@ -24,8 +25,8 @@ def open_bundle(
     """Open a bundle with an engine.
 
     Args:
-        wanted: ort; tensorrt; or auto: TensorRT where the bundle was made for it and the engines can be had, else ONNX
-            Runtime, after one note that says why.
+        wanted: ort; ort-cuda; tensorrt; or auto: TensorRT where the bundle was made for it and the engines can be had,
+            else ONNX Runtime on the CPU, after one note that says why.
         path: the bundle's folder; the embedded one when None.
         threads: of ONNX Runtime on the CPU; None takes every core.
         build_unless: set where building is to stop. Native engines that are missing are only built where this is given.
@@ -33,20 +34,22 @@ def open_bundle(
     Raises:
         InputError: the engine is unknown, or the bundle was not made for it.
         BundleError: the bundle is refused, or its engines are.
-        EngineError: the engines are missing and are not to be built, or cannot be built.
+        EngineError: the engines are missing and are not to be built, or cannot be built; or CUDA is not here.
         Stopped: `build_unless` was set while engines were being built.
     """
     if wanted not in (AUTO, *OF_BUNDLES):
         raise InputError(f"--engine: found {wanted!r}, expected {', '.join((AUTO, *OF_BUNDLES))}")
     bundle = Bundle.open(path or default_bundle_path())
-    if wanted == "ort" or (wanted == AUTO and bundle.manifest.engine_plan is None):
-        return Segmenter.of(bundle, threads=threads)
+    if wanted == AUTO and bundle.manifest.engine_plan is None:
+        wanted = "ort"
+    if wanted not in (AUTO, "tensorrt"):
+        return Segmenter.of(bundle, engine=wanted, threads=threads)
     try:
         return _native(bundle, threads, build_unless)
     except (EngineError, BundleError) as error:
         if wanted != AUTO:
             raise
-        console.note(f"ONNX Runtime runs this bundle, which was made for TensorRT: {error}")
+        console.note(f"ONNX Runtime runs this bundle on the CPU, which was made for TensorRT: {error}")
         return Segmenter.of(bundle, threads=threads)
 
 

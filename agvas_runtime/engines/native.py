@@ -1,4 +1,4 @@
-"""Opens a bundle's engines: TensorRT where its plan says so, ONNX Runtime for the rest."""
+"""Opens a bundle's engines: all graphs in ONNX Runtime, on the CPU or on CUDA, or the planned ones in TensorRT."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from agvas_runtime import console
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.engines import Engine
 from agvas_runtime.engines.device import probe
-from agvas_runtime.engines.ort import CPU, CUDA, OrtEngine, available_providers
+from agvas_runtime.engines.ort import OrtEngine
+from agvas_runtime.engines.ort_bound import BoundEngine
 from agvas_runtime.engines.records import Target
+from agvas_runtime.engines.registry import OF_BUNDLES
 from agvas_runtime.engines.store import find_plan, plan_of
 from agvas_runtime.engines.tensorrt_run import TrtEngine
 from agvas_runtime.engines.tensorrt_session import Session
-from agvas_runtime.errors import EngineError
+from agvas_runtime.errors import EngineError, InputError
 
 
 def read_plans(bundle: Bundle, graphs: Sequence[str] | None = None) -> dict[str, mmap.mmap]:
@@ -43,50 +44,52 @@ def _mapped(path: Path) -> mmap.mmap:
 
 def open_engines(
     bundle: Bundle,
-    graphs: Sequence[str] | None = None,
+    engine: str,
+    graphs: Sequence[str],
     threads: int | None = None,
     plans: Mapping[str, mmap.mmap] | None = None,
 ) -> dict[str, Engine]:
-    """Engines for these graphs of the bundle (None: all): TensorRT where its plan says so, ONNX Runtime for the rest.
-
-    ONNX Runtime uses CUDA where it can be had, else the CPU with this many threads.
+    """Engines for graphs of a bundle. A graph runs where it was asked to run, or nothing is opened.
 
     Args:
-        bundle: exported with an engine plan.
+        bundle: for "tensorrt" exported with an engine plan.
+        engine: "ort", every graph in ONNX Runtime on the CPU; "ort-cuda", every graph in ONNX Runtime on CUDA;
+            "tensorrt", the graphs of the engine plan in TensorRT, the others in ONNX Runtime on CUDA.
         graphs: their names.
         threads: of ONNX Runtime on the CPU; None takes every core.
         plans: what `read_plans` gave, which is read here where None; closed in any case.
 
     Raises:
-        InputError: the bundle has no engine plan.
-        EngineError: no GPU or TensorRT here, or an engine is missing, for another device, or does not load.
+        InputError: there is no such engine, or the bundle has no engine plan.
+        EngineError: a graph cannot be loaded; no GPU, no CUDA in ONNX Runtime or no TensorRT here; a native engine is
+            missing, for another device, or does not load.
         BundleError: a plan is altered or lies where others could have put it.
     """
-    names = list(bundle.manifest.graphs) if graphs is None else list(graphs)
-    plans = read_plans(bundle, names) if plans is None else plans
-    engines: dict[str, Engine] = {}
+    if engine not in OF_BUNDLES:
+        raise InputError(f"engine {engine!r} does not run bundles; expected {' or '.join(map(repr, OF_BUNDLES))}")
+    if engine == "ort":
+        return {name: OrtEngine(bundle.graph_path(name), threads) for name in graphs}
+    if engine == "ort-cuda":
+        return {name: BoundEngine(bundle.graph_path(name), threads) for name in graphs}
+    plans = read_plans(bundle, graphs) if plans is None else plans
+    try:
+        return _with_plans(bundle, graphs, threads, plans)
+    finally:
+        for plan in plans.values():
+            plan.close()
+
+
+def _with_plans(
+    bundle: Bundle, graphs: Sequence[str], threads: int | None, plans: Mapping[str, mmap.mmap]
+) -> dict[str, Engine]:
+    engines: dict[str, Engine] = {
+        name: BoundEngine(bundle.graph_path(name), threads) for name in graphs if name not in plans
+    }
     session = Session()
     try:
-        for name in names:
-            if name in plans:
-                engines[name] = TrtEngine(name, plans[name], session)
-            else:
-                engines[name] = ort_engine(bundle.graph_path(name), threads)
+        engines.update({name: TrtEngine(name, plans[name], session) for name in graphs if name in plans})
     except BaseException:
         with suppress(EngineError):  # the first error says more
             session.close()
         raise
-    finally:
-        for plan in plans.values():
-            plan.close()
     return engines
-
-
-def ort_engine(path: Path, threads: int | None) -> OrtEngine:
-    """A graph in ONNX Runtime on CUDA; on the CPU where there is none, after a note where it should be there."""
-    if CUDA in available_providers():
-        try:
-            return OrtEngine(path, threads, (CUDA, CPU))
-        except EngineError as error:
-            console.note(f"{error}; the CPU runs this graph")
-    return OrtEngine(path, threads)

@@ -1,31 +1,31 @@
-"""ONNX Runtime: one graph, one session."""
+"""ONNX Runtime: one graph, one session, plainly on the CPU. On a device: `ort_bound.py`.
+
+I/O binding brings nothing on the CPU, where feeds and outputs lie in one memory anyway: see docs/experiments.md.
+"""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agvas_runtime.engines import Feed, Tensors
+from agvas_runtime.engines import Array, Tensors
 from agvas_runtime.errors import EngineError
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 UNSAFE_OPTIMIZER = "ReluQuantRewrite"
 """ONNX Runtime 1.32 drops every Relu before a quantisation to fp8, as if what is negative were cut there."""
 
+Providers = Mapping[str, Mapping[str, str]]
+"""Execution providers with their options, the wanted one first."""
+ON_CPU: Providers = {CPU: {}}
+
 
 class OrtEngine:
-    """A graph in ONNX Runtime on the CPU, or on the execution providers that are named."""
+    """A graph in ONNX Runtime on the CPU. May be run from several threads at once."""
 
-    def __init__(
-        self,
-        path: Path | str,
-        threads: int | None = None,
-        providers: Sequence[str] = (CPU,),
-        *,
-        lean: bool = False,
-    ) -> None:
+    def __init__(self, path: Path | str, threads: int | None = None, *, lean: bool = False) -> None:
         """Load the ONNX file at `path`; raises EngineError.
 
         Args:
@@ -34,37 +34,16 @@ class OrtEngine:
                 and nodes run in the graph's own order, so that what is looked at early is gone early.
         """
         self.name = Path(path).stem
-        ort = _onnxruntime()
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        if lean:
-            options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
-        options.log_severity_level = 4  # errors reach the caller as exceptions; stderr stays free of them
-        _give_threads(options, threads or _cores())
-        if missing := [name for name in providers if name not in available_providers()]:
-            have = ", ".join(available_providers())
-            raise EngineError(f"graph {self.name}: ONNX Runtime has no {missing[0]} here (it has {have})")
-        try:
-            self._session: Any = ort.InferenceSession(
-                str(path), options, providers=list(providers), disabled_optimizers=[UNSAFE_OPTIMIZER]
-            )
-        except Exception as error:  # ONNX Runtime's errors have no common base class
-            raise EngineError(f"graph {self.name}: cannot be loaded: {_one_line(error)}") from None
-        if providers[0] not in self._session.get_providers():  # it takes the next one without a word
-            libraries = " (CUDA or cuDNN libraries missing?)" if providers[0] == CUDA else ""
-            raise EngineError(f"graph {self.name}: ONNX Runtime could not start {providers[0]}{libraries}")
-        self.inputs = {spec.name: (spec.type, spec.shape) for spec in self._session.get_inputs()}
-        self.outputs = [spec.name for spec in self._session.get_outputs()]
+        self._session: Any = open_session(path, threads, lean=lean)
+        self.inputs, self.outputs = ports(self._session)
 
-    def run(self, feeds: Mapping[str, Feed]) -> Tensors:
+    def run(self, feeds: Mapping[str, Array]) -> Tensors:
         """Input name to tensor -> output name to array. Raises EngineError naming the graph and what it was given."""
-        arrays = {name: _whole(feed) for name, feed in feeds.items()}
+        arrays = {name: np.asarray(feed) for name, feed in feeds.items()}
         try:
             return dict(zip(self.outputs, self._session.run(self.outputs, arrays), strict=True))
         except Exception as error:
-            given = ", ".join(f"{name} {value.dtype}{list(value.shape)}" for name, value in arrays.items())
-            raise EngineError(f"graph {self.name}: {_one_line(error)} (given {given})") from None
+            raise failure(self.name, error, arrays) from None
 
     def synchronize(self) -> None:
         """Nothing to wait for: `run` returns when it is done."""
@@ -74,15 +53,64 @@ class OrtEngine:
         self._session = None
 
 
+def open_session(path: Path | str, threads: int | None, providers: Providers = ON_CPU, *, lean: bool = False) -> Any:
+    """An `onnxruntime.InferenceSession` on the first of the providers; arguments as those of `OrtEngine`.
+
+    Nodes that this provider has no kernel for go to the next one. That the provider itself is missing, or does not
+    start, or fails later, never sends the graph to another one.
+
+    Raises EngineError.
+    """
+    ort, name, wanted = onnxruntime(), Path(path).stem, next(iter(providers))
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    if lean:
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    options.log_severity_level = 4  # errors reach the caller as exceptions; stderr stays free of them
+    _give_threads(options, threads or _cores())
+    if wanted not in available_providers():
+        have = ", ".join(available_providers())
+        raise EngineError(f"graph {name}: ONNX Runtime has no {wanted} here (it has {have}){_way_out(wanted)}")
+    try:
+        session = ort.InferenceSession(
+            str(path),
+            options,
+            providers=list(providers.items()),
+            disabled_optimizers=[UNSAFE_OPTIMIZER],
+            enable_fallback=0,  # else it goes on without the provider whenever that fails, in later runs too
+        )
+    except Exception as error:  # ONNX Runtime's errors have no common base class
+        raise EngineError(f"graph {name}: cannot be loaded: {one_line(error)}") from None
+    if wanted not in session.get_providers():  # with libraries missing it takes the next one without a word
+        raise EngineError(f"graph {name}: ONNX Runtime could not start {wanted}{_way_out(wanted, started=False)}")
+    return session
+
+
+def _way_out(provider: str, *, started: bool = True) -> str:
+    if provider != CUDA:
+        return ""
+    if started:
+        return ": pip install 'agvas[gpu]' in place of agvas[cpu], or use --engine ort"
+    libraries = "pip install 'agvas[gpu]' 'onnxruntime-gpu[cuda,cudnn]'"
+    return f" (is there a GPU, and are CUDA's and cuDNN's libraries?): {libraries}, or use --engine ort"
+
+
+def ports(session: Any) -> tuple[dict[str, tuple[str, list[Any]]], list[str]]:
+    """A session's inputs, name to ONNX Runtime's type and shape, and the names of its outputs."""
+    inputs = {spec.name: (spec.type, spec.shape) for spec in session.get_inputs()}
+    return inputs, [spec.name for spec in session.get_outputs()]
+
+
+def failure(name: str, error: Exception, feeds: Mapping[str, Array]) -> EngineError:
+    """What ONNX Runtime said of a graph, in one line with what it was given."""
+    given = ", ".join(f"{tensor} {feed.dtype}{list(feed.shape)}" for tensor, feed in feeds.items())
+    return EngineError(f"graph {name}: {one_line(error)} (given {given})")
+
+
 def available_providers() -> list[str]:
     """What this ONNX Runtime was built with, best first. Raises EngineError where it is not installed."""
-    return list(_onnxruntime().get_available_providers())
-
-
-def _whole(feed: Feed) -> np.ndarray[Any, Any]:
-    if isinstance(feed, Sequence):
-        return np.concatenate([np.asarray(part) for part in feed], axis=1)
-    return np.asarray(feed)
+    return list(onnxruntime().get_available_providers())
 
 
 _shares_threads = False
@@ -91,12 +119,14 @@ _shares_threads = False
 def share_threads(threads: int | None) -> None:
     """Make one pool of this many threads (None: one for each core) for every graph of this process.
 
-    The graphs run one after another; with a pool each, they are a third slower. Only for programs whose every use of
-    ONNX Runtime is through agvas: from then on it refuses sessions that do not use the pool. The first call decides.
+    With a pool each, graphs that run one after another are a sixth slower on idle cores; beside busy processes the
+    shared pool is the slower one, since it spins: docs/experiments.md. Two graphs may run on it at once. Only for
+    programs whose every use of ONNX Runtime is through agvas: from then on it refuses sessions that do not use the
+    pool. The first call decides.
     """
     global _shares_threads
     if not _shares_threads:
-        _onnxruntime().set_global_thread_pool_sizes(threads or _cores(), 1)
+        onnxruntime().set_global_thread_pool_sizes(threads or _cores(), 1)
         _shares_threads = True
 
 
@@ -116,7 +146,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _onnxruntime() -> Any:
+def onnxruntime() -> Any:
+    """The module. Raises EngineError where it is not installed."""
     try:
         import onnxruntime
     except ImportError:
@@ -124,5 +155,6 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """An error's text without line breaks."""
     return " ".join(str(error).split())

@@ -15,8 +15,8 @@ from agvas_runtime.result import Result
 from agvas_runtime.verdict import Recipe
 
 GROUP = "agvas.engines"
-OF_BUNDLES = ("ort", "tensorrt")
-"""Engines that run bundles; those of the entry points run checkpoints."""
+OF_BUNDLES = ("ort", "ort-cuda", "tensorrt")
+"""Engines of bundles: ONNX Runtime on the CPU, on CUDA, and TensorRT; those of the entry points run checkpoints."""
 EXTRAS = {"reference": "train", "compiled-decode": "train"}
 """Which extra of the distribution brings an engine's packages."""
 
@@ -60,15 +60,8 @@ def ask(segmenter: Segments, image: NDArray[np.uint8] | bytes | Path, request: R
     )
 
 
-def check_mode(engine: str, mode: Mode) -> None:
-    """Raise InputError where an engine lacks a mode: bundles have direct segmentation only."""
-    if engine in OF_BUNDLES and mode is not Mode.DIRECT:
-        able = " and ".join(f"--engine {name}" for name in EXTRAS)
-        raise InputError(f"mode {mode.value}: engine {engine} has direct only; {able} have every mode")
-
-
 def open_segmenter(engine: str, path: Path | None = None, threads: int | None = None) -> Segments:
-    """Open a bundle (`ort`, `tensorrt`) or a checkpoint (others) for a command of ours; None opens the embedded one.
+    """Open a bundle (`OF_BUNDLES`) or a checkpoint (others) for a command of ours; None opens the embedded one.
 
     Raises InputError or EngineError.
     """

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from agvas_runtime.engines import Feed, release
+from agvas_runtime.engines import Array, InDevice, release
 from agvas_runtime.engines.device import Buffer, because, call, check, log, make
 from agvas_runtime.engines.tensorrt_session import Session
-from agvas_runtime.engines.tensorrt_tensors import DTYPES, DeviceArray, Shape, TensorInfo, converted, joined
+from agvas_runtime.engines.tensorrt_tensors import DTYPES, DeviceArray, Shape, TensorInfo, converted
 from agvas_runtime.errors import EngineError
 
 RUNS_KEPT = 8
@@ -35,7 +34,7 @@ class _Run:
     context: Any
     outputs: dict[str, Shape]
     graph: Any = None
-    host: list[NDArray[Any]] = field(default_factory=list)
+    sources: list[Array] = field(default_factory=list)
 
 
 class TrtEngine:
@@ -68,13 +67,12 @@ class TrtEngine:
         )
         session.add(self, self.scratch_bytes if self._shares else 0)
 
-    def run(self, feeds: Mapping[str, Feed]) -> dict[str, DeviceArray]:
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, DeviceArray]:
         """Enqueue the graph and return at once: input name to tensor -> output name to tensor on the device.
 
         A tensor from the host is converted to the graph's dtype (integers must fit, floats beyond half's range become
-        infinite) and must not be changed before an output has been read; one on the device must have that dtype. Parts
-        along axis 1 are put together in the input's own buffer. A read-only array counts as constant: where the last
-        run had the same object, it is not copied again.
+        infinite) and must not be changed before an output has been read; one on the device must have that dtype. A
+        read-only array counts as constant: where the last run had the same object, it is not copied again.
 
         Raises:
             EngineError: a feed is missing or unknown, has another dtype or a shape outside the profile, or CUDA fails.
@@ -82,10 +80,10 @@ class TrtEngine:
         """
         if feeds.keys() != self.inputs.keys():
             raise EngineError(f"graph {self.name}: given {', '.join(feeds)}, expected {', '.join(self.inputs)}")
-        host: list[NDArray[Any]] = []
+        sources: list[Array] = []
         shapes, addresses = {}, {}
         for tensor in self.inputs:
-            shapes[tensor], addresses[tensor] = self._place(tensor, feeds[tensor], host)
+            shapes[tensor], addresses[tensor] = self._place(tensor, feeds[tensor], sources)
         key = (*shapes.values(), *addresses.values())
         self.runs += 1  # from here on earlier outputs are overwritten
         run = self._prepared.get(key)
@@ -94,7 +92,7 @@ class TrtEngine:
         else:
             self._launch(run)
         self._prepared.move_to_end(key)
-        run.host = host  # pageable memory that a copy may still read; until this run's next turn
+        run.sources = sources  # memory that a copy may still read; until this run's next turn
         return {
             tensor: DeviceArray(self, tensor, self._buffers[tensor].address, shape, self.outputs[tensor].dtype)
             for tensor, shape in run.outputs.items()
@@ -146,55 +144,46 @@ class TrtEngine:
         low, usual, high = (tuple(dims) for dims in self._engine.get_tensor_profile_shape(tensor, 0))
         return TensorInfo(np.dtype(DTYPES[kind]), low, usual, high)
 
-    def _place(self, tensor: str, feed: Feed, host: list[NDArray[Any]]) -> tuple[Shape, int]:
+    def _place(self, tensor: str, feed: Array, sources: list[Array]) -> tuple[Shape, int]:
         """Shape and address of an input: an output of this session where it lies, everything else copied."""
         info, buffer = self.inputs[tensor], self._buffers[tensor]
         constant = isinstance(feed, np.ndarray) and not feed.flags.writeable
         if constant and self._in_place.get(tensor) is feed:
             return feed.shape, buffer.address
-        parts = [self._part(tensor, part, host) for part in (feed if isinstance(feed, Sequence) else [feed])]
-        shape = joined([part.shape for part in parts])
-        if shape is None or not info.takes(shape):
-            given = " + ".join(f"{part.dtype}{list(part.shape)}" for part in parts)
-            raise EngineError(f"graph {self.name}: input {tensor}: given {given}, expected {info}")
-        first = parts[0]
-        if len(parts) == 1 and isinstance(first, DeviceArray) and first.engine is not self:
-            return shape, first.address
+        value = self._fitting(tensor, feed)
+        if isinstance(value, DeviceArray) and value.engine.session is self.session and value.engine is not self:
+            value.check_valid()
+            return value.shape, value.address
         buffer.reserve(math.prod(info.largest) * info.dtype.itemsize)
         self._in_place[tensor] = None
-        self._copy(tensor, buffer.address, parts, shape)
+        self._copy(tensor, buffer.address, value)
+        sources.append(value)
         self._in_place[tensor] = feed if constant else None
-        return shape, buffer.address
+        return value.shape, buffer.address
 
-    def _part(self, tensor: str, part: Any, host: list[NDArray[Any]]) -> NDArray[Any] | DeviceArray:
-        """A part of a feed in the graph's dtype. Raises EngineError where that is not possible."""
-        wanted, what = self.inputs[tensor].dtype, f"graph {self.name}: input {tensor}"
-        if isinstance(part, DeviceArray) and part.engine.session is self.session:
-            part.check_valid()
-            if part.dtype != wanted:
-                raise EngineError(f"{what}: given {part.dtype}{list(part.shape)} on the device, expected {wanted}")
-            return part
-        array = converted(what, part, wanted)
-        host.append(array)
-        return array
+    def _fitting(self, tensor: str, feed: Array) -> Array:
+        """A feed in the graph's dtype, on the device or on the host. Raises EngineError where that is not possible."""
+        info, what = self.inputs[tensor], f"graph {self.name}: input {tensor}"
+        on_device = isinstance(feed, InDevice) and feed.device == "cuda"
+        value = feed if on_device else converted(what, feed, info.dtype)
+        if value.dtype != info.dtype or not info.takes(value.shape):
+            where = " on the device" if on_device else ""
+            raise EngineError(f"{what}: given {value.dtype}{list(value.shape)}{where}, expected {info}")
+        return value
 
-    def _copy(self, tensor: str, target: int, parts: Sequence[NDArray[Any] | DeviceArray], shape: Shape) -> None:
-        """Parts along axis 1 into one tensor [shape]: row by row of axis 0, between which the other parts' rows lie."""
-        cuda, stream, what = self.session.cuda, self.session.stream, f"graph {self.name}: input {tensor}"
-        item = self.inputs[tensor].dtype.itemsize
-        rows = shape[0] if len(parts) > 1 else 1
-        pitch = math.prod(shape) * item // rows
-        for part in parts:
-            on_device = isinstance(part, DeviceArray)
-            source = part.address if isinstance(part, DeviceArray) else part.ctypes.data
-            kinds = cuda.cudaMemcpyKind
-            kind = kinds.cudaMemcpyDeviceToDevice if on_device else kinds.cudaMemcpyHostToDevice
-            width = math.prod(part.shape) * item // rows
-            if rows == 1:
-                check(cuda.cudaMemcpyAsync(target, source, width, kind, stream), what)
-            else:
-                check(cuda.cudaMemcpy2DAsync(target, pitch, source, width, width, rows, kind, stream), what)
-            target += width
+    def _copy(self, tensor: str, target: int, value: Array) -> None:
+        cuda = self.session.cuda
+        if isinstance(value, DeviceArray) and value.engine is self:  # on the same stream
+            value.check_valid()
+            source, kind = value.address, cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        elif isinstance(value, InDevice):
+            source, kind = value.ready(), cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        else:
+            source, kind = value.ctypes.data, cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+        size = math.prod(value.shape) * value.dtype.itemsize
+        check(
+            cuda.cudaMemcpyAsync(target, source, size, kind, self.session.stream), f"graph {self.name}: input {tensor}"
+        )
 
     def _prepare(self, shapes: Mapping[str, Shape], addresses: Mapping[str, int]) -> _Run:
         """A context for these shapes and addresses; runs it, then captures its graph for the next time."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +50,8 @@ class TensorInfo:
 class DeviceArray:
     """An output in the device's memory, valid until its engine runs again; `numpy.asarray` waits, then copies it."""
 
+    device = "cuda"
+
     def __init__(self, engine: TrtEngine, name: str, address: int, shape: Shape, dtype: np.dtype[Any]) -> None:
         self.engine, self.name, self.address, self.shape, self.dtype = engine, name, address, shape, dtype
         self._run = engine.runs
@@ -64,6 +65,12 @@ class DeviceArray:
         """Raise EngineError where the engine has run again, or was closed."""
         if self._run != self.engine.runs:
             raise EngineError(f"graph {self.engine.name}: output {self.name} of an earlier run is overwritten")
+
+    def ready(self) -> int:
+        """Its address, after waiting for what writes there. Raises EngineError where it is overwritten already."""
+        self.check_valid()
+        self.engine.synchronize()
+        return self.address
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:
@@ -95,13 +102,3 @@ def converted(what: str, feed: Any, wanted: np.dtype[Any]) -> NDArray[Any]:
         with np.errstate(over="ignore"):
             array = array.astype(wanted)
     return np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray makes a scalar 1-D
-
-
-def joined(shapes: Sequence[Shape]) -> Shape | None:
-    """The shape of parts put together along axis 1; None where they do not fit."""
-    first = shapes[0] if shapes else ()
-    if len(shapes) == 1:
-        return first
-    if len(first) < 2 or any(shape[:1] + shape[2:] != first[:1] + first[2:] for shape in shapes):
-        return None
-    return (first[0], sum(shape[1] for shape in shapes), *first[2:])

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from agvas_runtime import __version__, console
 from agvas_runtime.datasets import Dataset, load_dataset
-from agvas_runtime.engines.registry import Segments, check_mode, open_segmenter
+from agvas_runtime.engines.registry import OF_BUNDLES, Segments, open_segmenter
 from agvas_runtime.errors import InputError
 from agvas_runtime.evaluate.pictures import Pictures, file_name, spread
 from agvas_runtime.evaluate.score import FIGURES, Evaluation, Row, Scored, score_category
@@ -49,7 +49,6 @@ def evaluate(
     """
     request = Request(mode, instruction, class_name, normal_look)
     request.check()
-    check_mode(engine, mode)
     path = _model_path(engine, bundle, checkpoint)
     dataset = load_dataset(data)
     if out is not None and any(make_folder(out / "pictures").iterdir()):
@@ -162,10 +161,10 @@ def _number(value: float) -> str:
 def _model_path(engine: str, bundle: Path | None, checkpoint: Path | None) -> Path | None:
     if bundle and checkpoint:
         raise InputError("can't use both --bundle and --checkpoint; choose one")
-    if checkpoint and engine == "ort":
-        raise InputError("--checkpoint needs --engine reference; for --engine ort export a bundle first (agvas-export)")
-    if bundle and engine != "ort":
-        raise InputError(f"--bundle needs --engine ort; --engine {engine} takes --checkpoint")
+    if checkpoint and engine in OF_BUNDLES:
+        raise InputError(f"--checkpoint needs --engine reference; for --engine {engine} export a bundle (agvas-export)")
+    if bundle and engine not in OF_BUNDLES:
+        raise InputError(f"--bundle needs --engine {' or '.join(OF_BUNDLES)}; --engine {engine} takes --checkpoint")
     return bundle or checkpoint
 
 

@@ -1,11 +1,13 @@
 """What the segmenter and the bundle say -> protocol messages. The way back is the client's."""
 
+import numpy as np
 from google.protobuf.json_format import ParseDict
+from numpy.typing import NDArray
 
 from agvas_runtime import __version__, encoding
 from agvas_runtime.bundle import MANIFEST, Bundle
-from agvas_runtime.errors import InputError
 from agvas_runtime.hashing import sha256_file
+from agvas_runtime.maps import binarise
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.regions import Region
 from agvas_runtime.result import AnswerKind, Result, Scores
@@ -22,6 +24,7 @@ ANSWER_KINDS = {
     AnswerKind.REJECTED: pb.ANSWER_KIND_REJECTED,
     AnswerKind.OTHER: pb.ANSWER_KIND_OTHER,
 }
+VERIFIED = {"answer": pb.VERIFIED_ANSWER, "anchors": pb.VERIFIED_ANCHORS}
 GATES = {"pass": pb.GATE_PASS, "reject": pb.GATE_REJECT, "stop": pb.GATE_STOP}
 
 
@@ -41,6 +44,12 @@ def result_reply(result: Result, recipe: Recipe) -> pb.SegmentResponse:
         defect_area_px=result.defect_area_px,
         regions=[_region(region) for region in result.regions],
         timings=[pb.StageTiming(stage=stage, ms=ms) for stage, ms in result.timings_ms.items()],
+        tokens=result.tokens,
+        proved_tokens=result.proved_tokens,
+        one_pass=result.one_pass,
+        verified=VERIFIED[result.verified],
+        rechecked=result.rechecked,
+        instruction=result.instruction,
     )
 
 
@@ -51,26 +60,39 @@ def gate(verdict: Verdict, recipe: Recipe) -> pb.Gate:
     return pb.GATE_PASS if verdict is Verdict.PASS else pb.GATE_REJECT
 
 
-def check_formats(request: pb.SegmentRequest) -> None:
-    """Raise InputError for a format of mask or probability map that the protocol does not know."""
-    if request.mask_format not in pb.MaskFormat.values():
-        raise InputError(f"mask_format: found {request.mask_format}, expected NONE, PNG or PACKED_BITS")
-    if request.probability_format not in pb.ProbabilityFormat.values():
-        raise InputError(f"probability_format: found {request.probability_format}, expected NONE, FLOAT32 or PNG16")
+def group_mask(
+    index: int, probability: NDArray[np.float32], threshold: float, asked: pb.SegmentRequest
+) -> pb.GroupMask:
+    """A group's mask and map, float32 [H, W], in the formats that the request asks for."""
+    height, width = probability.shape
+    group = pb.GroupMask(index=index, width=width, height=height)
+    _add_pictures(group, binarise(probability, threshold), probability, asked)
+    return group
 
 
-def add_pictures(reply: pb.SegmentResponse, result: Result, request: pb.SegmentRequest) -> None:
-    """Put mask and probability map into the reply, in the formats the request asks for."""
-    if request.mask_format == pb.MASK_FORMAT_PACKED_BITS:
-        reply.mask.format, reply.mask.data = request.mask_format, encoding.mask_to_bits(result.mask)
-    elif request.mask_format != pb.MASK_FORMAT_NONE:
-        reply.mask.format, reply.mask.data = pb.MASK_FORMAT_PNG, encoding.mask_to_png(result.mask)
-    if request.probability_format == pb.PROBABILITY_FORMAT_FLOAT32:
-        data = encoding.probability_to_float32(result.probability)
-        reply.probability.format, reply.probability.data = request.probability_format, data
-    elif request.probability_format == pb.PROBABILITY_FORMAT_PNG16:
-        data = encoding.probability_to_png16(result.probability)
-        reply.probability.format, reply.probability.data = request.probability_format, data
+def add_pictures(reply: pb.SegmentResponse, result: Result, threshold: float, asked: pb.SegmentRequest) -> None:
+    """Put masks and probability maps into the reply, in the formats that the request asks for."""
+    _add_pictures(reply, result.mask, result.probability, asked)
+    reply.groups.extend(group_mask(i, each, threshold, asked) for i, each in enumerate(result.group_maps))
+
+
+def _add_pictures(
+    to: pb.SegmentResponse | pb.GroupMask,
+    mask: NDArray[np.bool_],
+    probability: NDArray[np.float32],
+    asked: pb.SegmentRequest,
+) -> None:
+    if asked.mask_format == pb.MASK_FORMAT_PACKED_BITS:
+        to.mask.format, to.mask.data = asked.mask_format, encoding.mask_to_bits(mask)
+    elif asked.mask_format != pb.MASK_FORMAT_NONE:
+        to.mask.format, to.mask.data = pb.MASK_FORMAT_PNG, encoding.mask_to_png(mask)
+    if asked.probability_format == pb.PROBABILITY_FORMAT_FLOAT32:
+        data = encoding.probability_to_float32(probability)
+    elif asked.probability_format == pb.PROBABILITY_FORMAT_PNG16:
+        data = encoding.probability_to_png16(probability)
+    else:
+        return
+    to.probability.format, to.probability.data = asked.probability_format, data
 
 
 def model_reply(bundle: Bundle) -> pb.GetModelResponse:
@@ -114,6 +136,7 @@ def _scores(scores: Scores) -> pb.Scores:
         p_other=scores.p_other,
         anomaly=scores.anomaly,
         min_margin=scores.min_margin,
+        normality=scores.normality,
     )
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from agvas_runtime.engines.choice import Stopped, open_bundle
 from agvas_runtime.engines.ort import share_threads
 from agvas_runtime.errors import EngineError
+from agvas_runtime.modes import Request
 from agvas_runtime.proto.agvas.v1 import inspection_pb2, inspection_pb2_grpc
 from agvas_runtime.server.channel import DEFAULT_MESSAGE_MB, server_options
 from agvas_runtime.server.replies import model_reply
@@ -42,7 +43,9 @@ class ServerConfig:
     """Threads of the engine; all cores where None."""
     max_message_mb: int = DEFAULT_MESSAGE_MB
     engine: str = "ort"
-    """ort, tensorrt or auto, see `engines.choice`; native engines that are missing are built first."""
+    """ort, ort-cuda, tensorrt or auto, see `engines.choice`; native engines that are missing are built first."""
+    warm: tuple[Request, ...] = ()
+    """Requests whose first frame is to be as fast as the next ones; the default one always is."""
 
 
 class InspectionServer:
@@ -55,6 +58,7 @@ class InspectionServer:
     Raises:
         EngineError: the port is taken or cannot be opened, or an engine fails.
         BundleError: the bundle is refused.
+        InputError: a request to warm up for is not usable.
         Stopped: `stopped` was set during a build.
     """
 
@@ -69,7 +73,7 @@ class InspectionServer:
         share_threads(config.threads)
         self._segmenter = open_bundle(config.engine, config.bundle, config.threads, build_unless=stopped)
         try:
-            self._segmenter.warm()
+            self._segmenter.warm([*config.warm, Request()])
         except BaseException:
             with suppress(EngineError):
                 self._segmenter.close()

@@ -1,50 +1,65 @@
 """The `Inspection` service: checks a request, has the frame segmented, makes the reply. It knows no graphs.
 
-The engine uses every core, so one thread runs it, frame by frame in order of arrival; decoding, and making the reply,
-run beside it in the handlers' own threads.
+The engine uses every core, so one thread runs it, in order of arrival; decoding images, and making replies, run beside
+it in the handlers' own threads. A long answer is a job a token, so that a line camera's frame never waits for more than
+one.
 """
 
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from time import perf_counter
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import grpc
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from agvas_runtime.console import one_line
-from agvas_runtime.errors import EngineError, InputError
-from agvas_runtime.frames import decode_image
+from agvas_runtime.errors import Cancelled, EngineError, InputError
+from agvas_runtime.modes import Mode, Request
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.proto.agvas.v1 import inspection_pb2_grpc as pb_grpc
 from agvas_runtime.result import Result
+from agvas_runtime.segmenter import Event, GroupMap, Text
 from agvas_runtime.server import replies
-from agvas_runtime.server.pixels import raw_to_rgb
+from agvas_runtime.server.requests import Asked, read_request
+from agvas_runtime.server.turns import Turns, while_taken
 from agvas_runtime.verdict import Recipe
+from agvas_runtime.writer import Decoding
 
 Reply = TypeVar("Reply")
 
 MAX_WAITING = 16
-"""Frames that may wait for the engine; one more is refused at once. It bounds the memory that clients can take."""
-
-NO_ANSWER_ACTIONS = {
-    pb.NO_ANSWER_ACTION_UNSPECIFIED: "reject",
-    pb.NO_ANSWER_ACTION_REJECT: "reject",
-    pb.NO_ANSWER_ACTION_PASS: "pass",
-    pb.NO_ANSWER_ACTION_STOP: "stop",
-}
+"""Frames that may wait for the engine, or have their answers written; one more is refused at once. It bounds the memory
+that clients can take."""
+PATIENCE_S = 30.0
+"""How long a caller of `Explain` may leave an event untaken."""
+TOKENS_A_JOB = 128
+"""An answer that may be longer is written in one job a token."""
 
 
 class FrameSegmenter(Protocol):
-    """What the service asks of a segmenter."""
+    """What the service asks of a segmenter; `Segmenter` says what it means."""
 
-    def segment(self, image: NDArray[np.uint8], instruction: str | None, recipe: Recipe) -> Result:
-        """Segment one RGB image, uint8 [H, W, 3]."""
+    def segment_batch(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        request: Request,
+        recipe: Recipe,
+        *,
+        decoding: Decoding,
+        cancelled: Callable[[], bool],
+    ) -> list[Result]:
+        """Segment RGB images, uint8 [H, W, 3]."""
+
+    def stream(
+        self, image: NDArray[np.uint8], request: Request, recipe: Recipe, *, decoding: Decoding
+    ) -> Iterator[Event]:
+        """Segment one RGB image as its answer is written, the result last."""
 
 
 class _Overloaded(Exception):
@@ -52,7 +67,7 @@ class _Overloaded(Exception):
 
 
 class InspectionService(pb_grpc.InspectionServicer):
-    """Answers `Segment` and `GetModel`.
+    """Answers `Segment`, `Explain` and `GetModel`.
 
     Args:
         segmenter: runs the model.
@@ -66,12 +81,18 @@ class InspectionService(pb_grpc.InspectionServicer):
         self._slots = threading.BoundedSemaphore(MAX_WAITING)
 
     def close(self) -> None:
-        """Let the frame in the engine finish and drop those that wait; after that nobody uses the segmenter."""
+        """Let the job in the engine finish and drop those that wait; after that nobody uses the segmenter."""
         self._engine.shutdown(cancel_futures=True)
 
     def Segment(self, request: pb.SegmentRequest, context: grpc.ServicerContext) -> pb.SegmentResponse:
         """One frame in, one verdict with its mask out."""
         return _answered(lambda: self._segment(request, context), context)
+
+    def Explain(self, request: pb.SegmentRequest, context: grpc.ServicerContext) -> Iterator[pb.ExplainEvent]:
+        """One frame in, its answer out as it is written."""
+        with closing(self._explain(request, context)) as events:
+            answered = iter(lambda: _answered(lambda: next(events, None), context), None)
+            yield from while_taken(answered, context, PATIENCE_S)
 
     def GetModel(self, request: pb.GetModelRequest, context: grpc.ServicerContext) -> pb.GetModelResponse:
         """The loaded model."""
@@ -79,68 +100,79 @@ class InspectionService(pb_grpc.InspectionServicer):
 
     def _segment(self, request: pb.SegmentRequest, context: grpc.ServicerContext) -> pb.SegmentResponse:
         arrived = perf_counter()
-        if not self._slots.acquire(blocking=False):
-            raise _Overloaded(f"{MAX_WAITING} frames are waiting for the engine already; send the next after an answer")
-        try:
-            recipe = recipe_of(request)
-            replies.check_formats(request)
-            image = image_of(request.frame)
+        with self._slot():
+            asked = read_request(request, Mode.DIRECT)
             decoded = perf_counter()
-            result, queue_ms = self._run(image, request.instruction or None, recipe, context)
-        finally:
-            self._slots.release()
+            turns = Turns(self._engine, context)
+            result = self._result(asked, turns)
+        return self._reply(request, asked, result, turns, arrived, decoded)
+
+    def _explain(
+        self, request: pb.SegmentRequest, context: grpc.ServicerContext
+    ) -> Generator[pb.ExplainEvent, None, None]:
+        arrived = perf_counter()
+        with self._slot():
+            asked = read_request(request, Mode.EXPLAIN)
+            decoded = perf_counter()
+            turns = Turns(self._engine, context)
+            with closing(turns.steps(self._written(asked))) as events:
+                for event in events:
+                    if isinstance(event, Text):
+                        yield pb.ExplainEvent(text=event.text)
+                    elif isinstance(event, GroupMap):
+                        group = replies.group_mask(event.index, event.probability, self._model.threshold, request)
+                        yield pb.ExplainEvent(group=group)
+                    else:
+                        result = event
+        yield pb.ExplainEvent(result=self._reply(request, asked, result, turns, arrived, decoded))
+
+    def _result(self, asked: Asked, turns: Turns) -> Result:
+        """The result by one job where the answer is short, for the most part proved by the pass."""
+        if (asked.decoding.max_new_tokens or asked.request.mode.token_limit) <= TOKENS_A_JOB:
+            return turns.take(
+                lambda: self._segmenter.segment_batch(
+                    [asked.image], asked.request, asked.recipe, decoding=asked.decoding, cancelled=turns.gone
+                )
+            )[0]
+        with closing(turns.steps(self._written(asked))) as events:
+            return next(event for event in events if isinstance(event, Result))
+
+    def _written(self, asked: Asked) -> Generator[Event, None, None]:
+        yield from self._segmenter.stream(asked.image, asked.request, asked.recipe, decoding=asked.decoding)
+
+    def _reply(
+        self,
+        request: pb.SegmentRequest,
+        asked: Asked,
+        result: Result,
+        turns: Turns,
+        arrived: float,
+        decoded: float,
+    ) -> pb.SegmentResponse:
+        """The reply; `arrived` and `decoded` are by the performance counter."""
         decode_ms = (decoded - arrived) * 1000
         timings = {"decode": decode_ms, **{stage: ms for stage, ms in result.timings_ms.items() if stage != "decode"}}
         timings["total"] += decode_ms - result.timings_ms.get("decode", 0.0)
         encoding = perf_counter()
-        reply = replies.result_reply(replace(result, timings_ms=timings), recipe)
-        replies.add_pictures(reply, result, request)
+        reply = replies.result_reply(replace(result, timings_ms=timings), asked.recipe)
+        replies.add_pictures(reply, result, self._model.threshold, request)
         reply.identity.CopyFrom(request.frame.identity)
         reply.model.CopyFrom(self._model.model)
         done = perf_counter()
-        reply.timings.add(stage="queue", ms=queue_ms)
+        reply.timings.add(stage="queue", ms=turns.queue_ms)
         reply.timings.add(stage="encode", ms=(done - encoding) * 1000)
         reply.timings.add(stage="server", ms=(done - arrived) * 1000)
         return reply
 
-    def _run(
-        self, image: NDArray[np.uint8], instruction: str | None, recipe: Recipe, context: grpc.ServicerContext
-    ) -> tuple[Result, float]:
-        """The result and the milliseconds spent waiting; a caller who is gone when the turn comes is skipped."""
-        queued = perf_counter()
-
-        def run() -> tuple[Result, float]:
-            queue_ms = (perf_counter() - queued) * 1000
-            return self._segmenter.segment(image, instruction, recipe), queue_ms
-
-        future = self._engine.submit(run)
-        context.add_callback(future.cancel)
-        return future.result()
-
-
-def recipe_of(request: pb.SegmentRequest) -> Recipe:
-    """The recipe of a request, with its defaults; raises InputError naming the field."""
-    asked = request.recipe
-    if asked.on_no_answer not in NO_ANSWER_ACTIONS:
-        raise InputError(f"recipe.on_no_answer: found {asked.on_no_answer}, expected REJECT, PASS or STOP")
-    values: dict[str, Any] = {"on_no_answer": NO_ANSWER_ACTIONS[asked.on_no_answer]}
-    values |= {name: getattr(asked, name) for name in ("min_area_px", "min_score") if asked.HasField(name)}
-    try:
-        return Recipe(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        rule = first["msg"][:1].lower() + first["msg"][1:]
-        raise InputError(f"recipe.{first['loc'][0]}: found {first['input']}, {rule}") from None
-
-
-def image_of(frame: pb.Frame) -> NDArray[np.uint8]:
-    """The frame as upright RGB, uint8 [H, W, 3]; raises InputError naming the field."""
-    content = frame.WhichOneof("content")
-    if content == "raw":
-        return raw_to_rgb(frame.raw)
-    if content == "encoded":
-        return decode_image(frame.encoded, "frame.encoded")
-    raise InputError("frame.content: found nothing, expected raw or encoded")
+    @contextmanager
+    def _slot(self) -> Iterator[None]:
+        """A place among those that are served, while the block lasts."""
+        if not self._slots.acquire(blocking=False):
+            raise _Overloaded(f"{MAX_WAITING} frames are waiting for the engine already; send the next after an answer")
+        try:
+            yield
+        finally:
+            self._slots.release()
 
 
 def _answered(answer: Callable[[], Reply], context: grpc.ServicerContext) -> Reply:
@@ -151,8 +183,8 @@ def _answered(answer: Callable[[], Reply], context: grpc.ServicerContext) -> Rep
         status, text = grpc.StatusCode.INVALID_ARGUMENT, str(error)
     except EngineError as error:
         status, text = grpc.StatusCode.INTERNAL, str(error)
-    except CancelledError:
-        status, text = grpc.StatusCode.CANCELLED, "the caller went away before the engine was free"
+    except (CancelledError, Cancelled):
+        status, text = grpc.StatusCode.CANCELLED, "the caller went away before the engine was done"
     except _Overloaded as error:
         status, text = grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
     except Exception as error:

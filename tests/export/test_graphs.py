@@ -10,17 +10,15 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from agvas_export.graphs import Graph
+from agvas_export.graphs import Graph, default_plan
 from agvas_export.onnx_graph import WeightFiles, onnx_graph
 from agvas_export.targets import LLM_GRAPHS
 from agvas_export.trace import Trace
 from agvas_runtime.engines.ort import OrtEngine
 from agvas_train.checkpoint import Checkpoint
-from agvas_train.data.synth import generate
-from agvas_train.reference import ReferenceSegmenter
 from tests.export.conftest import Exported
 
-NAMES = ("semantic_encoder", "pixel_encoder", "spam", "llm", "prefill", "decode", "decoder")
+NAMES = ("semantic_encoder", "pixel_encoder", "spam", "llm", "decode", "decoder")
 
 
 def of_batch(graph: Graph, size: int) -> dict[str, torch.Tensor]:
@@ -49,22 +47,24 @@ def test_a_graph_takes_any_batch(exported: Exported, graphs: dict[str, Graph], n
 
 
 def test_the_pass_takes_any_length(exported: Exported, graphs: dict[str, Graph]) -> None:
-    """Another instruction has another prompt and another trie."""
-    llm = graphs["llm"]
-    rows, edges = 7, 5
-    shorter = {
-        "inputs_embeds": llm.inputs["inputs_embeds"][:1, :50],
-        "position_ids": llm.inputs["position_ids"][:, :50],
-        "attention_bias": llm.inputs["attention_bias"][:, :, :50, :50],
-        "rows": llm.inputs["rows"][:rows] * 0 + 9,
-        "edge_rows": llm.inputs["edge_rows"][:edges] % rows,
-        "edge_tokens": llm.inputs["edge_tokens"][:edges],
-    }
-    with torch.inference_mode():
-        expected = dict(zip(llm.outputs, llm.reference(*shorter.values()), strict=True))
-    found = OrtEngine(exported[0] / "graphs" / "llm.onnx").run({k: v.numpy() for k, v in shorter.items()})
-    for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value.numpy(), rtol=1e-4, atol=1e-4)
+    """Another instruction has another prompt and another trie; one node and one edge are enough."""
+    llm, engine = graphs["llm"], OrtEngine(exported[0] / "graphs" / "llm.onnx")
+    for before, after, nodes, edges in ((2, 5, 9, 7), (1, 1, 1, 1)):
+        shorter = {
+            "before": llm.inputs["before"][:, :before],
+            "visual": llm.inputs["visual"][:1],
+            "after": llm.inputs["after"][:, :after],
+            "nodes": llm.inputs["nodes"][:, :nodes],
+            "depths": llm.inputs["depths"][:nodes],
+            "node_bias": llm.inputs["node_bias"][:nodes, :nodes],
+            "edge_rows": llm.inputs["edge_rows"][:edges] % (nodes + 1),
+            "edge_tokens": llm.inputs["edge_tokens"][:edges],
+        }
+        with torch.inference_mode():
+            expected = dict(zip(llm.outputs, llm.reference(*shorter.values()), strict=True))
+        found = engine.run({k: v.numpy() for k, v in shorter.items()})
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value.numpy(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("present", [(0, 0, 1), (1, 1, 0), (0, 1, 0), (1, 0, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1)])
@@ -81,53 +81,23 @@ def test_the_decoder_leaves_absent_anchors_out(
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
 
 
-def test_prefill_and_decode_write_what_the_reference_writes(exported: Exported, checkpoint: Checkpoint) -> None:
-    """The whole answer, token by token, with keys and values handed on as they come."""
-    reference = ReferenceSegmenter(checkpoint)
-    config, image = checkpoint.config, generate(9, 0).image
-    with torch.inference_mode():
-        visual = reference.encode(
-            torch.from_numpy(config.model.semantic_view.apply(image)),
-            torch.from_numpy(config.model.pixel_view.apply(image)[0]),
-        )
-        embeds = reference.prompt_embeds("Describe the defect.", visual)
-        expected = reference.decode(embeds, 12)
-    prefill, decode = (OrtEngine(exported[0] / "graphs" / f"{name}.onnx") for name in ("prefill", "decode"))
-    position = embeds.shape[1]
-    out = prefill.run({"inputs_embeds": embeds.numpy(), "position_ids": np.arange(position)[None]})
-    tokens, states = [], [out["state"][0]]
-    for _ in range(len(expected.tokens)):
-        tokens.append(int(out["greedy"][0]))
-        with torch.inference_mode():
-            next_embeds = checkpoint.model.embed(torch.tensor([[tokens[-1]]])).numpy()
-        past = {"past_keys": out["keys"], "past_values": out["values"]}
-        out = decode.run({"inputs_embeds": next_embeds, "position_ids": np.array([[position]]), **past})
-        states.append(out["state"][0])
-        position += 1
-    assert tokens == expected.tokens
-    np.testing.assert_allclose(np.stack(states)[: len(expected.states)], expected.states.numpy(), atol=1e-4)
-
-
 def test_decoding_goes_on_from_the_keys_and_values_of_the_pass(
-    exported: Exported, graphs: dict[str, Graph], trace: Trace, checkpoint: Checkpoint
+    exported: Exported, trace: Trace, checkpoint: Checkpoint
 ) -> None:
-    """Leaving the trie costs nothing twice: the pass's rows of the prompt are the prefill's."""
-    length = int(trace.feeds["llm"]["rows"][0]) + 1
+    """Leaving the trie costs nothing twice: the pass's rows of the prompt are what decoding begins with."""
+    length = default_plan(checkpoint).prompt_length
     out = OrtEngine(exported[0] / "graphs" / "llm.onnx").run(trace.feeds["llm"])
-    for name in ("keys", "values"):
-        np.testing.assert_allclose(out[name][:, :, :, :length], trace.outputs["prefill"][name], atol=1e-4)
-    assert out["greedy"][0, 0] == trace.outputs["prefill"]["greedy"][0]
     feeds = {**trace.feeds["decode"], **{f"past_{name}": out[name][:, :, :, :length] for name in ("keys", "values")}}
     found = OrtEngine(exported[0] / "graphs" / "decode.onnx").run(feeds)
-    np.testing.assert_allclose(found["state"], trace.outputs["decode"]["state"], atol=1e-4)
+    for name, value in trace.outputs["decode"].items():
+        np.testing.assert_allclose(found[name], value, atol=1e-4, err_msg=name)
 
 
 def test_graphs_that_share_weights_share_the_file(exported: Exported) -> None:
     folder, manifest, _ = exported
     assert {tuple(manifest.graphs[name].data) for name in LLM_GRAPHS} == {("graphs/llm.data",)}
     assert not (folder / "graphs" / "decode.data").exists()
-    small = sum(manifest.files[f"graphs/{name}.onnx"].size for name in ("prefill", "decode"))
-    assert small < 0.05 * manifest.files["graphs/llm.data"].size
+    assert manifest.files["graphs/decode.onnx"].size < 0.05 * manifest.files["graphs/llm.data"].size
 
 
 def test_equal_weights_are_written_once_and_read_back_whole(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from agvas_runtime.engines.ort import OrtEngine
 from agvas_runtime.errors import EngineError
 
 ModelOf = Callable[[str], ir.Model]
-NAMES = ("semantic_encoder", "pixel_encoder", "spam", "llm", "prefill", "decode", "decoder")
+NAMES = ("semantic_encoder", "pixel_encoder", "spam", "llm", "decode", "decoder")
 
 
 def written(model: ir.Model, folder: Path, name: str = "graph") -> Path:
@@ -146,8 +146,8 @@ def test_scores_within_a_fused_attention_are_watched(model_of: ModelOf) -> None:
     """No tensor of the graph holds them, but a backend that writes attention out would hold them in half."""
     model = rounding_twin(to_half(model_of("llm")))
     peaks = [value.name for value in model.graph.outputs if value.name.endswith(HIGHEST)]
-    assert sum("_scores" in name for name in peaks) == 3  # one a layer
-    assert not any(name.startswith("attention_bias") for name in peaks)  # our own mask is no activation
+    assert sum("_scores" in name for name in peaks) == 6  # the prompt's and the nodes' of three layers
+    assert not any(name.startswith("node_bias") for name in peaks)  # our own mask is no activation
 
 
 def test_the_proof_covers_every_half_tensor_and_sees_rounding(model_of: ModelOf, trace: Trace, tmp_path: Path) -> None:

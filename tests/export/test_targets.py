@@ -47,7 +47,7 @@ def test_what_goes_together() -> None:
     assert half.engine_graphs == ["semantic_encoder", "pixel_encoder", "spam", "llm", "decoder"]
     static = resolve(trt="int8", calibration=True)
     assert static.opset == 19
-    assert [static.precision(name) for name in ("pixel_encoder", "spam", "llm", "prefill", "decoder")] == [
+    assert [static.precision(name) for name in ("pixel_encoder", "spam", "llm", "decode", "decoder")] == [
         "int8-static",
         "fp16",
         "int8-static",

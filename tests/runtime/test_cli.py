@@ -3,18 +3,24 @@
 import io
 import json
 import resource
+import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from agvas_runtime import segment_files
 from agvas_runtime.cli import app
 from agvas_runtime.console import run
 from agvas_runtime.encoding import mask_from_png
 from agvas_runtime.files import result_names
 from agvas_runtime.frames import read_image
+from agvas_runtime.modes import Mode, Request
+from agvas_runtime.segmenter import Text
+from agvas_runtime.writer import Decoding
 from tests.conftest import DEMO_FRAMES
 
 COMMAND = "agvas_runtime.cli"
@@ -105,6 +111,140 @@ def test_thresholds_decide_the_verdict_and_never_the_exit_code(command, photo):
     assert json.loads(out)[0]["verdict"] != "REJECT"
 
 
+TEXT = ("--mode", "describe")
+DRAWN = ("--temperature", "1.5", "--top-p", "0.9", "--seed", "5", "--max-tokens", "30")
+
+
+class Standing:
+    """In for a segmenter: does as it does, except for what is given."""
+
+    def __init__(self, segmenter, **instead) -> None:
+        self.__dict__ |= instead
+        self.segmenter = segmenter
+
+    def __getattr__(self, name):
+        return getattr(self.segmenter, name)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_every_mode_s_row_says_what_the_segmenter_says(command, segmenter, photo):
+    for mode, options in (
+        (Mode.DIRECT, {"class_name": "scratches"}),
+        (Mode.DESCRIBE_PLUS, {"normal_look": "A smooth grey surface."}),
+        (Mode.CONVERSATION, {"instruction": "What is on the surface?"}),
+    ):
+        arguments = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", value)]
+        code, out, err = command("segment", photo, "--mode", mode.value, *arguments, "--json")
+        (row,), result = json.loads(out), segmenter.segment(photo, mode=mode, **options)
+        assert (code, err) == (0, "")
+        for name in ("instruction", "answer", "tokens", "proved_tokens", "one_pass", "verified", "rechecked"):
+            assert row[name] == getattr(result, name), name
+        assert row["scores"]["normality"] == result.scores.normality
+        assert row["groups"] == []
+
+
+def test_the_options_of_writing_arrive(command, segmenter, photo):
+    _, out, _ = command("segment", photo, *TEXT, *DRAWN, "--json")
+    decoding = Decoding(temperature=1.5, top_p=0.9, seed=5, max_new_tokens=30)
+    assert json.loads(out)[0]["answer"] == segmenter.segment(photo, mode=Mode.DESCRIBE, decoding=decoding).answer
+    _, out, _ = command("segment", photo, "--no-text", "--json")
+    assert json.loads(out)[0]["verified"] == segmenter.segment(photo, decoding=Decoding(text=False)).verified
+    _, out, _ = command("segment", photo, "--strict-below", "1e9", "--json")
+    assert json.loads(out)[0]["rechecked"] is True
+
+
+def test_a_single_image_s_answer_is_printed_above_the_table_and_several_below_it(command, segmenter):
+    photos = sorted(DEMO_FRAMES.glob("*.jpg"))[:2]
+    answers = [segmenter.segment(photo, mode=Mode.DESCRIBE).answer for photo in photos]
+    code, out, err = command("segment", photos[0], *TEXT)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == answers[0]
+    _, out, _ = command("segment", *photos, *TEXT)
+    assert out.splitlines()[-2:] == [f"{photo}: {answer}" for photo, answer in zip(photos, answers, strict=True)]
+    for arguments in ((), (*TEXT, "--no-text")):
+        assert not command("segment", photos[0], *arguments)[1].startswith(answers[0][:3])
+
+
+def test_an_answer_that_is_read_again_is_printed_again(command, photo, segmenter):
+    _, out, _ = command("segment", photo, "--mode", "explain", "--strict-below", "1e9")
+    answer = segmenter.segment(photo, mode=Mode.EXPLAIN, decoding=Decoding(strict_below=1e9)).answer
+    assert f"read again: {answer}" in out.splitlines()
+
+
+def test_what_a_model_writes_cannot_steer_the_terminal(command, photo, segmenter, monkeypatch):
+    def stream(image, request, recipe, **options):
+        yield Text("a\x1b[2Jb\n")
+        yield segmenter.segment(image)
+
+    monkeypatch.setattr(segment_files, "open_bundle", lambda *_: Standing(segmenter, stream=stream))
+    assert command("segment", photo, *TEXT)[1].startswith("a [2Jb\n")
+
+
+def test_an_interrupt_during_an_answer_is_exit_code_130_behind_what_was_written(command, photo, segmenter, monkeypatch):
+    def stream(*arguments, **options):
+        for event in segmenter.stream(*arguments, **options):
+            yield event
+            signal.raise_signal(signal.SIGINT)
+
+    standing = Standing(segmenter, stream=stream)
+    monkeypatch.setattr(segment_files, "open_bundle", lambda *_: standing)
+    code, out, err = command("segment", photo, *TEXT)
+    assert (code, err, standing.closed) == (130, "", True)
+    first = next(segmenter.stream(photo, Request(Mode.DESCRIBE)))
+    assert out == f"{first.text}\n"
+
+
+def test_several_groups_of_anchors_give_several_masks(command, photo, segmenter, monkeypatch, tmp_path):
+    result = segmenter.segment(photo)
+    left, right = result.probability.copy(), result.probability.copy()
+    left[:, 100:], right[:, :100] = 0, 0
+    several = replace(result, group_maps=(left, right))
+    standing = Standing(segmenter, segment_batch=lambda *_, **__: [several])
+    monkeypatch.setattr(segment_files, "open_bundle", lambda *_: standing)
+    _, out, _ = command("segment", photo, "--json", "--out", tmp_path)
+    (row,) = json.loads(out)
+    names = [f"{photo.stem}_mask_1.png", f"{photo.stem}_mask_2.png"]
+    assert [group["mask"] for group in row["groups"]] == [str(tmp_path / name) for name in names]
+    for name, group, probability in zip(names, row["groups"], (left, right), strict=True):
+        mask = mask_from_png((tmp_path / name).read_bytes())
+        assert np.array_equal(mask, probability > segmenter.manifest.model.threshold)
+        assert group["defect_area_px"] == mask.sum()
+    assert np.array_equal(mask_from_png(Path(row["mask"]).read_bytes()), result.mask)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--mode", "describ"), "--mode"),
+        (("--mode", "conversation"), "mode conversation needs instruction, your question"),
+        (("--mode", "describe-plus"), "mode describe-plus needs normal_look"),
+        (("--mode", "general"), "mode general needs class_name"),
+        (("--normal-look", "a"), "takes no normal_look"),
+        (("--class-name", "a", "--instruction", "b"), "can't use both instruction and class_name"),
+        (("--class-name", " "), "class_name: found a blank text"),
+        (("--instruction", "x" * 501), "instruction: found 501 characters"),
+        (("--max-tokens", "0"), "--max-tokens"),
+        (("--temperature", "11"), "--temperature"),
+        (("--temperature", "nan"), "--temperature"),
+        (("--top-p", "0"), "--top-p: found 0.0, input should be greater than 0"),
+        (("--seed", "-1"), "--seed"),
+        (("--strict-below", "-1"), "--strict-below"),
+        (("--min-score", "nan"), "--min-score"),
+    ],
+)
+def test_a_wrong_request_is_exit_code_2_and_one_line_before_the_bundle_is_opened(command, photo, arguments, text):
+    code, out, err = command("segment", photo, "--bundle", "no/such/bundle", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert text in err
+
+
+def test_a_wrong_warm_up_is_exit_code_2_and_one_line(command):
+    code, _, err = command("serve", "--bundle", "no/such/bundle", "--warm", "a", "--warm", " ")
+    assert (code, err) == (2, "error: --warm: instruction: found a blank text, expected words\n")
+
+
 def test_each_bad_file_is_one_line_and_the_good_ones_are_still_written(run_module, photo, tmp_path):
     bad = {
         "truncated.jpg": photo.read_bytes()[: photo.stat().st_size // 2],
@@ -181,6 +321,9 @@ def test_a_result_never_replaces_an_input(command, photo, tmp_path):
     assert code == 2
     assert err == f"error: {tmp_path / 'a_mask.png'}: a result would replace this input; choose another --out\n"
     assert (tmp_path / "a_mask.png").read_bytes() == before
+    (tmp_path / "a_mask.png").rename(tmp_path / "a_mask_2.png")
+    code, _, err = command("segment", tmp_path, "--out", tmp_path)
+    assert (code, err.startswith(f"error: {tmp_path / 'a_mask_2.png'}: a result would replace")) == (2, True)
 
 
 def test_an_out_folder_that_cannot_be_made_is_one_line(command, photo, tmp_path):

@@ -50,7 +50,7 @@ def test_the_recipe_travels(client, photo):
         (b"x", {"pixel_format": "RGB8"}, "pixel_format: found RGB8 for an image file"),
         (b"x", {}, "frame.encoded: not an image"),
         ("no/such/file.png", {}, "no/such/file.png: No such file or directory"),
-        (np.zeros((4, 4), np.uint8), {"instruction": ""}, "instruction: found an empty text"),
+        (np.zeros((4, 4), np.uint8), {"instruction": ""}, "instruction: found a blank text"),
         (np.zeros((4, 4), np.uint8), {"instruction": " "}, "instruction: found a blank text"),
     ],
 )

@@ -5,19 +5,22 @@ import shutil
 import threading
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from agvas_runtime.bundle import Bundle, default_bundle_path, write_manifest
 from agvas_runtime.engines import native, release, store
 from agvas_runtime.engines.choice import Stopped, build_missing, open_bundle
 from agvas_runtime.engines.device import Device, probe
-from agvas_runtime.engines.ort import OrtEngine
+from agvas_runtime.engines.ort import CPU, CUDA, OrtEngine, available_providers
 from agvas_runtime.engines.private import homes, locked, make_folders
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.manifest import EnginePlan, TensorSpec
+from agvas_runtime.modes import Request
+from agvas_runtime.pipeline import GRAPHS, check_sizes
 from agvas_runtime.result import AnswerKind
 from agvas_runtime.segment_files import Task, segment_files
-from agvas_runtime.segmenter import GRAPHS, Segmenter, check_sizes
+from agvas_runtime.segmenter import Segmenter
 from agvas_runtime.verdict import Recipe
 from tests.runtime.test_segmenter import _answering
 
@@ -44,7 +47,7 @@ def without_gpu():
 
 def only_note(capsys):
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("ONNX Runtime runs this bundle, which was made for TensorRT: ")
+    assert line.startswith("ONNX Runtime runs this bundle on the CPU, which was made for TensorRT: ")
     return line
 
 
@@ -53,7 +56,7 @@ def test_auto_takes_onnx_runtime_after_one_note_where_there_is_no_gpu(made_for_t
     reason = without_gpu()
     segmenter = open_bundle("auto", made_for_tensorrt.folder, 1, build_unless)
     assert only_note(capsys).endswith(reason)
-    assert {type(engine) for engine in segmenter._engines.values()} == {OrtEngine}
+    assert {type(engine) for engine in segmenter.pipeline.engines.values()} == {OrtEngine}
 
 
 def test_auto_names_the_build_where_engines_are_missing_and_builds_nothing(made_for_tensorrt, capsys, monkeypatch):
@@ -70,14 +73,43 @@ def test_tensorrt_by_name_fails_where_it_cannot_be_had(made_for_tensorrt, capsys
     assert str(caught.value) == reason
     with pytest.raises(InputError, match="not made for TensorRT"):
         open_bundle("tensorrt", None, 1)
-    with pytest.raises(InputError, match="--engine: found 'cuda', expected auto, ort, tensorrt"):
+    with pytest.raises(InputError, match="--engine: found 'cuda', expected auto, ort, ort-cuda, tensorrt"):
         open_bundle("cuda", None)
     assert capsys.readouterr().err == ""
 
 
+def without_cuda():
+    if CUDA in available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+
+
+def test_cuda_by_name_fails_where_it_cannot_be_had(capsys):
+    without_cuda()
+    with pytest.raises(EngineError, match=r"no CUDAExecutionProvider here .* pip install 'agvas\[gpu\]'"):
+        open_bundle("ort-cuda", None, 1)
+    assert capsys.readouterr().err == ""
+
+
+def test_auto_takes_no_cuda_that_nobody_asked_for(monkeypatch, capsys):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])  # as in a build with CUDA
+    opened = open_bundle("auto", None, 1)
+    assert {type(engine) for engine in opened.pipeline.engines.values()} == {OrtEngine}
+    assert capsys.readouterr().err == ""
+
+
+def test_graphs_beside_the_native_ones_run_on_cuda_or_not_at_all(made_for_tensorrt, monkeypatch, capsys):
+    without_cuda()
+    monkeypatch.setattr(native, "read_plans", lambda *_: {})  # as if the plan named none of the graphs
+    with pytest.raises(EngineError, match="no CUDAExecutionProvider here"):
+        open_bundle("tensorrt", made_for_tensorrt.folder, 1)
+    opened = open_bundle("auto", made_for_tensorrt.folder, 1)
+    assert "CUDAExecutionProvider" in only_note(capsys)
+    assert {type(engine) for engine in opened.pipeline.engines.values()} == {OrtEngine}
+
+
 def test_segmenting_files_falls_back_too(made_for_tensorrt, capsys, photo):
     without_gpu()
-    task = Task(made_for_tensorrt.folder, None, Recipe(), 1, None, engine="auto")
+    task = Task(made_for_tensorrt.folder, Request(), Recipe(), 1, None, engine="auto")
     assert segment_files([photo], task, as_json=True) == 0
     shown = capsys.readouterr()
     assert [row["file"] for row in json.loads(shown.out)] == [str(photo)]
@@ -105,23 +137,24 @@ def test_waiting_for_another_build_is_told_once_and_stops(made_for_tensorrt, mon
 
 
 def test_an_instruction_that_the_engines_are_too_small_for_is_the_users_error(segmenter):
-    limited = Segmenter(segmenter.bundle, segmenter._engines, RANGES | {"T": (1, 2, 3)})
+    limited = Segmenter(segmenter.bundle, segmenter.pipeline.engines, RANGES | {"T": (1, 2, 3)})
     with pytest.raises(
-        InputError, match=r"instruction: its pass has \d+ tokens, the engines take 1..3; use --engine ort"
+        InputError,
+        match=r"instruction: its pass has \d+ tokens behind the image, the engines take 1..3; use --engine ort",
     ):
         limited.segment(np.zeros((8, 8, 3), np.uint8))
 
 
 @pytest.mark.parametrize(
-    ("shape", "reason"), [((3, 4), None), ((3, 9), None), ((3, 3), "has 3 tokens"), ((3, 10), "has 10 tokens")]
+    ("shape", "reason"), [((3, 4), None), ((3, 9), None), ((3, 3), "has 3 tokens .*"), ((3, 10), "has 10 tokens .*")]
 )
 def test_sizes_are_compared_with_the_ranges_of_named_dimensions(shape, reason):
     inputs = [TensorSpec(name="bias", dtype="float32", shape=["X", "T"])]
     if reason is None:
-        check_sizes(inputs, {"bias": shape, "stranger": (99,)}, {"T": (4, 5, 9)})
+        check_sizes(inputs, {"bias": np.empty(shape), "stranger": np.empty(99)}, {"T": (4, 5, 9)})
         return
     with pytest.raises(InputError, match=f"{reason}, the engines take 4..9"):
-        check_sizes(inputs, {"bias": shape}, {"T": (4, 5, 9)})
+        check_sizes(inputs, {"bias": np.empty(shape)}, {"T": (4, 5, 9)})
 
 
 class Counted:
@@ -147,14 +180,14 @@ def test_warming_runs_the_decoder_whatever_the_answer(segmenter):
     first = segmenter.prompter.answer("Nothing unusual is found in this image.", anchors=False)[0]
     rejecting = _answering(segmenter, first)
     assert rejecting.segment(np.zeros((8, 8, 3), np.uint8)).answer_kind is AnswerKind.REJECTED
-    decoder = Counted(segmenter._engines["decoder"])
-    rejecting._engines["decoder"] = decoder
+    decoder = Counted(segmenter.pipeline.engines["decoder"])
+    rejecting.pipeline.engines["decoder"] = decoder
     rejecting.warm()
     assert decoder.runs == 1
 
 
 def test_closing_goes_on_where_an_engine_fails(segmenter):
-    engines = {name: Counted(engine, fails=name == GRAPHS[0]) for name, engine in segmenter._engines.items()}
+    engines = {name: Counted(engine, fails=name == GRAPHS[0]) for name, engine in segmenter.pipeline.engines.items()}
     with pytest.raises(EngineError, match="the device is lost"):
         Segmenter(segmenter.bundle, engines).close()
     assert all(engine.closed for engine in engines.values())

@@ -5,8 +5,10 @@ import json
 import pytest
 
 from agvas_runtime.errors import BundleError, InputError
-from agvas_runtime.plan import plan_pass
+from agvas_runtime.modes import Mode
+from agvas_runtime.plan import HIDDEN, Known, plan_pass, template_trie
 from agvas_runtime.prompts import Prompter
+from agvas_runtime.result import AnswerKind
 from agvas_runtime.segmenter import Segmenter
 from agvas_runtime.templates import default_templates
 
@@ -45,9 +47,9 @@ def test_a_users_text_holds_no_special_token(prompter: Prompter, evil: str) -> N
 @pytest.mark.parametrize(
     ("instruction", "reason"),
     [
-        ("  ", "found a blank text, expected a sentence"),
+        ("  ", "found a blank text, expected words"),
         ("x" * 501, "found 501 characters, expected at most 500"),
-        ("a\ud800", "character 1 is no valid Unicode"),
+        ("a\ud800", "character 2 is '.ud800', expected readable text"),
     ],
 )
 def test_an_unusable_instruction_is_refused(prompter: Prompter, instruction: str, reason: str) -> None:
@@ -79,17 +81,30 @@ def test_the_class_of_an_instruction_is_its_own() -> None:
     assert len(templates.rejections_of("scratches")) == 21
 
 
-def test_a_plans_rows_are_the_last_prompt_token_and_the_nodes(segmenter: Segmenter) -> None:
+def test_a_plan_holds_the_prompts_tokens_and_what_a_node_sees(segmenter: Segmenter) -> None:
     visual = segmenter.manifest.model.visual_tokens
     plan = plan_pass("Please segment the dents in this image.", segmenter.prompter, segmenter.templates, visual)
-    prompt_length = len(plan.prompt.before) + visual + len(plan.prompt.after)
-    nodes = len(plan.trie.tokens)
-    assert plan.rows.tolist() == list(range(prompt_length - 1, prompt_length + nodes))
-    assert plan.position_ids.shape == (1, prompt_length + nodes)
-    assert plan.attention_bias.shape == (1, 1, prompt_length + nodes, prompt_length + nodes)
-    assert (plan.position_ids[0, :prompt_length] == range(prompt_length)).all()
-    assert (plan.position_ids[0, prompt_length:] == prompt_length - 1 + plan.trie.depths).all()
+    assert plan.prompt_length == len(plan.before) + visual + len(plan.after)
+    assert ((plan.node_bias == 0) == plan.trie.ancestors()).all()
+    assert (plan.node_bias[plan.node_bias != 0] == HIDDEN).all()
     assert len(plan.trie.answers) == 26
+    assert len(plan.rejections) == 21
+
+
+def test_each_kind_of_pass_tries_its_own_answers(segmenter: Segmenter) -> None:
+    prompter, templates = segmenter.prompter, segmenter.templates
+    end, last = prompter.end_id, prompter.anchor_ids[-1]
+    tries = {known: template_trie(known, "Segment this.", prompter, templates) for known in Known}
+    kinds = {known: [answer.kind for answer in trie.answers] for known, trie in tries.items()}
+    assert [kinds[Known.EXPLAIN].count(kind) for kind in (AnswerKind.SEGMENTED, AnswerKind.REJECTED)] == [5, 21]
+    assert kinds[Known.DESCRIBE] == [AnswerKind.REJECTED] * 21
+    assert kinds[Known.CUT] == kinds[Known.GENERAL] == [AnswerKind.SEGMENTED] * 5
+    assert all(answer.tokens[-1] == last for answer in tries[Known.CUT].answers)
+    assert end not in tries[Known.CUT].edge_tokens
+    assert len(tries[Known.NOTHING].tokens) == 1
+    for mode in Mode:
+        known = Known.of(mode, text=False)
+        assert known is Known.of(mode) or known is Known.CUT
 
 
 @pytest.mark.parametrize("letter", ["q", "日", "[SEG]"])

@@ -1,7 +1,9 @@
 """What the service says when the engine fails, and when more frames wait than it takes. The transport is real."""
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 
 import grpc
 import numpy as np
@@ -11,6 +13,7 @@ from agvas_runtime.client import Client
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.proto.agvas.v1 import inspection_pb2_grpc as pb_grpc
+from agvas_runtime.server.channel import server_options
 from agvas_runtime.server.service import MAX_WAITING, InspectionService
 
 IMAGE = np.zeros((4, 4, 3), np.uint8)
@@ -24,7 +27,7 @@ class Faulty:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def segment(self, image, instruction, recipe):
+    def segment_batch(self, images, request, recipe, **options):
         raise self.error
 
 
@@ -34,27 +37,31 @@ class Stuck:
     def __init__(self) -> None:
         self.released = threading.Event()
 
-    def segment(self, image, instruction, recipe):
+    def segment_batch(self, images, request, recipe, **options):
         self.released.wait(60)
         raise EngineError("released")
+
+
+@contextmanager
+def serving(segmenter, threshold: float = 0.5) -> Iterator[str]:
+    """The address of a server in this process that has this segmenter; it stops as a real one does."""
+    server = grpc.server(ThreadPoolExecutor(MAX_WAITING + 4), options=server_options(64))
+    service = InspectionService(segmenter, pb.GetModelResponse(threshold=threshold))
+    pb_grpc.add_InspectionServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(0).wait()
+        service.close()
 
 
 @pytest.fixture
 def serve():
     """Serves a segmenter in this process and returns the address."""
-    servers = []
-
-    def start(segmenter) -> str:
-        server = grpc.server(ThreadPoolExecutor(MAX_WAITING + 4))
-        pb_grpc.add_InspectionServicer_to_server(InspectionService(segmenter, pb.GetModelResponse()), server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        servers.append(server)
-        return f"127.0.0.1:{port}"
-
-    yield start
-    for server in servers:
-        server.stop(None).wait()
+    with ExitStack() as servers:
+        yield lambda segmenter: servers.enter_context(serving(segmenter))
 
 
 def status_of(address: str) -> tuple[grpc.StatusCode, str]:

@@ -20,7 +20,8 @@ from agvas_runtime.cli_build import build
 from agvas_runtime.engines import store
 from agvas_runtime.engines.device import Device, probe
 from agvas_runtime.engines.native import open_engines
-from agvas_runtime.engines.ort import OrtEngine
+from agvas_runtime.engines.ort import CUDA, OrtEngine, available_providers
+from agvas_runtime.engines.ort_bound import BoundEngine
 from agvas_runtime.engines.private import LOCK, homes, locked, make_folders
 from agvas_runtime.engines.records import Target
 from agvas_runtime.engines.store import LIST, build_engines, find_plan, write_plan
@@ -151,7 +152,7 @@ def test_building_without_a_gpu_is_one_line_and_leaves_nothing(bundle, capsys):
     assert (code, shown.out, shown.err) == (1, "", f"error: {reason}\n")
     assert not (bundle.folder / "engines").exists()
     with pytest.raises(EngineError, match=r"^no "):
-        open_engines(bundle)
+        open_engines(bundle, "tensorrt", ["spam"])
 
 
 def test_a_bundle_without_an_engine_plan_says_how_to_get_one(bundle, capsys):
@@ -159,7 +160,7 @@ def test_a_bundle_without_an_engine_plan_says_how_to_get_one(bundle, capsys):
     code, shown = run_build(capsys, plain.folder)
     assert code == 2
     assert "agvas-export CHECKPOINT --trt fp16 --defer" in shown.err
-    for use in (open_engines, lambda opened: list(build_engines(opened))):
+    for use in (lambda opened: open_engines(opened, "tensorrt", ["spam"]), lambda opened: list(build_engines(opened))):
         with pytest.raises(InputError, match="not made for TensorRT"):
             use(plain)
 
@@ -488,15 +489,40 @@ def test_a_built_graph_gives_what_onnx_runtime_gives_at_every_size(graph, device
 
 
 @pytest.mark.gpu
-def test_outputs_feed_the_next_engine_whole_and_in_parts(graph, device, session, rng):
+def test_outputs_feed_the_next_engine(graph, device, session, rng):
     first, second = (small_engine(graph, device, session, name) for name in ("first", "second"))
     yardstick = OrtEngine(graph)
     for batch in (1, 2):
         x = rng.standard_normal((batch, 6, 8)).astype(np.float32)
         between = yardstick.run({"x": x})["y"]
-        same(second.run({"x": first.run({"x": x})["y"]}), yardstick.run({"x": between}))
-        joined = np.concatenate((x, between, x), axis=1)
-        same(second.run({"x": (x, first.run({"x": x})["y"], x)}), yardstick.run({"x": joined}))
+        for _ in range(2):
+            same(second.run({"x": first.run({"x": x})["y"]}), yardstick.run({"x": between}))
+    again = first.run({"x": first.run({"x": x})["y"]})  # its own output, which the run overwrites
+    same(again, yardstick.run({"x": between}))
+
+
+@pytest.mark.gpu
+def test_tensorrt_and_onnx_runtime_feed_each_other_on_the_device(graph, device, session, rng):
+    if CUDA not in available_providers():
+        pytest.skip("this ONNX Runtime has no CUDA")
+    native, bound, yardstick = small_engine(graph, device, session), BoundEngine(graph), OrtEngine(graph)
+    x = rng.standard_normal((1, 6, 8)).astype(np.float32)
+    between = native.run({"x": x})["y"]
+    same(bound.run({"x": between}), yardstick.run({"x": np.asarray(between)}))
+    between = bound.run({"x": x})["y"]
+    same(native.run({"x": between}), yardstick.run({"x": np.asarray(between)}))
+
+
+@pytest.mark.gpu
+def test_a_read_only_array_is_taken_to_the_device_once(graph, device, session, rng):
+    engine, yardstick = small_engine(graph, device, session), OrtEngine(graph)
+    x = rng.standard_normal((1, 6, 8)).astype(np.float32)
+    constant, expected = x.view(), yardstick.run({"x": x})
+    constant.setflags(write=False)
+    same(engine.run({"x": constant}), expected)
+    x += 1
+    same(engine.run({"x": constant}), expected)
+    same(engine.run({"x": x}), yardstick.run({"x": x}))
 
 
 @pytest.mark.gpu
@@ -540,7 +566,7 @@ def test_building_a_bundle_keeps_what_is_up_to_date(bundle, device, capsys, rng)
     assert [graph.kept for graph in build_engines(bundle)] == [True]
     assert [graph.kept for graph in build_engines(bundle, force=True)] == [False]
     x = rng.standard_normal((1, 9, 8)).astype(np.float32)
-    engines = open_engines(bundle)
+    engines = open_engines(bundle, "tensorrt", ["spam"])
     same(engines["spam"].run({"x": x}), OrtEngine(bundle.graph_path("spam")).run({"x": x}))
     engines["spam"].close()
 
@@ -558,7 +584,7 @@ def typed_bundle(tmp_path):
 def test_the_embedded_bundles_engines_give_what_onnx_runtime_gives(tmp_path, device, rng):
     bundle = typed_bundle(tmp_path)
     list(build_engines(bundle))
-    engines = open_engines(bundle)
+    engines = open_engines(bundle, "tensorrt", list(bundle.manifest.engine_plan.graphs))
     for name in bundle.manifest.engine_plan.graphs:
         feeds = {}
         for tensor, info in engines[name].inputs.items():

@@ -15,12 +15,13 @@ def trie() -> Trie:
     segmented, rejected = AnswerKind.SEGMENTED, AnswerKind.REJECTED
     return build_trie(
         [
-            ("abc", segmented, (1, 2, 3, END)),
-            ("ab", segmented, (1, 2, END)),
-            ("ad", rejected, (1, 4, END)),
-            ("e", rejected, (5, END)),
-            ("e again", rejected, (5, END)),
-        ]
+            (segmented, (1, 2, 3, END)),
+            (segmented, (1, 2, END)),
+            (rejected, (1, 4, END)),
+            (rejected, (5, END)),
+            (segmented, (5, END)),
+        ],
+        END,
     )
 
 
@@ -30,8 +31,9 @@ def test_shared_beginnings_are_one_path(trie: Trie) -> None:
     assert trie.depths.tolist() == [1, 2, 3, 2, 1]
 
 
-def test_equal_answers_are_merged_and_the_first_text_stays(trie: Trie) -> None:
-    assert [answer.text for answer in trie.answers] == ["abc", "ab", "ad", "e"]
+def test_equal_answers_are_merged_and_the_first_kind_stays(trie: Trie) -> None:
+    assert [answer.tokens for answer in trie.answers] == [(1, 2, 3), (1, 2), (1, 4), (5,)]
+    assert trie.answers[-1].kind is AnswerKind.REJECTED
 
 
 def test_an_answers_edges_lead_from_the_root_to_the_end_token(trie: Trie) -> None:
@@ -48,18 +50,27 @@ def test_a_node_sees_itself_and_its_ancestors_only(trie: Trie) -> None:
 
 
 @pytest.mark.parametrize(
-    ("greedy", "rows", "text"),
+    ("greedy", "rows", "token"),
     [
-        ([1, 2, 3, END, 0, 0], (0, 1, 2, 3), "abc"),
-        ([1, 2, END, 0, 0, 0], (0, 1, 2), "ab"),
-        ([5, 0, 0, 0, 0, END], (0, 5), "e"),
-        ([7, 0, 0, 0, 0, 0], (0,), None),  # left at the root
-        ([1, 2, 8, 0, 0, 0], (0, 1, 2), None),  # left inside
-        ([1, END, 0, 0, 0, 0], (0, 1), None),  # the end token where no answer ends
-        ([END, 0, 0, 0, 0, 0], (0,), None),  # an empty answer
+        ([1, 2, 3, END, 0, 0], (0, 1, 2, 3), END),
+        ([1, 2, END, 0, 0, 0], (0, 1, 2), END),
+        ([5, 0, 0, 0, 0, END], (0, 5), END),
+        ([7, 0, 0, 0, 0, 0], (0,), 7),  # left at the root
+        ([1, 2, 8, 0, 0, 0], (0, 1, 2), 8),  # left inside
+        ([1, END, 0, 0, 0, 0], (0, 1), END),  # the end token where no answer ends
+        ([END, 0, 0, 0, 0, 0], (0,), END),  # an empty answer
     ],
 )
-def test_the_walk_follows_greedy_tokens(trie: Trie, greedy: list[int], rows: tuple[int, ...], text: str | None) -> None:
-    walked = walk(trie, np.array(greedy), END)
-    assert walked.rows == rows
-    assert (walked.answer.text if walked.answer else None) == text
+def test_the_walk_follows_greedy_tokens(trie: Trie, greedy: list[int], rows: tuple[int, ...], token: int) -> None:
+    walked = walk(trie, np.array(greedy))
+    assert (walked.rows, walked.token) == (rows, token)
+
+
+def test_a_beginning_has_no_edge_to_the_end() -> None:
+    """Behind it the model writes freely: its probability is that of its own tokens."""
+    trie = build_trie([(AnswerKind.SEGMENTED, (1, 2)), (AnswerKind.REJECTED, (1, 3, END))], END)
+    begun, whole = trie.answers
+    assert (begun.tokens, whole.tokens) == ((1, 2), (1, 3))
+    assert trie.edge_tokens[list(begun.edges)].tolist() == [1, 2]
+    assert trie.edge_tokens[list(whole.edges)].tolist() == [1, 3, END]
+    assert len(trie.edge_rows) == 4

@@ -269,11 +269,14 @@ def test_a_conversation_is_no_inspection(text: str) -> None:
     assert is_empty(result)
 
 
-def test_probabilities_of_templates_are_known_only_where_templates_answer(reference: ReferenceSegmenter) -> None:
+def test_probabilities_are_known_where_templates_answer(reference: ReferenceSegmenter) -> None:
     direct = reference.segment(FRAME)
     assert direct.scores.p_answer + direct.scores.p_reject > 0.5
-    described = reference.segment(FRAME, mode=Mode.DESCRIBE)
-    assert described.scores == Scores.unknown(described.scores.min_margin)
+    described = reference.segment(FRAME, mode=Mode.DESCRIBE).scores
+    assert described.p_answer == 0 < described.p_reject
+    assert described.anomaly == described.p_other == pytest.approx(1 - described.p_reject)
+    talked = reference.segment(FRAME, "What is this?", mode=Mode.CONVERSATION)
+    assert talked.scores == Scores.unknown(talked.scores.min_margin)
     plain = ReferenceSegmenter(reference.checkpoint, template_scores=False).segment(FRAME)
     assert plain.scores == Scores.unknown(direct.scores.min_margin)
     assert plain.probability.tobytes() == direct.probability.tobytes()

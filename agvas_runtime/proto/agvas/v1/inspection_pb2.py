@@ -26,27 +26,31 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61gvas/v1/inspection.proto\x12\x08\x61gvas.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x01\n\rFrameIdentity\x12\x11\n\tcamera_id\x18\x01 \x01(\t\x12\x0f\n\x07part_id\x18\x02 \x01(\t\x12\x12\n\ntrigger_id\x18\x03 \x01(\t\x12\x15\n\x08sequence\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x1a\n\rencoder_count\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x30\n\x0c\x63\x61pture_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0b\n\t_sequenceB\x10\n\x0e_encoder_count\"t\n\x08RawImage\x12+\n\x0cpixel_format\x18\x01 \x01(\x0e\x32\x15.agvas.v1.PixelFormat\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\x0e\n\x06stride\x18\x04 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"s\n\x05\x46rame\x12)\n\x08identity\x18\x01 \x01(\x0b\x32\x17.agvas.v1.FrameIdentity\x12!\n\x03raw\x18\x02 \x01(\x0b\x32\x12.agvas.v1.RawImageH\x00\x12\x11\n\x07\x65ncoded\x18\x03 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"\x88\x01\n\x06Recipe\x12\x18\n\x0bmin_area_px\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x16\n\tmin_score\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12.\n\x0con_no_answer\x18\x03 \x01(\x0e\x32\x18.agvas.v1.NoAnswerActionB\x0e\n\x0c_min_area_pxB\x0c\n\n_min_score\"\xcb\x01\n\x0eSegmentRequest\x12\x1e\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x0f.agvas.v1.Frame\x12\x13\n\x0binstruction\x18\x02 \x01(\t\x12 \n\x06recipe\x18\x03 \x01(\x0b\x32\x10.agvas.v1.Recipe\x12)\n\x0bmask_format\x18\x04 \x01(\x0e\x32\x14.agvas.v1.MaskFormat\x12\x37\n\x12probability_format\x18\x05 \x01(\x0e\x32\x1b.agvas.v1.ProbabilityFormat\"\xf6\x03\n\x0fSegmentResponse\x12)\n\x08identity\x18\x01 \x01(\x0b\x32\x17.agvas.v1.FrameIdentity\x12\"\n\x07verdict\x18\x02 \x01(\x0e\x32\x11.agvas.v1.Verdict\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x1c\n\x04gate\x18\x04 \x01(\x0e\x32\x0e.agvas.v1.Gate\x12\x0e\n\x06\x61nswer\x18\x05 \x01(\t\x12)\n\x0b\x61nswer_kind\x18\x06 \x01(\x0e\x32\x14.agvas.v1.AnswerKind\x12\x12\n\nconfidence\x18\x07 \x01(\x01\x12 \n\x06scores\x18\x08 \x01(\x0b\x32\x10.agvas.v1.Scores\x12\r\n\x05width\x18\t \x01(\r\x12\x0e\n\x06height\x18\n \x01(\r\x12\x16\n\x0e\x64\x65\x66\x65\x63t_area_px\x18\x0b \x01(\x04\x12!\n\x07regions\x18\x0c \x03(\x0b\x32\x10.agvas.v1.Region\x12\x1c\n\x04mask\x18\r \x01(\x0b\x32\x0e.agvas.v1.Mask\x12-\n\x0bprobability\x18\x0e \x01(\x0b\x32\x18.agvas.v1.ProbabilityMap\x12&\n\x07timings\x18\x0f \x03(\x0b\x32\x15.agvas.v1.StageTiming\x12&\n\x05model\x18\x10 \x01(\x0b\x32\x17.agvas.v1.ModelIdentity\"b\n\x06Scores\x12\x10\n\x08p_answer\x18\x01 \x01(\x01\x12\x10\n\x08p_reject\x18\x02 \x01(\x01\x12\x0f\n\x07p_other\x18\x03 \x01(\x01\x12\x0f\n\x07\x61nomaly\x18\x04 \x01(\x01\x12\x12\n\nmin_margin\x18\x05 \x01(\x01\"\x84\x01\n\x06Region\x12\x0f\n\x07\x61rea_px\x18\x01 \x01(\x04\x12\x1a\n\x03\x62ox\x18\x02 \x01(\x0b\x32\r.agvas.v1.Box\x12\x12\n\ncentroid_x\x18\x03 \x01(\x01\x12\x12\n\ncentroid_y\x18\x04 \x01(\x01\x12\x12\n\nmean_score\x18\x05 \x01(\x01\x12\x11\n\tmax_score\x18\x06 \x01(\x01\"5\n\x03\x42ox\x12\n\n\x02x0\x18\x01 \x01(\r\x12\n\n\x02y0\x18\x02 \x01(\r\x12\n\n\x02x1\x18\x03 \x01(\r\x12\n\n\x02y1\x18\x04 \x01(\r\":\n\x04Mask\x12$\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x14.agvas.v1.MaskFormat\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"K\n\x0eProbabilityMap\x12+\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x1b.agvas.v1.ProbabilityFormat\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"(\n\x0bStageTiming\x12\r\n\x05stage\x18\x01 \x01(\t\x12\n\n\x02ms\x18\x02 \x01(\x01\"4\n\rModelIdentity\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rbundle_sha256\x18\x02 \x01(\t\"\x11\n\x0fGetModelRequest\"\xdc\x02\n\x10GetModelResponse\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.agvas.v1.ModelIdentity\x12\x0f\n\x07licence\x18\x02 \x01(\t\x12\x19\n\x11\x63heckpoint_sha256\x18\x03 \x01(\t\x12\x0e\n\x06preset\x18\x04 \x01(\t\x12\x16\n\x0erandom_weights\x18\x05 \x01(\x08\x12\x1f\n\x06graphs\x18\x06 \x03(\x0b\x32\x0f.agvas.v1.Graph\x12\'\n\x06parity\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x1b\n\x13\x64\x65\x66\x61ult_instruction\x18\x08 \x01(\t\x12\x11\n\tthreshold\x18\t \x01(\x01\x12\r\n\x05\x61lpha\x18\n \x01(\x01\x12,\n\ttemplates\x18\x0b \x01(\x0b\x32\x19.agvas.v1.TemplateSummary\x12\x15\n\ragvas_version\x18\x0c \x01(\t\"Y\n\x05Graph\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12\x11\n\tprecision\x18\x03 \x01(\t\x12\r\n\x05opset\x18\x04 \x01(\r\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\"o\n\x0fTemplateSummary\x12\x1b\n\x13\x64irect_instructions\x18\x01 \x01(\r\x12\x16\n\x0e\x64irect_answers\x18\x02 \x01(\r\x12\x12\n\nrejections\x18\x03 \x01(\r\x12\x13\n\x0b\x63lass_names\x18\x04 \x01(\r*\xbc\x01\n\x0bPixelFormat\x12\x1c\n\x18PIXEL_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12PIXEL_FORMAT_MONO8\x10\x01\x12\x17\n\x13PIXEL_FORMAT_MONO10\x10\x02\x12\x17\n\x13PIXEL_FORMAT_MONO12\x10\x03\x12\x17\n\x13PIXEL_FORMAT_MONO16\x10\x04\x12\x15\n\x11PIXEL_FORMAT_RGB8\x10\x05\x12\x15\n\x11PIXEL_FORMAT_BGR8\x10\x06*_\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n\x0cVERDICT_PASS\x10\x01\x12\x12\n\x0eVERDICT_REJECT\x10\x02\x12\x15\n\x11VERDICT_NO_ANSWER\x10\x03*\x85\x01\n\x0eNoAnswerAction\x12 \n\x1cNO_ANSWER_ACTION_UNSPECIFIED\x10\x00\x12\x1b\n\x17NO_ANSWER_ACTION_REJECT\x10\x01\x12\x19\n\x15NO_ANSWER_ACTION_PASS\x10\x02\x12\x19\n\x15NO_ANSWER_ACTION_STOP\x10\x03*K\n\x04Gate\x12\x14\n\x10GATE_UNSPECIFIED\x10\x00\x12\r\n\tGATE_PASS\x10\x01\x12\x0f\n\x0bGATE_REJECT\x10\x02\x12\r\n\tGATE_STOP\x10\x03*u\n\nAnswerKind\x12\x1b\n\x17\x41NSWER_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41NSWER_KIND_SEGMENTED\x10\x01\x12\x18\n\x14\x41NSWER_KIND_REJECTED\x10\x02\x12\x15\n\x11\x41NSWER_KIND_OTHER\x10\x03*q\n\nMaskFormat\x12\x1b\n\x17MASK_FORMAT_UNSPECIFIED\x10\x00\x12\x14\n\x10MASK_FORMAT_NONE\x10\x01\x12\x13\n\x0fMASK_FORMAT_PNG\x10\x02\x12\x1b\n\x17MASK_FORMAT_PACKED_BITS\x10\x03*\x92\x01\n\x11ProbabilityFormat\x12\"\n\x1ePROBABILITY_FORMAT_UNSPECIFIED\x10\x00\x12\x1b\n\x17PROBABILITY_FORMAT_NONE\x10\x01\x12\x1e\n\x1aPROBABILITY_FORMAT_FLOAT32\x10\x02\x12\x1c\n\x18PROBABILITY_FORMAT_PNG16\x10\x03\x32\x8f\x01\n\nInspection\x12>\n\x07Segment\x12\x18.agvas.v1.SegmentRequest\x1a\x19.agvas.v1.SegmentResponse\x12\x41\n\x08GetModel\x12\x19.agvas.v1.GetModelRequest\x1a\x1a.agvas.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61gvas/v1/inspection.proto\x12\x08\x61gvas.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x01\n\rFrameIdentity\x12\x11\n\tcamera_id\x18\x01 \x01(\t\x12\x0f\n\x07part_id\x18\x02 \x01(\t\x12\x12\n\ntrigger_id\x18\x03 \x01(\t\x12\x15\n\x08sequence\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x1a\n\rencoder_count\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x30\n\x0c\x63\x61pture_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0b\n\t_sequenceB\x10\n\x0e_encoder_count\"t\n\x08RawImage\x12+\n\x0cpixel_format\x18\x01 \x01(\x0e\x32\x15.agvas.v1.PixelFormat\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\x0e\n\x06stride\x18\x04 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"s\n\x05\x46rame\x12)\n\x08identity\x18\x01 \x01(\x0b\x32\x17.agvas.v1.FrameIdentity\x12!\n\x03raw\x18\x02 \x01(\x0b\x32\x12.agvas.v1.RawImageH\x00\x12\x11\n\x07\x65ncoded\x18\x03 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"\x88\x01\n\x06Recipe\x12\x18\n\x0bmin_area_px\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x16\n\tmin_score\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12.\n\x0con_no_answer\x18\x03 \x01(\x0e\x32\x18.agvas.v1.NoAnswerActionB\x0e\n\x0c_min_area_pxB\x0c\n\n_min_score\"\xdb\x01\n\x08\x44\x65\x63oding\x12\x0f\n\x07no_text\x18\x01 \x01(\x08\x12\x1b\n\x0emax_new_tokens\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x03\x88\x01\x01\x12\x19\n\x0cstrict_below\x18\x06 \x01(\x01H\x04\x88\x01\x01\x42\x11\n\x0f_max_new_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seedB\x0f\n\r_strict_below\"\xb8\x02\n\x0eSegmentRequest\x12\x1e\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x0f.agvas.v1.Frame\x12\x13\n\x0binstruction\x18\x02 \x01(\t\x12 \n\x06recipe\x18\x03 \x01(\x0b\x32\x10.agvas.v1.Recipe\x12)\n\x0bmask_format\x18\x04 \x01(\x0e\x32\x14.agvas.v1.MaskFormat\x12\x37\n\x12probability_format\x18\x05 \x01(\x0e\x32\x1b.agvas.v1.ProbabilityFormat\x12\x1c\n\x04mode\x18\x06 \x01(\x0e\x32\x0e.agvas.v1.Mode\x12\x12\n\nclass_name\x18\x07 \x01(\t\x12\x13\n\x0bnormal_look\x18\x08 \x01(\t\x12$\n\x08\x64\x65\x63oding\x18\t \x01(\x0b\x32\x12.agvas.v1.Decoding\"\xa2\x05\n\x0fSegmentResponse\x12)\n\x08identity\x18\x01 \x01(\x0b\x32\x17.agvas.v1.FrameIdentity\x12\"\n\x07verdict\x18\x02 \x01(\x0e\x32\x11.agvas.v1.Verdict\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x1c\n\x04gate\x18\x04 \x01(\x0e\x32\x0e.agvas.v1.Gate\x12\x0e\n\x06\x61nswer\x18\x05 \x01(\t\x12)\n\x0b\x61nswer_kind\x18\x06 \x01(\x0e\x32\x14.agvas.v1.AnswerKind\x12\x12\n\nconfidence\x18\x07 \x01(\x01\x12 \n\x06scores\x18\x08 \x01(\x0b\x32\x10.agvas.v1.Scores\x12\r\n\x05width\x18\t \x01(\r\x12\x0e\n\x06height\x18\n \x01(\r\x12\x16\n\x0e\x64\x65\x66\x65\x63t_area_px\x18\x0b \x01(\x04\x12!\n\x07regions\x18\x0c \x03(\x0b\x32\x10.agvas.v1.Region\x12\x1c\n\x04mask\x18\r \x01(\x0b\x32\x0e.agvas.v1.Mask\x12-\n\x0bprobability\x18\x0e \x01(\x0b\x32\x18.agvas.v1.ProbabilityMap\x12&\n\x07timings\x18\x0f \x03(\x0b\x32\x15.agvas.v1.StageTiming\x12&\n\x05model\x18\x10 \x01(\x0b\x32\x17.agvas.v1.ModelIdentity\x12\x0e\n\x06tokens\x18\x11 \x01(\r\x12\x15\n\rproved_tokens\x18\x12 \x01(\r\x12\x10\n\x08one_pass\x18\x13 \x01(\x08\x12$\n\x08verified\x18\x14 \x01(\x0e\x32\x12.agvas.v1.Verified\x12\x11\n\trechecked\x18\x15 \x01(\x08\x12#\n\x06groups\x18\x16 \x03(\x0b\x32\x13.agvas.v1.GroupMask\x12\x13\n\x0binstruction\x18\x17 \x01(\t\"\x86\x01\n\tGroupMask\x12\r\n\x05index\x18\x01 \x01(\r\x12\x1c\n\x04mask\x18\x02 \x01(\x0b\x32\x0e.agvas.v1.Mask\x12-\n\x0bprobability\x18\x03 \x01(\x0b\x32\x18.agvas.v1.ProbabilityMap\x12\r\n\x05width\x18\x04 \x01(\r\x12\x0e\n\x06height\x18\x05 \x01(\r\"z\n\x0c\x45xplainEvent\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12$\n\x05group\x18\x02 \x01(\x0b\x32\x13.agvas.v1.GroupMaskH\x00\x12+\n\x06result\x18\x03 \x01(\x0b\x32\x19.agvas.v1.SegmentResponseH\x00\x42\x07\n\x05\x65vent\"u\n\x06Scores\x12\x10\n\x08p_answer\x18\x01 \x01(\x01\x12\x10\n\x08p_reject\x18\x02 \x01(\x01\x12\x0f\n\x07p_other\x18\x03 \x01(\x01\x12\x0f\n\x07\x61nomaly\x18\x04 \x01(\x01\x12\x12\n\nmin_margin\x18\x05 \x01(\x01\x12\x11\n\tnormality\x18\x06 \x01(\x01\"\x84\x01\n\x06Region\x12\x0f\n\x07\x61rea_px\x18\x01 \x01(\x04\x12\x1a\n\x03\x62ox\x18\x02 \x01(\x0b\x32\r.agvas.v1.Box\x12\x12\n\ncentroid_x\x18\x03 \x01(\x01\x12\x12\n\ncentroid_y\x18\x04 \x01(\x01\x12\x12\n\nmean_score\x18\x05 \x01(\x01\x12\x11\n\tmax_score\x18\x06 \x01(\x01\"5\n\x03\x42ox\x12\n\n\x02x0\x18\x01 \x01(\r\x12\n\n\x02y0\x18\x02 \x01(\r\x12\n\n\x02x1\x18\x03 \x01(\r\x12\n\n\x02y1\x18\x04 \x01(\r\":\n\x04Mask\x12$\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x14.agvas.v1.MaskFormat\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"K\n\x0eProbabilityMap\x12+\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x1b.agvas.v1.ProbabilityFormat\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"(\n\x0bStageTiming\x12\r\n\x05stage\x18\x01 \x01(\t\x12\n\n\x02ms\x18\x02 \x01(\x01\"4\n\rModelIdentity\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rbundle_sha256\x18\x02 \x01(\t\"\x11\n\x0fGetModelRequest\"\xdc\x02\n\x10GetModelResponse\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.agvas.v1.ModelIdentity\x12\x0f\n\x07licence\x18\x02 \x01(\t\x12\x19\n\x11\x63heckpoint_sha256\x18\x03 \x01(\t\x12\x0e\n\x06preset\x18\x04 \x01(\t\x12\x16\n\x0erandom_weights\x18\x05 \x01(\x08\x12\x1f\n\x06graphs\x18\x06 \x03(\x0b\x32\x0f.agvas.v1.Graph\x12\'\n\x06parity\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x1b\n\x13\x64\x65\x66\x61ult_instruction\x18\x08 \x01(\t\x12\x11\n\tthreshold\x18\t \x01(\x01\x12\r\n\x05\x61lpha\x18\n \x01(\x01\x12,\n\ttemplates\x18\x0b \x01(\x0b\x32\x19.agvas.v1.TemplateSummary\x12\x15\n\ragvas_version\x18\x0c \x01(\t\"Y\n\x05Graph\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12\x11\n\tprecision\x18\x03 \x01(\t\x12\r\n\x05opset\x18\x04 \x01(\r\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\"o\n\x0fTemplateSummary\x12\x1b\n\x13\x64irect_instructions\x18\x01 \x01(\r\x12\x16\n\x0e\x64irect_answers\x18\x02 \x01(\r\x12\x12\n\nrejections\x18\x03 \x01(\r\x12\x13\n\x0b\x63lass_names\x18\x04 \x01(\r*\xbc\x01\n\x0bPixelFormat\x12\x1c\n\x18PIXEL_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12PIXEL_FORMAT_MONO8\x10\x01\x12\x17\n\x13PIXEL_FORMAT_MONO10\x10\x02\x12\x17\n\x13PIXEL_FORMAT_MONO12\x10\x03\x12\x17\n\x13PIXEL_FORMAT_MONO16\x10\x04\x12\x15\n\x11PIXEL_FORMAT_RGB8\x10\x05\x12\x15\n\x11PIXEL_FORMAT_BGR8\x10\x06*\xaa\x01\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bMODE_DIRECT\x10\x01\x12\x11\n\rMODE_DESCRIBE\x10\x02\x12\x16\n\x12MODE_DESCRIBE_PLUS\x10\x03\x12\x10\n\x0cMODE_EXPLAIN\x10\x04\x12\x15\n\x11MODE_FINE_GRAINED\x10\x05\x12\x15\n\x11MODE_CONVERSATION\x10\x06\x12\x10\n\x0cMODE_GENERAL\x10\x07*_\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n\x0cVERDICT_PASS\x10\x01\x12\x12\n\x0eVERDICT_REJECT\x10\x02\x12\x15\n\x11VERDICT_NO_ANSWER\x10\x03*\x85\x01\n\x0eNoAnswerAction\x12 \n\x1cNO_ANSWER_ACTION_UNSPECIFIED\x10\x00\x12\x1b\n\x17NO_ANSWER_ACTION_REJECT\x10\x01\x12\x19\n\x15NO_ANSWER_ACTION_PASS\x10\x02\x12\x19\n\x15NO_ANSWER_ACTION_STOP\x10\x03*K\n\x04Gate\x12\x14\n\x10GATE_UNSPECIFIED\x10\x00\x12\r\n\tGATE_PASS\x10\x01\x12\x0f\n\x0bGATE_REJECT\x10\x02\x12\r\n\tGATE_STOP\x10\x03*u\n\nAnswerKind\x12\x1b\n\x17\x41NSWER_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41NSWER_KIND_SEGMENTED\x10\x01\x12\x18\n\x14\x41NSWER_KIND_REJECTED\x10\x02\x12\x15\n\x11\x41NSWER_KIND_OTHER\x10\x03*O\n\x08Verified\x12\x18\n\x14VERIFIED_UNSPECIFIED\x10\x00\x12\x13\n\x0fVERIFIED_ANSWER\x10\x01\x12\x14\n\x10VERIFIED_ANCHORS\x10\x02*q\n\nMaskFormat\x12\x1b\n\x17MASK_FORMAT_UNSPECIFIED\x10\x00\x12\x14\n\x10MASK_FORMAT_NONE\x10\x01\x12\x13\n\x0fMASK_FORMAT_PNG\x10\x02\x12\x1b\n\x17MASK_FORMAT_PACKED_BITS\x10\x03*\x92\x01\n\x11ProbabilityFormat\x12\"\n\x1ePROBABILITY_FORMAT_UNSPECIFIED\x10\x00\x12\x1b\n\x17PROBABILITY_FORMAT_NONE\x10\x01\x12\x1e\n\x1aPROBABILITY_FORMAT_FLOAT32\x10\x02\x12\x1c\n\x18PROBABILITY_FORMAT_PNG16\x10\x03\x32\xce\x01\n\nInspection\x12>\n\x07Segment\x12\x18.agvas.v1.SegmentRequest\x1a\x19.agvas.v1.SegmentResponse\x12=\n\x07\x45xplain\x12\x18.agvas.v1.SegmentRequest\x1a\x16.agvas.v1.ExplainEvent0\x01\x12\x41\n\x08GetModel\x12\x19.agvas.v1.GetModelRequest\x1a\x1a.agvas.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'agvas.v1.inspection_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PIXELFORMAT']._serialized_start=2491
-  _globals['_PIXELFORMAT']._serialized_end=2679
-  _globals['_VERDICT']._serialized_start=2681
-  _globals['_VERDICT']._serialized_end=2776
-  _globals['_NOANSWERACTION']._serialized_start=2779
-  _globals['_NOANSWERACTION']._serialized_end=2912
-  _globals['_GATE']._serialized_start=2914
-  _globals['_GATE']._serialized_end=2989
-  _globals['_ANSWERKIND']._serialized_start=2991
-  _globals['_ANSWERKIND']._serialized_end=3108
-  _globals['_MASKFORMAT']._serialized_start=3110
-  _globals['_MASKFORMAT']._serialized_end=3223
-  _globals['_PROBABILITYFORMAT']._serialized_start=3226
-  _globals['_PROBABILITYFORMAT']._serialized_end=3372
+  _globals['_PIXELFORMAT']._serialized_start=3274
+  _globals['_PIXELFORMAT']._serialized_end=3462
+  _globals['_MODE']._serialized_start=3465
+  _globals['_MODE']._serialized_end=3635
+  _globals['_VERDICT']._serialized_start=3637
+  _globals['_VERDICT']._serialized_end=3732
+  _globals['_NOANSWERACTION']._serialized_start=3735
+  _globals['_NOANSWERACTION']._serialized_end=3868
+  _globals['_GATE']._serialized_start=3870
+  _globals['_GATE']._serialized_end=3945
+  _globals['_ANSWERKIND']._serialized_start=3947
+  _globals['_ANSWERKIND']._serialized_end=4064
+  _globals['_VERIFIED']._serialized_start=4066
+  _globals['_VERIFIED']._serialized_end=4145
+  _globals['_MASKFORMAT']._serialized_start=4147
+  _globals['_MASKFORMAT']._serialized_end=4260
+  _globals['_PROBABILITYFORMAT']._serialized_start=4263
+  _globals['_PROBABILITYFORMAT']._serialized_end=4409
   _globals['_FRAMEIDENTITY']._serialized_start=103
   _globals['_FRAMEIDENTITY']._serialized_end=306
   _globals['_RAWIMAGE']._serialized_start=308
@@ -55,32 +59,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FRAME']._serialized_end=541
   _globals['_RECIPE']._serialized_start=544
   _globals['_RECIPE']._serialized_end=680
-  _globals['_SEGMENTREQUEST']._serialized_start=683
-  _globals['_SEGMENTREQUEST']._serialized_end=886
-  _globals['_SEGMENTRESPONSE']._serialized_start=889
-  _globals['_SEGMENTRESPONSE']._serialized_end=1391
-  _globals['_SCORES']._serialized_start=1393
-  _globals['_SCORES']._serialized_end=1491
-  _globals['_REGION']._serialized_start=1494
-  _globals['_REGION']._serialized_end=1626
-  _globals['_BOX']._serialized_start=1628
-  _globals['_BOX']._serialized_end=1681
-  _globals['_MASK']._serialized_start=1683
-  _globals['_MASK']._serialized_end=1741
-  _globals['_PROBABILITYMAP']._serialized_start=1743
-  _globals['_PROBABILITYMAP']._serialized_end=1818
-  _globals['_STAGETIMING']._serialized_start=1820
-  _globals['_STAGETIMING']._serialized_end=1860
-  _globals['_MODELIDENTITY']._serialized_start=1862
-  _globals['_MODELIDENTITY']._serialized_end=1914
-  _globals['_GETMODELREQUEST']._serialized_start=1916
-  _globals['_GETMODELREQUEST']._serialized_end=1933
-  _globals['_GETMODELRESPONSE']._serialized_start=1936
-  _globals['_GETMODELRESPONSE']._serialized_end=2284
-  _globals['_GRAPH']._serialized_start=2286
-  _globals['_GRAPH']._serialized_end=2375
-  _globals['_TEMPLATESUMMARY']._serialized_start=2377
-  _globals['_TEMPLATESUMMARY']._serialized_end=2488
-  _globals['_INSPECTION']._serialized_start=3375
-  _globals['_INSPECTION']._serialized_end=3518
+  _globals['_DECODING']._serialized_start=683
+  _globals['_DECODING']._serialized_end=902
+  _globals['_SEGMENTREQUEST']._serialized_start=905
+  _globals['_SEGMENTREQUEST']._serialized_end=1217
+  _globals['_SEGMENTRESPONSE']._serialized_start=1220
+  _globals['_SEGMENTRESPONSE']._serialized_end=1894
+  _globals['_GROUPMASK']._serialized_start=1897
+  _globals['_GROUPMASK']._serialized_end=2031
+  _globals['_EXPLAINEVENT']._serialized_start=2033
+  _globals['_EXPLAINEVENT']._serialized_end=2155
+  _globals['_SCORES']._serialized_start=2157
+  _globals['_SCORES']._serialized_end=2274
+  _globals['_REGION']._serialized_start=2277
+  _globals['_REGION']._serialized_end=2409
+  _globals['_BOX']._serialized_start=2411
+  _globals['_BOX']._serialized_end=2464
+  _globals['_MASK']._serialized_start=2466
+  _globals['_MASK']._serialized_end=2524
+  _globals['_PROBABILITYMAP']._serialized_start=2526
+  _globals['_PROBABILITYMAP']._serialized_end=2601
+  _globals['_STAGETIMING']._serialized_start=2603
+  _globals['_STAGETIMING']._serialized_end=2643
+  _globals['_MODELIDENTITY']._serialized_start=2645
+  _globals['_MODELIDENTITY']._serialized_end=2697
+  _globals['_GETMODELREQUEST']._serialized_start=2699
+  _globals['_GETMODELREQUEST']._serialized_end=2716
+  _globals['_GETMODELRESPONSE']._serialized_start=2719
+  _globals['_GETMODELRESPONSE']._serialized_end=3067
+  _globals['_GRAPH']._serialized_start=3069
+  _globals['_GRAPH']._serialized_end=3158
+  _globals['_TEMPLATESUMMARY']._serialized_start=3160
+  _globals['_TEMPLATESUMMARY']._serialized_end=3271
+  _globals['_INSPECTION']._serialized_start=4412
+  _globals['_INSPECTION']._serialized_end=4618
 # @@protoc_insertion_point(module_scope)

@@ -19,6 +19,17 @@ class PixelFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PIXEL_FORMAT_RGB8: _ClassVar[PixelFormat]
     PIXEL_FORMAT_BGR8: _ClassVar[PixelFormat]
 
+class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MODE_UNSPECIFIED: _ClassVar[Mode]
+    MODE_DIRECT: _ClassVar[Mode]
+    MODE_DESCRIBE: _ClassVar[Mode]
+    MODE_DESCRIBE_PLUS: _ClassVar[Mode]
+    MODE_EXPLAIN: _ClassVar[Mode]
+    MODE_FINE_GRAINED: _ClassVar[Mode]
+    MODE_CONVERSATION: _ClassVar[Mode]
+    MODE_GENERAL: _ClassVar[Mode]
+
 class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     VERDICT_UNSPECIFIED: _ClassVar[Verdict]
@@ -47,6 +58,12 @@ class AnswerKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ANSWER_KIND_REJECTED: _ClassVar[AnswerKind]
     ANSWER_KIND_OTHER: _ClassVar[AnswerKind]
 
+class Verified(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VERIFIED_UNSPECIFIED: _ClassVar[Verified]
+    VERIFIED_ANSWER: _ClassVar[Verified]
+    VERIFIED_ANCHORS: _ClassVar[Verified]
+
 class MaskFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     MASK_FORMAT_UNSPECIFIED: _ClassVar[MaskFormat]
@@ -67,6 +84,14 @@ PIXEL_FORMAT_MONO12: PixelFormat
 PIXEL_FORMAT_MONO16: PixelFormat
 PIXEL_FORMAT_RGB8: PixelFormat
 PIXEL_FORMAT_BGR8: PixelFormat
+MODE_UNSPECIFIED: Mode
+MODE_DIRECT: Mode
+MODE_DESCRIBE: Mode
+MODE_DESCRIBE_PLUS: Mode
+MODE_EXPLAIN: Mode
+MODE_FINE_GRAINED: Mode
+MODE_CONVERSATION: Mode
+MODE_GENERAL: Mode
 VERDICT_UNSPECIFIED: Verdict
 VERDICT_PASS: Verdict
 VERDICT_REJECT: Verdict
@@ -83,6 +108,9 @@ ANSWER_KIND_UNSPECIFIED: AnswerKind
 ANSWER_KIND_SEGMENTED: AnswerKind
 ANSWER_KIND_REJECTED: AnswerKind
 ANSWER_KIND_OTHER: AnswerKind
+VERIFIED_UNSPECIFIED: Verified
+VERIFIED_ANSWER: Verified
+VERIFIED_ANCHORS: Verified
 MASK_FORMAT_UNSPECIFIED: MaskFormat
 MASK_FORMAT_NONE: MaskFormat
 MASK_FORMAT_PNG: MaskFormat
@@ -142,22 +170,46 @@ class Recipe(_message.Message):
     on_no_answer: NoAnswerAction
     def __init__(self, min_area_px: _Optional[int] = ..., min_score: _Optional[float] = ..., on_no_answer: _Optional[_Union[NoAnswerAction, str]] = ...) -> None: ...
 
+class Decoding(_message.Message):
+    __slots__ = ("no_text", "max_new_tokens", "temperature", "top_p", "seed", "strict_below")
+    NO_TEXT_FIELD_NUMBER: _ClassVar[int]
+    MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    TOP_P_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    STRICT_BELOW_FIELD_NUMBER: _ClassVar[int]
+    no_text: bool
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    strict_below: float
+    def __init__(self, no_text: bool = ..., max_new_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., strict_below: _Optional[float] = ...) -> None: ...
+
 class SegmentRequest(_message.Message):
-    __slots__ = ("frame", "instruction", "recipe", "mask_format", "probability_format")
+    __slots__ = ("frame", "instruction", "recipe", "mask_format", "probability_format", "mode", "class_name", "normal_look", "decoding")
     FRAME_FIELD_NUMBER: _ClassVar[int]
     INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
     RECIPE_FIELD_NUMBER: _ClassVar[int]
     MASK_FORMAT_FIELD_NUMBER: _ClassVar[int]
     PROBABILITY_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
+    NORMAL_LOOK_FIELD_NUMBER: _ClassVar[int]
+    DECODING_FIELD_NUMBER: _ClassVar[int]
     frame: Frame
     instruction: str
     recipe: Recipe
     mask_format: MaskFormat
     probability_format: ProbabilityFormat
-    def __init__(self, frame: _Optional[_Union[Frame, _Mapping]] = ..., instruction: _Optional[str] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ..., mask_format: _Optional[_Union[MaskFormat, str]] = ..., probability_format: _Optional[_Union[ProbabilityFormat, str]] = ...) -> None: ...
+    mode: Mode
+    class_name: str
+    normal_look: str
+    decoding: Decoding
+    def __init__(self, frame: _Optional[_Union[Frame, _Mapping]] = ..., instruction: _Optional[str] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ..., mask_format: _Optional[_Union[MaskFormat, str]] = ..., probability_format: _Optional[_Union[ProbabilityFormat, str]] = ..., mode: _Optional[_Union[Mode, str]] = ..., class_name: _Optional[str] = ..., normal_look: _Optional[str] = ..., decoding: _Optional[_Union[Decoding, _Mapping]] = ...) -> None: ...
 
 class SegmentResponse(_message.Message):
-    __slots__ = ("identity", "verdict", "reason", "gate", "answer", "answer_kind", "confidence", "scores", "width", "height", "defect_area_px", "regions", "mask", "probability", "timings", "model")
+    __slots__ = ("identity", "verdict", "reason", "gate", "answer", "answer_kind", "confidence", "scores", "width", "height", "defect_area_px", "regions", "mask", "probability", "timings", "model", "tokens", "proved_tokens", "one_pass", "verified", "rechecked", "groups", "instruction")
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -174,6 +226,13 @@ class SegmentResponse(_message.Message):
     PROBABILITY_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PROVED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ONE_PASS_FIELD_NUMBER: _ClassVar[int]
+    VERIFIED_FIELD_NUMBER: _ClassVar[int]
+    RECHECKED_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
     identity: FrameIdentity
     verdict: Verdict
     reason: str
@@ -190,21 +249,54 @@ class SegmentResponse(_message.Message):
     probability: ProbabilityMap
     timings: _containers.RepeatedCompositeFieldContainer[StageTiming]
     model: ModelIdentity
-    def __init__(self, identity: _Optional[_Union[FrameIdentity, _Mapping]] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., reason: _Optional[str] = ..., gate: _Optional[_Union[Gate, str]] = ..., answer: _Optional[str] = ..., answer_kind: _Optional[_Union[AnswerKind, str]] = ..., confidence: _Optional[float] = ..., scores: _Optional[_Union[Scores, _Mapping]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., defect_area_px: _Optional[int] = ..., regions: _Optional[_Iterable[_Union[Region, _Mapping]]] = ..., mask: _Optional[_Union[Mask, _Mapping]] = ..., probability: _Optional[_Union[ProbabilityMap, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., model: _Optional[_Union[ModelIdentity, _Mapping]] = ...) -> None: ...
+    tokens: int
+    proved_tokens: int
+    one_pass: bool
+    verified: Verified
+    rechecked: bool
+    groups: _containers.RepeatedCompositeFieldContainer[GroupMask]
+    instruction: str
+    def __init__(self, identity: _Optional[_Union[FrameIdentity, _Mapping]] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., reason: _Optional[str] = ..., gate: _Optional[_Union[Gate, str]] = ..., answer: _Optional[str] = ..., answer_kind: _Optional[_Union[AnswerKind, str]] = ..., confidence: _Optional[float] = ..., scores: _Optional[_Union[Scores, _Mapping]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., defect_area_px: _Optional[int] = ..., regions: _Optional[_Iterable[_Union[Region, _Mapping]]] = ..., mask: _Optional[_Union[Mask, _Mapping]] = ..., probability: _Optional[_Union[ProbabilityMap, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., model: _Optional[_Union[ModelIdentity, _Mapping]] = ..., tokens: _Optional[int] = ..., proved_tokens: _Optional[int] = ..., one_pass: bool = ..., verified: _Optional[_Union[Verified, str]] = ..., rechecked: bool = ..., groups: _Optional[_Iterable[_Union[GroupMask, _Mapping]]] = ..., instruction: _Optional[str] = ...) -> None: ...
+
+class GroupMask(_message.Message):
+    __slots__ = ("index", "mask", "probability", "width", "height")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    mask: Mask
+    probability: ProbabilityMap
+    width: int
+    height: int
+    def __init__(self, index: _Optional[int] = ..., mask: _Optional[_Union[Mask, _Mapping]] = ..., probability: _Optional[_Union[ProbabilityMap, _Mapping]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
+
+class ExplainEvent(_message.Message):
+    __slots__ = ("text", "group", "result")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    group: GroupMask
+    result: SegmentResponse
+    def __init__(self, text: _Optional[str] = ..., group: _Optional[_Union[GroupMask, _Mapping]] = ..., result: _Optional[_Union[SegmentResponse, _Mapping]] = ...) -> None: ...
 
 class Scores(_message.Message):
-    __slots__ = ("p_answer", "p_reject", "p_other", "anomaly", "min_margin")
+    __slots__ = ("p_answer", "p_reject", "p_other", "anomaly", "min_margin", "normality")
     P_ANSWER_FIELD_NUMBER: _ClassVar[int]
     P_REJECT_FIELD_NUMBER: _ClassVar[int]
     P_OTHER_FIELD_NUMBER: _ClassVar[int]
     ANOMALY_FIELD_NUMBER: _ClassVar[int]
     MIN_MARGIN_FIELD_NUMBER: _ClassVar[int]
+    NORMALITY_FIELD_NUMBER: _ClassVar[int]
     p_answer: float
     p_reject: float
     p_other: float
     anomaly: float
     min_margin: float
-    def __init__(self, p_answer: _Optional[float] = ..., p_reject: _Optional[float] = ..., p_other: _Optional[float] = ..., anomaly: _Optional[float] = ..., min_margin: _Optional[float] = ...) -> None: ...
+    normality: float
+    def __init__(self, p_answer: _Optional[float] = ..., p_reject: _Optional[float] = ..., p_other: _Optional[float] = ..., anomaly: _Optional[float] = ..., min_margin: _Optional[float] = ..., normality: _Optional[float] = ...) -> None: ...
 
 class Region(_message.Message):
     __slots__ = ("area_px", "box", "centroid_x", "centroid_y", "mean_score", "max_score")

@@ -40,6 +40,11 @@ class InspectionStub(object):
                 request_serializer=agvas_dot_v1_dot_inspection__pb2.SegmentRequest.SerializeToString,
                 response_deserializer=agvas_dot_v1_dot_inspection__pb2.SegmentResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_stream(
+                '/agvas.v1.Inspection/Explain',
+                request_serializer=agvas_dot_v1_dot_inspection__pb2.SegmentRequest.SerializeToString,
+                response_deserializer=agvas_dot_v1_dot_inspection__pb2.ExplainEvent.FromString,
+                _registered_method=True)
         self.GetModel = channel.unary_unary(
                 '/agvas.v1.Inspection/GetModel',
                 request_serializer=agvas_dot_v1_dot_inspection__pb2.GetModelRequest.SerializeToString,
@@ -56,6 +61,18 @@ class InspectionServicer(object):
         INVALID_ARGUMENT: the request is wrong; the text names the field, what was found and what was expected.
         RESOURCE_EXHAUSTED: the message is too large, or too many frames are waiting already.
         INTERNAL: the frame was valid but the engine failed on it.
+        CANCELLED: the caller went away, or the server stops.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """The same as the answer is written: pieces of text, the mask of each group of anchors as soon as the group is
+        complete, last of all what Segment would have answered. The result decides: an answer that the token limit stops has
+        no mask in it, whatever came before. Other callers' frames have their turn between two tokens.
+        Statuses are those of Segment; INVALID_ARGUMENT and RESOURCE_EXHAUSTED come before the first event, INTERNAL at any
+        time. A caller who takes no event for 30 seconds is cancelled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,6 +92,11 @@ def add_InspectionServicer_to_server(servicer, server):
                     servicer.Segment,
                     request_deserializer=agvas_dot_v1_dot_inspection__pb2.SegmentRequest.FromString,
                     response_serializer=agvas_dot_v1_dot_inspection__pb2.SegmentResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_stream_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=agvas_dot_v1_dot_inspection__pb2.SegmentRequest.FromString,
+                    response_serializer=agvas_dot_v1_dot_inspection__pb2.ExplainEvent.SerializeToString,
             ),
             'GetModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModel,
@@ -110,6 +132,33 @@ class Inspection(object):
             '/agvas.v1.Inspection/Segment',
             agvas_dot_v1_dot_inspection__pb2.SegmentRequest.SerializeToString,
             agvas_dot_v1_dot_inspection__pb2.SegmentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/agvas.v1.Inspection/Explain',
+            agvas_dot_v1_dot_inspection__pb2.SegmentRequest.SerializeToString,
+            agvas_dot_v1_dot_inspection__pb2.ExplainEvent.FromString,
             options,
             channel_credentials,
             insecure,

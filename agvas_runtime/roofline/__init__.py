@@ -1,0 +1,1 @@
+"""A bundle's arithmetic and memory beside what the machine can do: `agvas-runtime roofline`."""
