@@ -1,7 +1,7 @@
 """Whether the single pass writes what decoding token by token writes: pairs of an image and a request, counted.
 
-The yardstick is the reference engine in float32; batches are measured by the same frames alone. Models whose walk leaves
-the trie where one wants are made in `planted.py`. How near an export is to its checkpoint is another question: `proof.py`.
+The yardstick is the reference engine in float32; batches are measured by the same frames alone. Models whose walk
+leaves the trie where one wants: `planted.py`. How near an export is to its checkpoint is another question: `proof.py`.
 """
 
 from __future__ import annotations

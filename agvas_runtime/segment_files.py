@@ -87,7 +87,7 @@ def _segmented(
     rows: list[dict[str, Any]] = []
     segmenter = open_bundle(task.engine, task.bundle, task.threads)
     try:
-        segmenter.warm([task.request])  # so that the first image's time is like the others'
+        segmenter.warm([task.request], decoding=task.decoding)  # so that the first image's time is like the others'
         for (_, path), name in images if aloud else console.progress(images, "segmenting", len(images)):
             try:
                 rows.append(_process(segmenter, path, name, task, aloud))

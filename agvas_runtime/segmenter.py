@@ -6,7 +6,7 @@ answer can pass, and the anchors' states with them; `writer.py` goes on from the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from mmap import mmap
 from pathlib import Path
@@ -141,17 +141,23 @@ class Segmenter:
         """
         self.pipeline.close()
 
-    def warm(self, requests: Sequence[Request] = (Request(),), batches: Sequence[int] = (1,)) -> None:
+    def warm(
+        self,
+        requests: Sequence[Request] = (Request(),),
+        batches: Sequence[int] = (1,),
+        decoding: Decoding = Decoding(),
+    ) -> None:
         """Run every graph in every shape, whatever the answers, so that no real frame is the first of its kind.
 
         Args:
             requests: those that will be asked; their passes are prepared, the last ones stay.
             batches: how many frames will be segmented together.
+            decoding: how their answers will be written.
 
         Raises InputError for a request that is not usable, EngineError.
         """
         for request in requests:
-            asked, known = self._asked(request, Decoding())
+            asked, known = self._asked(request, decoding)
             for count in batches:
                 self.pipeline.warm(asked, known, count)
 
@@ -229,7 +235,8 @@ class Segmenter:
         recipe: Recipe | None = None,
         *,
         decoding: Decoding = Decoding(),
-    ) -> Iterator[Event]:
+        cancelled: Callable[[], bool] = _never,
+    ) -> Generator[Event, None, None]:
         """Segment one image as its answer is written: pieces of text, each map as soon as its group of anchors is
         complete, last of all the result. Closing the iterator ends the writing.
 
@@ -238,7 +245,7 @@ class Segmenter:
         """
         watch = Stopwatch()
         seen = self._see([image], request, decoding, watch).on_host()
-        teller = _Teller(self.pipeline, seen, 0, request.mode, decoding)
+        teller = _Teller(self.pipeline, seen, 0, request.mode, decoding, cancelled)
         sent, answer = "", Answer()
         maps: list[NDArray[np.float32]] = []
         for answer in teller.write():
@@ -342,8 +349,8 @@ class _Teller:
 
         That runs the pass anew: no other frame's answer may still be in writing.
         """
-        bound, proved = self.decoding.strict_below, answer.proved and self.seen.plan.known is not Known.NOTHING
-        if bound is not None and proved and not self.decoding.temperature and answer.min_margin < bound:
+        bound, speculated = self.decoding.strict_below, self.seen.plan.known is not Known.NOTHING
+        if bound is not None and speculated and not self.decoding.temperature and answer.proved_margin < bound:
             plain = self.pipeline.plainly(self.seen, self.frame)
             teller = replace(self, seen=plain, frame=0)
             return replace(teller.told(teller.answer()), rechecked=True)

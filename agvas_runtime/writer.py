@@ -27,7 +27,7 @@ class Decoding(BaseModel):
     text: bool = True
     """False where nobody reads the text: the answer ends behind its first group of anchors. A smaller trie, without the
     rejections, proves direct answers that far: good where most frames are defective."""
-    max_new_tokens: int | None = Field(default=None, ge=1)
+    max_new_tokens: int | None = Field(default=None, ge=1, le=2048)
     """Most tokens, the end token included; the mode's own limit when None. An answer that it stops is no result."""
     temperature: float = Field(default=0.0, ge=0, le=10)
     """0 is greedy. Above, tokens are drawn, and the next image may get another answer: not for inspection."""
@@ -36,7 +36,7 @@ class Decoding(BaseModel):
     seed: int = Field(default=0, ge=0)
     """Of the drawing; the same seed, image and request give the same answer."""
     strict_below: float | None = Field(default=None, ge=0)
-    """Read an answer that a pass proved again by plain decoding where its smallest margin, in logits, is below this."""
+    """Where the smallest margin, in logits, of what the pass gave is below this, plain decoding writes it anew."""
 
 
 @dataclass
@@ -61,6 +61,11 @@ class Answer:
     def min_margin(self) -> float:
         """Smallest; a NaN stays."""
         return float(np.min(self.margins))
+
+    @property
+    def proved_margin(self) -> float:
+        """Smallest of those that the pass gave."""
+        return float(np.min(self.margins[: self.proved + 1]))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
-from agvas_export.agreement import Agreement, Reference, SinglePass
+from agvas_export.agreement import RGB, Agreement, Reference, SinglePass
 from agvas_export.cases import frames, requests
 from agvas_export.export import export_bundle
 from agvas_export.graphs import default_plan
@@ -66,7 +66,9 @@ class Proof:
         self.models: dict[str, Agreement] = {}
         self.not_planted: list[str] = []
 
-    def compare(self, base: str, what: str, sides: Sides, asked: list[Request], images: list[Any], limit: int | None):
+    def compare(
+        self, base: str, what: str, sides: Sides, asked: list[Request], images: list[RGB], limit: int | None
+    ) -> None:
         """Pairs of every request and image."""
         single, reference = sides
         for request in asked:
@@ -76,7 +78,9 @@ class Proof:
                 for agreement in (self.pairs, self.models.setdefault(base, Agreement())):
                     agreement.add(found, expected, f"{base}, {what}, {request}, limit {limit}, frame {number}")
 
-    def batch(self, base: str, what: str, single: SinglePass, request: Request, images: list[Any], limit: int | None):
+    def batch(
+        self, base: str, what: str, single: SinglePass, request: Request, images: list[RGB], limit: int | None
+    ) -> None:
         """Frames together, and each alone."""
         for number, together in enumerate(single.write(images, request, limit)):
             alone = single.write([images[number]], request, limit)[0]
@@ -128,9 +132,9 @@ def missing_depths(agreement: Agreement, plantable: Plantable) -> list[int]:
     return [depth for depth in range(longest + 1) if not agreement.departures[depth]]
 
 
-def growth(count: int) -> dict[str, Any]:
+def growth(count: int, threads: int) -> dict[str, Any]:
     """Resident memory over so many frames, in a process of its own."""
-    command = [sys.executable, "-m", "agvas_runtime.bench.growth", str(count)]
+    command = [sys.executable, "-m", "agvas_runtime.bench.growth", "--frames", str(count), "--threads", str(threads)]
     printed: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return printed
 
@@ -145,7 +149,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     commit = (git_commit(REPOSITORY) or "unknown")[:12]
-    report: dict[str, Any] = {"machine": describe_machine(), "commit": commit, "frames_grown": None}
+    report: dict[str, Any] = {"machine": describe_machine(), "commit": commit}
     proof, began = Proof(), time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
@@ -160,7 +164,10 @@ def main() -> None:
             plantable = Plantable(checkpoint, Bundle.open(bundle), graphs)
             prove(proof, base, plantable, None if base == "embedded" else LIMIT)
             found = proof.models[base]
-            print(f"{time.perf_counter() - began:6.0f} s  {base}: {found.pairs} pairs, {len(found.check())} faults")
+            print(
+                f"{time.perf_counter() - began:6.0f} s  {base}: {found.pairs} pairs, {len(found.check())} faults",
+                flush=True,
+            )
         missing = missing_depths(proof.pairs, plantable)
     faults = [*proof.pairs.check(), *proof.batches.check()]
     faults += [f"no walk left the trie behind {depth} tokens" for depth in missing]
@@ -169,7 +176,7 @@ def main() -> None:
         "batches_against_frames_alone": proof.batches.as_json(),
         "models": {base: agreement.as_json() for base, agreement in proof.models.items()},
         "not_planted": proof.not_planted,
-        "growth": growth(arguments.growth_frames),
+        "growth": growth(arguments.growth_frames, arguments.threads),
     }
     faults += [f"resident memory grew by {share:.1%}" for share in [report["growth"]["grown"]] if share > 0.02]
     if arguments.seeds and proof.pairs.pairs < PAIRS:

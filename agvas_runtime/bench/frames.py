@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,30 @@ from PIL import Image, ImageDraw
 from agvas_runtime.frames import find_images, read_bytes
 
 SIDE_PX, DISTINCT = 256, 8
+NORMAL, DEFECTIVE = "normal", "defective"
+GOOD = "good"
+"""Folder of the normal images in MVTec's layout; the folders beside it hold defective ones."""
 
 
-def bench_frames(paths: Sequence[Path]) -> list[bytes]:
-    """The files' bytes (a folder stands for its images), or eight generated frames. Raises InputError."""
+@dataclass(frozen=True)
+class Frame:
+    """An encoded image, and whether it is NORMAL or DEFECTIVE; None where nobody said so."""
+
+    data: bytes
+    kind: str | None = None
+
+
+def bench_frames(paths: Sequence[Path]) -> list[Frame]:
+    """The files (a folder stands for its images), or eight generated frames. Raises InputError.
+
+    Images in a folder `good` are normal; if there are any, those in other folders are defective.
+    """
     images = [image for path in paths for image in find_images(path)]
-    return [read_bytes(image) for image in images] if images else [generated_frame(seed) for seed in range(DISTINCT)]
+    if not images:
+        return [Frame(generated_frame(seed), DEFECTIVE if seed % 2 else NORMAL) for seed in range(DISTINCT)]
+    good = [image.resolve().parent.name == GOOD for image in images]
+    kinds = [(NORMAL if each else DEFECTIVE) if any(good) else None for each in good]
+    return [Frame(read_bytes(image), kind) for image, kind in zip(images, kinds, strict=True)]
 
 
 def generated_frame(seed: int) -> bytes:

@@ -23,15 +23,15 @@ SIZES = ((256, 256), (480, 640), (33, 700), (1, 1), (1024, 768), (97, 131), (200
 """Heights and widths."""
 SAMPLES = 100
 """How often memory is looked at."""
-WARM, WINDOW = 0.25, 0.1
-"""Share of the frames before it counts, and share at either end that a median is taken over."""
+QUARTER = SAMPLES // 4
+"""The first quarter warms up; the second is compared with the last, by its least and by its most."""
 SHORT = Decoding(max_new_tokens=24)
 
 Frames = Sequence[NDArray[np.uint8]]
 
 
 def measure(path: Path | None, frames: int, names: int, threads: int | None) -> dict[str, Any]:
-    """Resident bytes, after the first quarter and at the end, and by what share they grew.
+    """Resident bytes, in the second quarter and in the last, and by what share they grew.
 
     Args:
         path: bundle; None is the embedded one.
@@ -44,24 +44,23 @@ def measure(path: Path | None, frames: int, names: int, threads: int | None) -> 
     segmenter = Segmenter.open(path, threads=threads)
     random = np.random.default_rng(0)
     pictures = [random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in SIZES]
-    process, samples, done, calls = psutil.Process(), [], 0, 0
-    one_pass = 0
+    process = psutil.Process()
+    samples: list[int] = []
+    done = calls = one_pass = 0
     while done < frames:
         some = [pictures[(calls + place) % len(pictures)] for place in range(3)]
         segmented, hits = _call(segmenter, calls, f"mark {calls // 10 % names}", some)
         done, one_pass, calls = done + segmented, one_pass + hits, calls + 1
-        if len(samples) < done * SAMPLES // frames:
-            samples.append(int(process.memory_info().rss))
-    window = max(1, int(len(samples) * WINDOW))
-    begin = int(len(samples) * WARM)
-    warm, end = (float(np.median(part)) for part in (samples[begin : begin + window], samples[-window:]))
+        now = int(process.memory_info().rss)
+        samples += [now] * (min(done * SAMPLES // frames, SAMPLES) - len(samples))
+    warm, end = samples[QUARTER : 2 * QUARTER], samples[-QUARTER:]
     return {
         "frames": done,
         "answers_of_one_pass": one_pass,
         "class_names": names,
-        "rss_warm_bytes": int(warm),
-        "rss_end_bytes": int(end),
-        "grown": end / warm - 1,
+        "rss_warm_bytes": [min(warm), max(warm)],
+        "rss_end_bytes": [min(end), max(end)],
+        "grown": max(bound(end) / bound(warm) - 1 for bound in (min, max)),
         "rss_bytes": samples,
     }
 

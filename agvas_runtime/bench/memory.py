@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from agvas_runtime.bench.frames import Frame
 from agvas_runtime.bench.latency import Contender, open_track
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.modes import Mode, Request
@@ -22,7 +23,7 @@ FRAMES = 20
 
 
 def measure_memory(
-    contender: Contender, frames: Sequence[bytes], threads: int | None, request: Request = Request()
+    contender: Contender, frames: Sequence[Frame], threads: int | None, request: Request = Request()
 ) -> dict[str, int]:
     """Resident memory in bytes: before loading, after loading, at its peak. Raises EngineError.
 
@@ -32,7 +33,7 @@ def measure_memory(
         names = []
         for index, frame in enumerate(frames[:FRAMES]):
             names.append(str(Path(folder) / str(index)))
-            Path(names[-1]).write_bytes(frame)
+            Path(names[-1]).write_bytes(frame.data)
         task = {
             "engine": contender.engine,
             "path": str(contender.path) if contender.path else None,
@@ -55,7 +56,7 @@ def _measure(task: dict[str, Any]) -> dict[str, int]:
     request = Request(**{**task["request"], "mode": Mode(task["request"]["mode"])})
     track = open_track(Contender.of(task["engine"], path), task["threads"], request)
     loaded = _resident()
-    frames = [Path(name).read_bytes() for name in task["frames"]]
+    frames = [Frame(Path(name).read_bytes()) for name in task["frames"]]
     for turn in range(FRAMES):
         track.call(frames[turn % len(frames)])
     return {"rss_before_bytes": before, "rss_loaded_bytes": loaded, "rss_peak_bytes": _peak()}

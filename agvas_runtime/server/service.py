@@ -57,8 +57,14 @@ class FrameSegmenter(Protocol):
         """Segment RGB images, uint8 [H, W, 3]."""
 
     def stream(
-        self, image: NDArray[np.uint8], request: Request, recipe: Recipe, *, decoding: Decoding
-    ) -> Iterator[Event]:
+        self,
+        image: NDArray[np.uint8],
+        request: Request,
+        recipe: Recipe,
+        *,
+        decoding: Decoding,
+        cancelled: Callable[[], bool],
+    ) -> Generator[Event, None, None]:
         """Segment one RGB image as its answer is written, the result last."""
 
 
@@ -115,7 +121,7 @@ class InspectionService(pb_grpc.InspectionServicer):
             asked = read_request(request, Mode.EXPLAIN)
             decoded = perf_counter()
             turns = Turns(self._engine, context)
-            with closing(turns.steps(self._written(asked))) as events:
+            with closing(turns.steps(self._written(asked, turns))) as events:
                 for event in events:
                     if isinstance(event, Text):
                         yield pb.ExplainEvent(text=event.text)
@@ -127,18 +133,20 @@ class InspectionService(pb_grpc.InspectionServicer):
         yield pb.ExplainEvent(result=self._reply(request, asked, result, turns, arrived, decoded))
 
     def _result(self, asked: Asked, turns: Turns) -> Result:
-        """The result by one job where the answer is short, for the most part proved by the pass."""
+        """The result: in one job where the answer is short, for the most part proved by the pass, else in many."""
         if (asked.decoding.max_new_tokens or asked.request.mode.token_limit) <= TOKENS_A_JOB:
             return turns.take(
                 lambda: self._segmenter.segment_batch(
                     [asked.image], asked.request, asked.recipe, decoding=asked.decoding, cancelled=turns.gone
                 )
             )[0]
-        with closing(turns.steps(self._written(asked))) as events:
+        with closing(turns.steps(self._written(asked, turns))) as events:
             return next(event for event in events if isinstance(event, Result))
 
-    def _written(self, asked: Asked) -> Generator[Event, None, None]:
-        yield from self._segmenter.stream(asked.image, asked.request, asked.recipe, decoding=asked.decoding)
+    def _written(self, asked: Asked, turns: Turns) -> Generator[Event, None, None]:
+        return self._segmenter.stream(
+            asked.image, asked.request, asked.recipe, decoding=asked.decoding, cancelled=turns.gone
+        )
 
     def _reply(
         self,

@@ -1,4 +1,4 @@
-"""The single pass writes what decoding token by token writes, wherever an answer goes. The whole: tools/single_pass.py."""
+"""The single pass writes what decoding token by token writes, wherever answers go. In full: tools/single_pass.py."""
 
 from dataclasses import replace
 
@@ -92,9 +92,7 @@ def test_blank_instructions_are_refused_by_both_in_the_same_words(plantable, tex
 def written(margin=1.0, pixel=0.7):
     probability = np.full((2, 2), pixel, np.float32)
     scores = Scores.unknown(margin)
-    result = Result(
-        Verdict.REJECT, "", "answer", AnswerKind.SEGMENTED, probability, probability > 0.5, (), scores, {}
-    )
+    result = Result(Verdict.REJECT, "", "answer", AnswerKind.SEGMENTED, probability, probability > 0.5, (), scores, {})
     return Written((5, 6), True, np.ones((3, 4)), np.full(3, margin), (((2, 1),),), result)
 
 

@@ -148,19 +148,19 @@ def test_bytes_are_weights_and_the_tensors_of_a_run(measured):
 def test_a_frame_is_the_sum_of_its_parts_and_a_token_stands_apart(measured):
     *parts, decode = measured["parts"]
     assert [part["per"] for part in measured["parts"]] == ["frame", "frame", "token"]
-    for key in ("flops", "bytes", "ms", "arithmetic_ms", "roof_ms"):
+    for key in ("flops", "bytes", "ms", "best_ms", "arithmetic_ms", "roof_ms"):
         assert measured["frame"][key] == pytest.approx(sum(part[key] for part in parts))
     assert decode["flops"] == 2 * WIDTH * WIDTH
 
 
 def test_arithmetic_bounds_a_part_with_many_flops_to_a_byte():
-    found = figures(Part("spam", "fp32", 10**8, 10**8, 900_000, 100_000, ms=200.0, best_ms=190.0), PEAKS)
+    found = figures(Part("spam", "fp32", 10**8, 10**8, 900_000, 100_000, ms=220.0, best_ms=200.0), PEAKS)
     assert (found["bound"], found["arithmetic_ms"], found["memory_ms"]) == ("arithmetic", 100.0, 10.0)
     assert (found["peak_share"], found["roof_share"], found["flops_per_s"]) == (0.5, 0.5, 5e8)
 
 
 def test_memory_bounds_a_part_with_few():
-    found = figures(Part("decode", "fp32", 10**6, 10**6, 900_000, 100_000, ms=20.0, best_ms=19.0), PEAKS)
+    found = figures(Part("decode", "fp32", 10**6, 10**6, 900_000, 100_000, ms=23.0, best_ms=20.0), PEAKS)
     assert (found["bound"], found["arithmetic_ms"], found["roof_ms"]) == ("memory", 1.0, 10.0)
     assert (found["peak_share"], found["roof_share"], found["flops_per_byte"]) == (0.05, 0.5, 1.0)
 
@@ -199,7 +199,7 @@ def test_the_command_prints_json_of_every_part(command, bundle):
 def test_the_table_has_every_part_the_frame_and_the_peaks(measured, capsys):
     print_report(measured)
     out = capsys.readouterr().out
-    for text in ("spam", "llm", "decode, a token", "a frame", "measured peak", "GB/s", "median of 20 runs"):
+    for text in ("spam", "llm", "decode, a token", "a frame", "measured peak", "GB/s", "best of 20 runs"):
         assert text in out
     assert max(map(len, out.splitlines())) <= 120
 

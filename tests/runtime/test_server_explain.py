@@ -189,7 +189,7 @@ class Endless:
         self.told, self.closed = threading.Event(), threading.Event()
         self.closed_on = ""
 
-    def stream(self, image, request, recipe, *, decoding):
+    def stream(self, image, request, recipe, *, decoding, cancelled):
         self.streams += 1
         try:
             while not self.told.is_set():
@@ -248,6 +248,17 @@ def test_closing_the_iterator_ends_the_writing_and_frees_its_place(endless, conn
             next(events)
         endless.assert_closed()
         endless.closed.clear()
+
+
+def test_explanations_take_places_like_frames_and_one_more_is_refused(endless, connected):
+    streams = [connected.explain(IMAGE) for _ in range(service.MAX_WAITING)]
+    for events in streams:
+        next(events)
+    for call in (connected.segment, lambda image: next(connected.explain(image))):
+        with pytest.raises(EngineError, match="16 frames are waiting"):
+            call(IMAGE)
+    for events in streams:
+        events.close()
 
 
 def test_a_deadline_that_passes_ends_the_writing(endless, connected):
@@ -344,7 +355,7 @@ def test_a_server_that_stops_ends_the_writing(endless):
 )
 def test_an_error_while_an_answer_is_written_comes_behind_its_beginning(error, kind):
     class Failing(Endless):
-        def stream(self, image, request, recipe, *, decoding):
+        def stream(self, image, request, recipe, *, decoding, cancelled):
             yield Text("It")
             raise error
 
@@ -361,7 +372,7 @@ def test_several_groups_of_anchors_give_several_masks():
     class Several(Endless):
         result = result_of(*maps)
 
-        def stream(self, image, request, recipe, *, decoding):
+        def stream(self, image, request, recipe, *, decoding, cancelled):
             yield from [Text("[NOR][ANO][SEG]"), GroupMap(0, maps[0]), Text("[SEG]"), GroupMap(1, maps[1]), self.result]
 
         def segment_batch(self, images, request, recipe, **options):
