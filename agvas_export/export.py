@@ -16,6 +16,7 @@ import onnx_ir as ir
 import torch
 
 from agvas_export.card import model_card
+from agvas_export.cost import graph_cost
 from agvas_export.gptq import calibrate_int4
 from agvas_export.graphs import Graph, default_plan, graphs_of
 from agvas_export.half import to_half
@@ -246,8 +247,7 @@ def _manifest(
             plant=checkpoint.provenance.get("plant"),
         ),
         graphs={
-            graph.name: _graph_spec(folder, graph.name, data[graph.name], targets.precision(graph.name))
-            for graph in graphs
+            graph.name: _graph_spec(folder, graph, data[graph.name], targets.precision(graph.name)) for graph in graphs
         },
         preprocessing=Preprocessing(semantic=config.semantic_view, pixel=config.pixel_view),
         prompt=checkpoint.config.prompt,
@@ -284,15 +284,16 @@ def _engine_plan(checkpoint: Checkpoint, targets: Targets) -> EnginePlan:
     )
 
 
-def _graph_spec(folder: Path, name: str, data: list[str], precision: str) -> GraphSpec:
-    model = onnx.load(folder / "graphs" / f"{name}.onnx", load_external_data=False)
+def _graph_spec(folder: Path, graph: Graph, data: list[str], precision: str) -> GraphSpec:
+    model = onnx.load(folder / "graphs" / f"{graph.name}.onnx", load_external_data=False)
     return GraphSpec(
-        file=f"graphs/{name}.onnx",
+        file=f"graphs/{graph.name}.onnx",
         data=[f"graphs/{file}" for file in data],
         inputs=[_tensor_spec(value) for value in model.graph.input],
         outputs=[_tensor_spec(value) for value in model.graph.output],
         precision=precision,
         opset=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
+        cost=graph_cost(graph),
     )
 
 

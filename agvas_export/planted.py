@@ -52,6 +52,7 @@ class Plantable:
             own = config.model.model_copy(update={"language": untied})
             checkpoint.config = config.model_copy(update={"model": own})
         self._head = model.llava.lm_head.weight.detach().clone()
+        self._places = {name: _find_head(graph, self._head) for name, graph in self._graphs.items()}
         self._kept = {name: OrtEngine(bundle.graph_path(name)) for name in GRAPHS}
 
     def own(self) -> tuple[SinglePass, Reference]:
@@ -69,8 +70,12 @@ class Plantable:
         head = self.checkpoint.model.llava.lm_head.weight.detach()
         engines: dict[str, Engine] = dict(self._kept)
         files = WeightFiles(self._work)
-        for name in HEADED:
-            files.write(name, _with_head(self._graphs[name].clone(), self._head, head))
+        for name, graph in self._graphs.items():
+            place, transposed = self._places[name]
+            constant = np.ascontiguousarray((head.T if transposed else head).numpy())
+            planted = graph.clone()
+            planted.graph.initializers[place].const_value = ir.tensor(constant, name=place)
+            files.write(name, planted)
             engines[name] = OrtEngine(self._work / f"{name}.onnx")
         return SinglePass(self.bundle, engines), self._reference()
 
@@ -99,12 +104,12 @@ class Plantable:
         return Reference(self.checkpoint, template_scores=False)
 
 
-def _with_head(model: ir.Model, old: Tensor, new: Tensor) -> ir.Model:
-    """The graph with another output head [vocabulary, d], which it holds transposed."""
-    known = old.T.numpy()
-    for value in model.graph.initializers.values():
-        tensor = value.const_value
-        if tensor is not None and tensor.shape == known.shape and np.array_equal(tensor.numpy(), known):
-            value.const_value = ir.tensor(np.ascontiguousarray(new.T.numpy()), name=value.name)
-            return model
+def _find_head(model: ir.Model, head: Tensor) -> tuple[str, bool]:
+    """The name of the constant that is the output head [vocabulary, d], and whether it is transposed."""
+    known = head.numpy()
+    for name, value in model.graph.initializers.items():
+        for transposed, wanted in ((False, known), (True, known.T)):
+            tensor = value.const_value
+            if tensor is not None and tensor.shape == wanted.shape and np.array_equal(tensor.numpy(), wanted):
+                return name, transposed
     raise ValueError("the graph holds no such output head")

@@ -23,7 +23,7 @@ from agvas_runtime.bench.machine import describe_machine, git_commit
 
 ANSWERS = {"hit": "Sure, it is [NOR][ANO][SEG].", "rejection": "It looks normal to me.", "miss": "It is a cat."}
 """Planted ones: a known answer, a rejection, and one that leaves the trie behind two tokens."""
-EXPORT = {"tiny": ("--llm", "int8", "--encoders", "int8"), "0.5b": ("--llm", "int8", "--encoders", "int8")}
+EXPORT = ("--llm", "int8", "--encoders", "int8")
 FRAMES = {"tiny": (300, 20), "0.5b": (12, 2)}
 """Measured and warming up, by default."""
 MODES = ("direct", "describe")
@@ -50,7 +50,7 @@ def planted(preset: str, answer: str, work: Path, dtype: str, count: tuple[int, 
     checkpoint, bundle = work / "planted", work / "bundle"
     init = ("--preset", preset, "--random-weights", 0, "--plant", answer, "--dtype", dtype, "--out", checkpoint)
     steps = [watched("agvas-train", "init", *init)]
-    steps.append(watched("agvas-export", checkpoint, "--out", bundle, *EXPORT[preset]))
+    steps.append(watched("agvas-export", checkpoint, "--out", bundle, *EXPORT))
     for step in steps:
         step["command"] = step["command"].replace(str(work), "WORK")
     report = {"answer": answer, "dtype": dtype, "steps": steps, **bench(bundle, checkpoint, count, threads)}
@@ -79,7 +79,7 @@ def main() -> None:
     """Measure, and write the file after every part."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, help="folder for checkpoints and bundles; a temporary one by default")
-    parser.add_argument("--presets", nargs="+", choices=EXPORT, default=list(EXPORT))
+    parser.add_argument("--presets", nargs="+", choices=FRAMES, default=list(FRAMES))
     parser.add_argument("--frames", type=int, help="measured frames, instead of each preset's own number")
     parser.add_argument(
         "--dtype", default="float32", choices=("float32", "bfloat16"), help="of the planted checkpoints"

@@ -41,7 +41,7 @@ def draw_plot(report: dict[str, Any]) -> bytes:
         draw.line((x, y, WIDTH - RIGHT, y), GRID)
         draw.text((x - 8, y), f"{10.0**power:g}", "black", font, anchor="rm")
     machine = report["machine"]
-    head = f"GFLOP/s of {report['bundle']}, {machine['cpu']}, {report['threads']} threads"
+    head = f"GFLOP/s of {report['bundle']}, {machine['cpu']}, threads: {report['threads']}"
     draw.text((LEFT, 20), head, "black", font)
     draw.text(((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 26), "FLOP per byte", "black", font, anchor="ma")
     # memory's slope begins at the picture's left or lower edge, whichever it meets, and ends under the highest roof

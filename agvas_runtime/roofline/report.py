@@ -119,16 +119,14 @@ def print_report(report: dict[str, Any]) -> None:
         f"{peaks['int8_flops_per_s'] / 1e9:.0f} in 8 bits, memory {peaks['memory_bytes_per_s'] / 1e9:.0f} GB/s",
         f"a frame: {frame['ms']:,.2f} ms in its graphs, {frame['best_ms']:,.2f} ms at best; "
         f"{frame['arithmetic_ms']:,.2f} ms at the peak, {frame['roof_ms']:,.2f} ms with memory counted too",
-        f"{machine['cpu']}, {report['threads']} threads, load {machine['load_average_1min']} before; "
+        f"{machine['cpu']}, threads: {report['threads']}, load {machine['load_average_1min']} before; "
         f"median and best of {report['runs']} runs",
-        *(["the machine was not idle: the medians hold what else ran"] if _busy(report) else []),
-        *([report["weights"]] if report["weights"] else []),
     ]
+    if machine["load_average_1min"] > report["threads"] / 2:
+        lines.append("the machine was not idle: what else ran is in the medians, and may be in the peaks")
+    if report["weights"]:
+        lines.append(report["weights"])
     output.print("\n".join(lines), highlight=False, markup=False)
-
-
-def _busy(report: dict[str, Any]) -> bool:
-    return bool(report["machine"]["load_average_1min"] > report["threads"] / 2)
 
 
 def _cells(row: dict[str, Any], bound: str) -> tuple[str, ...]:
