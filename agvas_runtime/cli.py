@@ -35,7 +35,7 @@ EngineOption = Annotated[
         help="ort, ort-cuda, tensorrt; auto: TensorRT where the bundle was made for it and it can be had, or ort."
     ),
 ]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads of the engine; all cores by default.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, max=256, help="Threads of the engine; all cores by default.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 

@@ -12,7 +12,9 @@ from agvas_runtime import console
 
 def roofline(
     bundle: Annotated[Path | None, typer.Argument(help="Bundle folder; the embedded tiny bundle by default.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the engine; all cores by default.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Threads of the engine; all cores by default.")
+    ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Measured runs of each graph.")] = 50,
     plot: Annotated[Path | None, typer.Option(help="Draw roofs and parts into this PNG file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,

@@ -45,7 +45,9 @@ def engine(
     image: Annotated[list[Path] | None, typer.Option(help="Image or folder [default: generated]; may repeat.")] = None,
     frames: Annotated[int, typer.Option(min=1, help="Measured frames of each contender.")] = 200,
     warmup: Annotated[int, typer.Option(min=0, help="Frames before them that are not counted.")] = 20,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads [default: one for each core].")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=256, help="CPU threads [default: one for each core].")
+    ] = None,
     memory: Annotated[bool, typer.Option(help="Measure memory too, in a process for each contender.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of a table.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the report (JSON) to this file.")] = None,

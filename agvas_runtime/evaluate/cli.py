@@ -37,7 +37,9 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Images of each category, evenly spread.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for results.json and pictures.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON instead of a table.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads [default: one for each core].")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=256, help="CPU threads [default: one for each core].")
+    ] = None,
 ) -> None:
     """Score a data set: AP, F1-Max, IoU_ano and IoU_nor per category and their mean, in percent.
 
