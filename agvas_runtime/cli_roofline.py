@@ -36,10 +36,10 @@ def roofline(
     from agvas_runtime.roofline.report import measure, print_report
 
     report = measure(Bundle.open(bundle or default_bundle_path()), threads=threads, runs=runs)
-    if plot is not None:
-        write_whole(plot, draw_plot(report))
-        console.note(f"written: {plot}")
     if as_json:
         console.print_json(report)
     else:
         print_report(report)
+    if plot is not None:
+        write_whole(plot, draw_plot(report))
+        console.note(f"written: {plot}")

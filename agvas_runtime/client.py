@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from time import monotonic, perf_counter, sleep
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -203,6 +203,12 @@ def _request(
     """The request without its frame; raises InputError."""
     request = request_to(asked)
     request.decoding.CopyFrom(decoding_to(decoding))
+    for field, found, choices in (
+        ("mask", mask, get_args(MaskChoice)),
+        ("probability", probability, get_args(ProbabilityChoice)),
+    ):
+        if found not in choices:
+            raise InputError(f"{field}: found {found!r}, expected {', '.join(choices)}")
     request.mask_format = pb.MaskFormat.Value(f"MASK_FORMAT_{mask.upper()}")
     request.probability_format = pb.ProbabilityFormat.Value(f"PROBABILITY_FORMAT_{probability.upper()}")
     if recipe is not None:

@@ -43,6 +43,7 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names may be no valid text
     try:
+        _mark_paragraphs(app)
         result = typer.main.get_command(app).main(args=args, standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -68,6 +69,13 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
     sys.exit(result if isinstance(result, int) else 0)
 
 
+def _mark_paragraphs(app: typer.Typer) -> None:
+    r"""Make the `\b` of raw docstrings the character that typer looks for."""
+    for command in app.registered_commands:
+        if command.callback is not None and command.callback.__doc__:
+            command.callback.__doc__ = command.callback.__doc__.replace(r"\b", "\b")
+
+
 def fail(message: str, code: int) -> NoReturn:
     """Print `error: <one line>` to stderr and leave with this exit code."""
     print(f"error: {one_line(message)}", file=sys.stderr)
@@ -81,7 +89,7 @@ def one_line(text: str) -> str:
 
 def output() -> Console:
     """The console for results (stdout). As wide as the terminal; 120 columns where there is none."""
-    return Console(width=None if sys.stdout.isatty() else 120)
+    return Console(width=None if sys.stdout and sys.stdout.isatty() else 120)
 
 
 def note(message: str) -> None:

@@ -45,7 +45,7 @@ class TensorSpec(_Part):
 class Cost(_Part):
     """The arithmetic of one run of a graph; a multiplication and an addition are two."""
 
-    flops: int = Field(ge=0)
+    flops: int = Field(gt=0)
     """All products, convolutions and attention."""
     matrix_flops: int = Field(ge=0)
     """Of them, products with constant matrices: what a quantised graph computes in fewer bits."""

@@ -55,6 +55,14 @@ class Request:
     class_name: str | None = None
     normal_look: str | None = None
 
+    def __post_init__(self) -> None:
+        """Take a mode by its name, too. Raises InputError for one that is none."""
+        try:
+            object.__setattr__(self, "mode", Mode(self.mode))
+        except ValueError:
+            expected = ", ".join(mode.value for mode in Mode)
+            raise InputError(f"mode: found {self.mode!r}, expected {expected}") from None
+
     def check(self) -> None:
         """Raise InputError naming the field that is missing, too much or not usable.
 

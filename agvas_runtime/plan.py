@@ -38,7 +38,7 @@ class Known(str, Enum):
     DESCRIBE = "describe"
     """The rejections; a description is written freely."""
     GENERAL = "general"
-    """The full answers with [SEG] alone."""
+    """The full answers with [SEG] alone, and those with all anchors."""
     NOTHING = "nothing"
     """None: plain decoding. One token is tried all the same, since a pass needs a node."""
 
@@ -97,7 +97,7 @@ def template_trie(known: Known, instruction: str, prompter: Prompter, templates:
         Known.DIRECT: answers,
         Known.EXPLAIN: [ids[:-1] for ids in answers],
         Known.CUT: [ids[: ids.index(last) + 1] for ids in answers],
-        Known.GENERAL: [prompter.answer(text, anchors=True) for text in templates.general_answers],
+        Known.GENERAL: [*(prompter.answer(text, anchors=True) for text in templates.general_answers), *answers],
         Known.DESCRIBE: [],
         Known.NOTHING: [answers[0][:1]],
     }[known]

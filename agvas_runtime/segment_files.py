@@ -73,6 +73,10 @@ def segment_files(inputs: list[Path], task: Task, *, as_json: bool) -> int:
         for row in rows if told and not aloud else []:
             if "answer" in row:
                 print(f"{console.one_line(row['file'])}: {console.one_line(row['answer'])}")
+        for row in rows:
+            stopped = "stopped by the limit" in row.get("reason", "")
+            if row.get("verdict") == "NO_ANSWER" and (stopped or task.request.mode is not Mode.CONVERSATION):
+                print(f"{console.one_line(row['file'])}: no answer: {console.one_line(row['reason'])}")
     return code
 
 

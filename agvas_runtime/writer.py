@@ -33,7 +33,7 @@ class Decoding(BaseModel):
     """0 is greedy. Above, tokens are drawn, and the next image may get another answer: not for inspection."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Draw from the likeliest tokens only that have this much probability together."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**64)
     """Of the drawing; the same seed, image and request give the same answer."""
     strict_below: float | None = Field(default=None, ge=0)
     """Where the smallest margin, in logits, of what the pass gave is below this, plain decoding writes it anew."""
@@ -179,8 +179,9 @@ class _Draw:
 
     def __call__(self, logits: NDArray[np.floating[Any]]) -> int:
         """A token for logits [V]."""
-        scaled = logits.astype(np.float64) / self._decoding.temperature
-        chances = np.exp(scaled - scaled.max())
+        below = logits.astype(np.float64) - logits.max()
+        with np.errstate(over="ignore"):  # infinitely far below the best is what it is
+            chances = np.exp(below / self._decoding.temperature)
         chances /= chances.sum()
         order = np.argsort(-chances, kind="stable")
         ahead = np.cumsum(chances[order]) - chances[order]  # what the likelier ones have together

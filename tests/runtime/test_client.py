@@ -76,3 +76,10 @@ def test_an_absent_server_is_a_lost_connection_that_names_the_address():
 def test_a_call_that_takes_too_long_is_a_lost_connection(client, photo):
     with pytest.raises(ConnectionLostError, match=client.address):
         client.segment(photo, timeout_s=1e-6)
+
+
+def test_a_format_of_masks_that_is_none_is_refused_here(client):
+    for options in ({"mask": "tiff"}, {"probability": "jpeg"}):
+        (field,) = options
+        with pytest.raises(InputError, match=f"{field}: found '{options[field]}', expected "):
+            client.segment(np.zeros((8, 8, 3), np.uint8), **options)

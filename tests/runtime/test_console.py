@@ -105,3 +105,9 @@ def test_a_missing_extra_is_one_line_that_names_it(capsys):
     assert capsys.readouterr().err == (
         "error: torch is not installed, which this command needs: pip install 'agvas[train]'\n"
     )
+
+
+def test_examples_in_help_keep_their_lines(run_module):
+    shown = run_module("agvas_runtime.cli", "roofline", "--help").stdout
+    assert "Examples:\n    agvas-runtime roofline\n" in shown
+    assert "\\b" not in shown

@@ -132,3 +132,9 @@ def test_free_text_may_be_longer_than_a_template():
 def test_a_result_says_what_was_asked(segmenter: Segmenter, photo):
     assert segmenter.segment(photo).instruction == DEFAULT
     assert segmenter.segment(photo, class_name="dents").instruction == "Please segment the dents in this image."
+
+
+def test_a_mode_may_be_named():
+    assert Request("explain") == Request(Mode.EXPLAIN)
+    with pytest.raises(InputError, match="mode: found 'explane', expected direct, describe, "):
+        Request("explane")

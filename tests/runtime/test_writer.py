@@ -116,7 +116,7 @@ def test_drawing_is_repeatable_and_cold_drawing_is_greedy(segmenter: Segmenter, 
 
     assert draw(temperature=5.0, seed=1) == draw(temperature=5.0, seed=1) != draw(temperature=5.0, seed=2)
     greedy = ask(segmenter, photo, REQUESTS[-1]).answer
-    for cold in ({"temperature": 1e-4}, {"temperature": 2.0, "top_p": 1e-9}):
+    for cold in ({"temperature": 1e-4}, {"temperature": 5e-324}, {"temperature": 2.0, "top_p": 1e-9}):
         assert draw(**cold) == greedy
 
 
