@@ -113,9 +113,12 @@ class DecodeGraph(nn.Module):
 
 
 def pick(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Greedy token [...], the lowest on ties, and the gap between the best two of logits [..., vocabulary]."""
-    best = logits.topk(2, dim=-1).values
-    return logits.argmax(-1), best[..., 0] - best[..., 1]
+    """Greedy token [...] and the gap between the best two of logits [..., vocabulary].
+
+    On ties it is the lowest token in ONNX, whose TopK puts it first; PyTorch leaves that open.
+    """
+    best = logits.topk(2, dim=-1)
+    return best.indices[..., 0], best.values[..., 0] - best.values[..., 1]
 
 
 def _rotary(model: AGVAS, x: Tensor, positions: Tensor) -> Rotary:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from agvas_export.graphs import Graph, default_plan
+from agvas_export.language import pick
 from agvas_export.onnx_graph import WeightFiles, onnx_graph
 from agvas_export.targets import LLM_GRAPHS
 from agvas_export.trace import Trace
@@ -91,6 +92,21 @@ def test_decoding_goes_on_from_the_keys_and_values_of_the_pass(
     found = OrtEngine(exported[0] / "graphs" / "decode.onnx").run(feeds)
     for name, value in trace.outputs["decode"].items():
         np.testing.assert_allclose(found[name], value, atol=1e-4, err_msg=name)
+
+
+def test_greedy_is_the_lowest_token_on_ties(tmp_path: Path) -> None:
+    class Pick(torch.nn.Module):
+        def forward(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return pick(logits)
+
+    example = torch.randn(2, 3, 1536)
+    tied = Graph("tied", Pick(), pick, {"logits": example}, ("greedy", "margin"), {"logits": {0: "B"}})
+    WeightFiles(tmp_path).write("tied", onnx_graph(tied))
+    logits = np.zeros((2, 3, 1536), np.float32)
+    logits[0, 1, [40, 7, 1535]] = logits[0, 2, [1535, 1534]] = logits[1, 0, 900] = 2.0
+    found = OrtEngine(tmp_path / "tied.onnx").run({"logits": logits})
+    assert found["greedy"].tolist() == [[0, 7, 1534], [900, 0, 0]]
+    assert found["margin"].tolist() == [[0, 0, 0], [2, 0, 0]]
 
 
 def test_graphs_that_share_weights_share_the_file(exported: Exported) -> None:
