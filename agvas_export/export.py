@@ -212,7 +212,7 @@ def _prove(
     step(f"parity: whole bundle, {len(images)} images")
     whole = whole_parity(segmenter, reference, images)
     for name, engine in engines.items():
-        if isinstance(engine, RoundingTwin):
+        if isinstance(engine, RoundingTwin) and engine.peaks:  # decode runs only where an answer leaves the known ones
             graph, (tensor, peak) = proved[name], engine.peak
             if not peak <= (graph.peak or 0.0):
                 graph.peak_tensor, graph.peak = tensor, peak

@@ -21,9 +21,10 @@ FULL = frozenset(
         *("LayerNormalization", "RMSNormalization", "GroupNormalization", "InstanceNormalization"),
         *("Softmax", "LogSoftmax", "ReduceMean", "ReduceSum", "ReduceL2", "ReduceSumSquare", "CumSum"),
         *("Pow", "Sqrt", "Reciprocal", "Exp", "Log", "Sin", "Cos", "TopK", "ArgMax"),
+        "ConstantOfShape",
     }
 )
-"""Always float32: range or rounding would hurt."""
+"""Always float32: range or rounding would hurt, or (the last) the type is in the node itself."""
 STATISTICS = frozenset({"ReduceMean", "ReduceSum", "ReduceL2", "ReduceSumSquare", "Pow", "Sqrt", "Reciprocal"})
 """Of a norm that is written out; the arithmetic behind them belongs to it."""
 ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div", "Neg"})

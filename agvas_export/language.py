@@ -74,12 +74,12 @@ class PassGraph(nn.Module):
         *layers, last = language.layers
         keys, values = [], []
         for layer in (*layers, last):
-            q, k, v = _projected(layer, x, rotary)
+            first = length - 1 if layer is last else 0
+            q, k, v = _projected(layer, x, rotary, first)
             keys.append(k)
             values.append(v)
-            first = length - 1 if layer is last else 0
-            prompt = _attend(q[:, :, first:length], k[:, :, :length], v[:, :, :length], causal=layer is not last)
-            behind = _attend(q[:, :, length:], k, v, bias)
+            prompt = _attend(q[:, :, : length - first], k[:, :, :length], v[:, :, :length], causal=layer is not last)
+            behind = _attend(q[:, :, length - first :], k, v, bias)
             x = _finished(layer, x[:, first:], torch.cat((prompt, behind), dim=1))
         return language.norm(x), Past(torch.stack(keys), torch.stack(values))
 
@@ -127,15 +127,24 @@ def _rotary(model: AGVAS, x: Tensor, positions: Tensor) -> Rotary:
     return cos, sin
 
 
-def _projected(layer: Qwen2DecoderLayer, x: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows [B, T, d] to queries [B, heads, T, w], keys and values [B, key heads, T, w]."""
-    attention = layer.self_attn
+def _projected(layer: Qwen2DecoderLayer, x: Tensor, rotary: Rotary, first: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows [B, T, d] to queries [B, heads, T - first, w], keys and values [B, key heads, T, w]."""
+    attention, (cos, sin) = layer.self_attn, rotary
     normed = layer.input_layernorm(x)
     q, k, v = (
-        project(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-        for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+        project(rows).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+        for project, rows in (
+            (attention.q_proj, normed[:, first:]),
+            (attention.k_proj, normed),
+            (attention.v_proj, normed),
+        )
     )
-    return *apply_rotary_pos_emb(q, k, *rotary), v
+    if first:  # the function turns both alike
+        q, _ = apply_rotary_pos_emb(q, q, cos[:, first:], sin[:, first:])
+        k, _ = apply_rotary_pos_emb(k, k, cos, sin)
+    else:
+        q, k = apply_rotary_pos_emb(q, k, cos, sin)
+    return q, k, v
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *, causal: bool = False) -> Tensor:

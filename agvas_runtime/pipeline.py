@@ -19,7 +19,7 @@ from agvas_runtime.bundle import Bundle
 from agvas_runtime.engines import Array, Engine, Tensors, release
 from agvas_runtime.engines.ort import OrtEngine
 from agvas_runtime.engines.ort_bound import BoundEngine
-from agvas_runtime.errors import BundleError, InputError
+from agvas_runtime.errors import BundleError, EngineError, InputError
 from agvas_runtime.manifest import TensorSpec
 from agvas_runtime.maps import to_image_size
 from agvas_runtime.modes import AnchorGroup
@@ -27,7 +27,7 @@ from agvas_runtime.outcome import Stopwatch
 from agvas_runtime.plan import Known, PassPlan, plan_pass
 from agvas_runtime.prompts import Prompter
 from agvas_runtime.templates import read_templates
-from agvas_runtime.writer import Pass, step
+from agvas_runtime.writer import NOT_FINITE, Pass, step
 
 GRAPHS = ("semantic_encoder", "pixel_encoder", "spam", "llm", "decode", "decoder")
 PLANS_KEPT_BYTES = 32 * 2**20
@@ -105,6 +105,7 @@ class Pipeline:
         """Give the engines' memory back. Raises the first EngineError after all were closed."""
         if self._beside is not None:
             self._beside.shutdown()
+            self._beside = None
         release(*(engine.close for engine in self.engines.values()))
 
     def see(self, frames: Sequence[NDArray[np.uint8]], asked: str, known: Known, watch: Stopwatch) -> Seen:
@@ -151,6 +152,10 @@ class Pipeline:
             pixel = seen.pixel if frames == list(range(len(seen.frames))) else np.asarray(seen.pixel)[frames]
             feeds = {"states": states, "present": present, "pixel": pixel, "alpha": self._alpha}
             maps.extend(np.asarray(self.engines["decoder"].run(feeds)["map"]))
+        if not all(np.isfinite(each).all() for each in maps):
+            raise EngineError(
+                "graph decoder: the map holds numbers that are not finite: weights or precision are at fault"
+            )
         return maps
 
     def whole_map(self, seen: Seen, frame: int, small: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -173,7 +178,7 @@ class Pipeline:
         step(self.engines["decode"], self.embed(self.prompter.end_id), length, past)
         zero = np.zeros(model.hidden_size, np.float32)
         group = tuple((kind, 0) for kind in range(3))
-        for groups in {1, frames}:
+        for groups in range(1, min(frames, GROUPS_AT_ONCE) + 1):
             self.maps(seen, [(frame, group, [zero] * 2) for frame in range(groups)])
 
     def _encode(self, semantic_pixels: NDArray[np.float32], pixels: NDArray[np.float32]) -> tuple[Array, Array]:
@@ -193,7 +198,10 @@ class Pipeline:
         greedy, margin, states = (np.asarray(out[name]) for name in ("greedy", "margin", "states"))
         past = {name: out[name] for name in ("keys", "values")}
         passes = [Pass(greedy[frame], margin[frame], states[frame], past, frame) for frame in range(len(greedy))]
-        return passes, np.asarray(out["edge_logprob"])
+        edges = np.asarray(out["edge_logprob"])
+        if np.isnan(edges).any():
+            raise EngineError(NOT_FINITE)
+        return passes, edges
 
     def _plan(self, instruction: str, known: Known, frames: int) -> tuple[PassPlan, Tensors]:
         """The prepared pass of an instruction and its constant feeds; the text embeddings are looked up here, once.
@@ -217,9 +225,9 @@ class Pipeline:
             for value in feeds.values():
                 value.setflags(write=False)  # an engine may keep what cannot change
             self._plans[key] = plan, feeds
+            while len(self._plans) > 1 and sum(map(_size, self._plans.values())) > PLANS_KEPT_BYTES:
+                self._plans.popitem(last=False)
         self._plans.move_to_end(key)
-        while len(self._plans) > 1 and sum(map(_size, self._plans.values())) > PLANS_KEPT_BYTES:
-            self._plans.popitem(last=False)
         low, _, high = self._ranges.get("B", (1, 1, frames))
         if not low <= frames <= high:
             raise InputError(f"found {frames} frames at once, the engines take {low}..{high}; use --engine ort")

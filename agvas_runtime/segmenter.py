@@ -63,8 +63,6 @@ class _Told:
 
     answer: Answer
     reading: Reading
-    cut: bool
-    """Whether it ends behind its first group of anchors because nobody reads the text."""
     rechecked: bool = False
 
 
@@ -160,6 +158,8 @@ class Segmenter:
             asked, known = self._asked(request, decoding)
             for count in batches:
                 self.pipeline.warm(asked, known, count)
+            if decoding.strict_below is not None:
+                self.pipeline.warm(asked, Known.NOTHING, 1)
 
     def segment(
         self,
@@ -306,8 +306,8 @@ class Segmenter:
             group_maps=tuple(maps) if len(maps) > 1 else (),
             tokens=len(answer.tokens),
             proved_tokens=answer.proved,
-            one_pass=answer.proved == len(answer.tokens) and (answer.finished or told.cut) and not told.rechecked,
-            verified="anchors" if told.cut else "answer",
+            one_pass=answer.proved == len(answer.tokens) and (answer.finished or answer.short) and not told.rechecked,
+            verified="anchors" if answer.short else "answer",
             rechecked=told.rechecked,
         )
 
@@ -335,9 +335,13 @@ class _Teller:
             end_id=self.pipeline.prompter.end_id,
             cancelled=self.cancelled,
         ):
-            yield answer
-            if self.enough(answer):
+            groups = () if self.decoding.text else self.complete(answer)
+            if groups:  # nobody reads on
+                (*_, (_, last)), *_ = groups
+                answer.cut(last + 1)
+                yield answer
                 return
+            yield answer
 
     def answer(self) -> Answer:
         """The whole answer."""
@@ -350,23 +354,18 @@ class _Teller:
         That runs the pass anew: no other frame's answer may still be in writing.
         """
         bound, speculated = self.decoding.strict_below, self.seen.plan.known is not Known.NOTHING
-        if bound is not None and speculated and not self.decoding.temperature and answer.proved_margin < bound:
+        if bound is not None and speculated and not self.decoding.temperature and answer.min_margin < bound:
             plain = self.pipeline.plainly(self.seen, self.frame)
             teller = replace(self, seen=plain, frame=0)
             return replace(teller.told(teller.answer()), rechecked=True)
-        cut = self.enough(answer) and not answer.finished
         reading = read_answer(
             answer.tokens,
-            finished=answer.finished or cut,
+            finished=answer.finished or answer.short,
             mode=self.mode,
             anchor_ids=self.pipeline.prompter.anchor_ids,
             rejections=self.seen.plan.rejections,
         )
-        return _Told(answer, reading, cut)
-
-    def enough(self, answer: Answer) -> bool:
-        """Whether nobody reads on: there is a group of anchors, and the text is not asked for."""
-        return not self.decoding.text and bool(self.complete(answer))
+        return _Told(answer, reading)
 
     def complete(self, answer: Answer) -> tuple[AnchorGroup, ...]:
         """The groups of anchors that nothing can be added to, whose states are there."""

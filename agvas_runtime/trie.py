@@ -67,19 +67,6 @@ class Trie:
         return sees
 
 
-@dataclass(frozen=True)
-class Walk:
-    """Where greedy decoding went within the trie.
-
-    Attributes:
-        rows: the rows it passed, root first.
-        token: the greedy token at the last of them: the end token, or one that no known answer has there.
-    """
-
-    rows: tuple[int, ...]
-    token: int
-
-
 def build_trie(answers: Iterable[tuple[AnswerKind, Sequence[int]]], end_id: int) -> Trie:
     """Merge answers into a trie.
 
@@ -118,10 +105,10 @@ def build_trie(answers: Iterable[tuple[AnswerKind, Sequence[int]]], end_id: int)
     )
 
 
-def walk(trie: Trie, greedy: NDArray[np.int64]) -> Walk:
-    """Follow the greedy tokens (int64 [K + 1], one a row) from the root until no child has the next one."""
-    row, rows = ROOT_ROW, [ROOT_ROW]
-    while (child := trie.children.get((row, int(greedy[row])))) is not None:
-        row = child
-        rows.append(row)
-    return Walk(tuple(rows), int(greedy[row]))
+def walk(trie: Trie, greedy: NDArray[np.int64]) -> tuple[int, ...]:
+    """The rows that greedy decoding passes, root first: by the greedy tokens (int64 [K + 1], one a row) from child to
+    child. The last one's token is the end token, or one that no known answer has there."""
+    rows = [ROOT_ROW]
+    while (child := trie.children.get((rows[-1], int(greedy[rows[-1]])))) is not None:
+        rows.append(child)
+    return tuple(rows)

@@ -18,6 +18,8 @@ from agvas_runtime.errors import Cancelled, EngineError
 from agvas_runtime.plan import PassPlan
 from agvas_runtime.trie import ROOT_ROW, walk
 
+NOT_FINITE = "the language model's logits are not finite numbers: the weights or the precision are at fault"
+
 
 class Decoding(BaseModel):
     """How the answer to a request is written."""
@@ -36,7 +38,7 @@ class Decoding(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**64)
     """Of the drawing; the same seed, image and request give the same answer."""
     strict_below: float | None = Field(default=None, ge=0)
-    """Where the smallest margin, in logits, of what the pass gave is below this, plain decoding writes it anew."""
+    """Where an answer's smallest margin, in logits, is below this, plain decoding writes the answer that counts."""
 
 
 @dataclass
@@ -49,6 +51,7 @@ class Answer:
         margins: gap between the best two logits at each of them.
         proved: tokens that the pass proved.
         finished: whether the end token came.
+        short: whether nobody read on behind the last of these tokens.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -56,16 +59,19 @@ class Answer:
     margins: list[float] = field(default_factory=list)
     proved: int = 0
     finished: bool = False
+    short: bool = False
+
+    def cut(self, length: int) -> None:
+        """Keep only so many tokens."""
+        self.finished = self.finished and length >= len(self.tokens)
+        self.short = not self.finished
+        del self.tokens[length:], self.states[length + 1 :], self.margins[length + 1 :]
+        self.proved = min(self.proved, length)
 
     @property
     def min_margin(self) -> float:
         """Smallest; a NaN stays."""
         return float(np.min(self.margins))
-
-    @property
-    def proved_margin(self) -> float:
-        """Smallest of those that the pass gave."""
-        return float(np.min(self.margins[: self.proved + 1]))
 
 
 @dataclass(frozen=True)
@@ -119,8 +125,7 @@ def write(
         EngineError: the graph failed, or the logits are no finite numbers.
     """
     draw = _Draw(decoding) if decoding.temperature else None
-    walked = walk(plan.trie, done.greedy)
-    rows = (ROOT_ROW,) if draw else walked.rows[:limit]
+    rows = (ROOT_ROW,) if draw else walk(plan.trie, done.greedy)[:limit]
     answer = Answer(
         tokens=[int(plan.trie.tokens[row - 1]) for row in rows[1:]],
         states=[done.states[row] for row in rows],
@@ -165,9 +170,7 @@ def step(decode: Engine, embedding: NDArray[np.float32], position: int, past: Se
 
 def _check(answer: Answer) -> None:
     if not np.isfinite(answer.min_margin):
-        raise EngineError(
-            "the language model's logits are not finite numbers: the weights or the precision are at fault"
-        )
+        raise EngineError(NOT_FINITE)
 
 
 class _Draw:
@@ -178,7 +181,9 @@ class _Draw:
         self._random = np.random.default_rng(decoding.seed)
 
     def __call__(self, logits: NDArray[np.floating[Any]]) -> int:
-        """A token for logits [V]."""
+        """A token for logits [V]. Raises EngineError."""
+        if not np.isfinite(logits).all():
+            raise EngineError(NOT_FINITE)
         below = logits.astype(np.float64) - logits.max()
         with np.errstate(over="ignore"):  # infinitely far below the best is what it is
             chances = np.exp(below / self._decoding.temperature)

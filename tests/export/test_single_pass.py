@@ -121,3 +121,17 @@ def test_near_ties_are_exceptions_up_to_a_share():
     for _ in range(999):
         agreement.add(written(), written(), "pair")
     assert agreement.check() == []
+
+
+def test_an_anchors_state_may_be_the_one_that_predicts_it(plantable):
+    """The other convention, on both sides."""
+    single, reference = plantable.plant("Two, [NOR][ANO][SEG] and [SEG].")
+    usual = single.write(frames(1), Request())[0].result
+    single.manifest.model.__dict__["anchor_state"] = reference.config.__dict__["anchor_state"] = "predicting"
+    try:
+        found = compared((single, reference), [Request(), Request(Mode.EXPLAIN)], frames(2))
+        assert found.anchors >= 8
+        other = single.write(frames(1), Request())[0].result
+        assert np.abs(other.probability - usual.probability).max() > 1e-3
+    finally:
+        single.manifest.model.__dict__["anchor_state"] = reference.config.__dict__["anchor_state"] = "token"

@@ -213,7 +213,6 @@ def test_the_table_names_every_category_and_the_mean(capfd, defects):
         (["DATA", "--checkpoint", "x"], "error: --checkpoint needs --engine reference"),
         (["DATA", "--engine", "reference", "--bundle", "x"], "error: --bundle needs --engine ort"),
         (["DATA", "--checkpoint", "x", "--bundle", "y"], "error: can't use both --bundle and --checkpoint"),
-        (["DATA", "--mode", "describe"], "error: mode describe: engine ort has direct only; --engine reference and"),
         (["DATA", "--engine", "reference", "--mode", "describe-plus"], "error: mode describe-plus needs normal_look"),
         (["DATA", "--instruction", "a", "--class-name", "b"], "error: can't use both instruction and class_name"),
         (["DATA", "--mode", "guess"], "error: Invalid value for '--mode'"),

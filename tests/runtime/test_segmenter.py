@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from agvas_runtime import pipeline
 from agvas_runtime.engines import Tensors
-from agvas_runtime.errors import InputError
+from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.result import AnswerKind, Verdict
 from agvas_runtime.segmenter import Segmenter
 from agvas_runtime.verdict import Recipe
@@ -139,12 +140,30 @@ def test_a_rejection_is_a_pass_with_an_empty_map(segmenter: Segmenter, photo: Pa
     assert result.answer == "Nothing unusual is found in this image."
 
 
-def test_many_instructions_do_not_fill_the_memory(segmenter: Segmenter) -> None:
-    frame = np.zeros((32, 32, 3), np.uint8)
-    for number in range(40):
-        segmenter.segment(frame, f"Please segment the class of defects number {number} in this image.")
-    kept = sum(value.nbytes for _, feeds in segmenter.pipeline._plans.values() for value in feeds.values())
-    assert kept <= 32 * 2**20
+def test_many_instructions_do_not_fill_the_memory(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 2**21
+    monkeypatch.setattr(pipeline, "PLANS_KEPT_BYTES", most)
+    plans = segmenter.pipeline._plans
+    asked = [f"Please segment the class of defects number {number} in this image." for number in range(20)]
+    for instruction in asked:
+        segmenter.segment(np.zeros((32, 32, 3), np.uint8), instruction)
+    assert sum(value.nbytes for _, feeds in plans.values() for value in feeds.values()) <= most
+    assert 1 < len(plans) < len(asked)
+    assert [instruction for instruction, _ in plans] == asked[-len(plans) :]
+
+
+@pytest.mark.parametrize("output", ["map", "edge_logprob"])
+def test_numbers_that_are_none_are_no_pass(segmenter: Segmenter, photo: Path, output: str) -> None:
+    name = "decoder" if output == "map" else "llm"
+
+    class Broken:
+        def run(self, feeds: Tensors) -> Tensors:
+            outputs = segmenter.pipeline.engines[name].run(feeds)
+            return {**outputs, output: np.full_like(outputs[output], np.nan)}
+
+    broken = Segmenter(segmenter.bundle, {**segmenter.pipeline.engines, name: Broken()})
+    with pytest.raises(EngineError, match="not finite"):
+        broken.segment(photo)
 
 
 @pytest.mark.parametrize("image", [None, 5, bytearray(b"x")])

@@ -64,6 +64,14 @@ def test_frames_together_are_answered_as_alone(segmenter: Segmenter, frames: lis
     assert [each.size for each in together] == [frame.shape[:2] for frame in frames]
     assert len({tuple(each.timings_ms.values()) for each in together}) == 1
     assert segmenter.segment_batch([]) == []
+    spots = []
+    for x in (20, 120, 200):
+        spots.append(np.random.default_rng(1).normal(150, 6, (240, 240, 3)).clip(0, 255).astype(np.uint8))
+        spots[-1][90:120, x : x + 30] = 20
+    together, alone = segmenter.segment_batch(spots), [segmenter.segment(frame) for frame in spots]
+    for number, one in enumerate(together):  # 8-bit scales are shared, so only nearest to itself alone
+        off = [float(np.abs(one.probability - other.probability).mean()) for other in alone]
+        assert off.index(min(off)) == number
 
 
 def test_a_limit_stops_within_the_known_answers_and_beyond(segmenter: Segmenter, photo: Path) -> None:
@@ -95,6 +103,19 @@ def test_without_text_the_answer_ends_behind_the_anchors(segmenter: Segmenter, p
     )
     assert described.answer == "A dent, see [NOR][ANO][SEG]"
     assert (described.verified, described.one_pass) == ("anchors", False)
+
+
+def test_without_text_nothing_behind_the_first_group_counts(segmenter: Segmenter, photo: Path) -> None:
+    """Not even where the walk went on: another group may be half written there."""
+    text = "See [NOR][ANO] and [NOR][ANO][SEG]."
+    for limit in (None, 3):
+        model = scripted(segmenter, text)
+        cut = model.segment(photo, decoding=Decoding(text=False, max_new_tokens=limit))
+        if limit is None:
+            assert cut.answer == "See [NOR][ANO]"
+            assert (cut.group_maps, cut.verified) == ((), "anchors")
+    twice = scripted(segmenter, "[SEG][SEG].").segment(photo, decoding=Decoding(text=False, max_new_tokens=2))
+    assert (twice.answer, twice.verified, twice.answer_kind) == ("[SEG]", "anchors", AnswerKind.SEGMENTED)
 
 
 def test_a_close_answer_is_read_again(segmenter: Segmenter, plain: Segmenter, photo: Path) -> None:
@@ -225,6 +246,22 @@ def test_numbers_that_are_none_are_an_error(segmenter: Segmenter, photo: Path) -
 
 def test_warming_prepares_what_will_be_asked(segmenter: Segmenter) -> None:
     request = Request(class_name="burrs")
+    ran: list[tuple[str, int]] = []
+
+    class Counted:
+        def __init__(self, name: str) -> None:
+            self.name, self.synchronize = name, segmenter.pipeline.engines[name].synchronize
+
+        def run(self, feeds: Mapping[str, Any]) -> Any:
+            ran.append((self.name, max(len(np.atleast_1d(each)) for each in feeds.values())))
+            return segmenter.pipeline.engines[self.name].run(feeds)
+
+    counted = Segmenter(segmenter.bundle, {name: Counted(name) for name in segmenter.pipeline.engines})  # type: ignore
+    counted.warm([Request()], batches=(1, 3), decoding=Decoding(strict_below=0.1))
+    assert {size for name, size in ran if name == "decoder"} == {1, 2, 3}
+    assert sum(name == "decoder" for name, _ in ran) == 1 + 3 + 1
+    assert sum(name == "decode" for name, _ in ran) == 3
+    assert [known for _, known in counted.pipeline._plans] == [Known.DIRECT, Known.NOTHING]
     segmenter.warm([request], batches=(1, 2))
     asked = request.text(segmenter.templates, segmenter.manifest.prompt.default_instruction)
     assert (asked, Known.DIRECT) in segmenter.pipeline._plans
