@@ -45,17 +45,20 @@ def bench(bundle: Path | None, checkpoint: Path | None, count: tuple[int, int], 
     return report
 
 
-def planted(preset: str, answer: str, work: Path, dtype: str, count: tuple[int, int], threads: int) -> dict[str, Any]:
-    """Plant an answer, export in 8 bits, measure; the folders are gone afterwards."""
-    checkpoint, bundle = work / "planted", work / "bundle"
+def planted(
+    preset: str, answer: str, work: Path, dtype: str, count: tuple[int, int], threads: int, keep: bool
+) -> dict[str, Any]:
+    """Plant an answer, export in 8 bits, measure. What lies in the folder already is taken."""
+    checkpoint, bundle = work / "checkpoint", work / "bundle"
     init = ("--preset", preset, "--random-weights", 0, "--plant", answer, "--dtype", dtype, "--out", checkpoint)
-    steps = [watched("agvas-train", "init", *init)]
-    steps.append(watched("agvas-export", checkpoint, "--out", bundle, *EXPORT))
+    steps = [] if checkpoint.is_dir() else [watched("agvas-train", "init", *init)]
+    steps += [] if bundle.is_dir() else [watched("agvas-export", checkpoint, "--out", bundle, *EXPORT)]
     for step in steps:
         step["command"] = step["command"].replace(str(work), "WORK")
     report = {"answer": answer, "dtype": dtype, "steps": steps, **bench(bundle, checkpoint, count, threads)}
-    shutil.rmtree(checkpoint)
-    shutil.rmtree(bundle)
+    if not keep:
+        shutil.rmtree(checkpoint)
+        shutil.rmtree(bundle)
     return report
 
 
@@ -79,6 +82,8 @@ def main() -> None:
     """Measure, and write the file after every part."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, help="folder for checkpoints and bundles; a temporary one by default")
+    parser.add_argument("--keep", type=Path, help="the same, but what lies there is taken, and stays")
+    parser.add_argument("--kinds", nargs="+", choices=ANSWERS, default=list(ANSWERS), help="planted answers")
     parser.add_argument("--presets", nargs="+", choices=FRAMES, default=list(FRAMES))
     parser.add_argument("--frames", type=int, help="measured frames, instead of each preset's own number")
     parser.add_argument(
@@ -103,9 +108,11 @@ def main() -> None:
             count = (arguments.frames, FRAMES[preset][1]) if arguments.frames else FRAMES[preset]
             for mode in MODES if preset == "tiny" else ():
                 keep(f"embedded {mode}", bench(None, None, count, arguments.threads, "--mode", mode))
-            for kind, answer in ANSWERS.items():
-                made = planted(preset, answer, Path(name), arguments.dtype, count, arguments.threads)
-                keep(f"{preset} planted {kind}", made)
+            for kind in arguments.kinds:
+                place = (arguments.keep or Path(name)) / f"{preset}-{kind}"
+                place.mkdir(parents=True, exist_ok=True)
+                options = (place, arguments.dtype, count, arguments.threads, arguments.keep is not None)
+                keep(f"{preset} planted {kind}", planted(preset, ANSWERS[kind], *options))
     print(f"wrote {out.relative_to(REPOSITORY) if out.is_relative_to(REPOSITORY) else out}")
 
 
