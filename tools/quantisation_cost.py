@@ -59,12 +59,13 @@ def feeds_of(checkpoint: Checkpoint, graph: Graph, seed: int, images: int) -> li
     plan = plan_pass(instruction, checkpoint.prompter, checkpoint.templates, config.visual_tokens)
     fixed, feeds = {name: tensor.numpy() for name, tensor in graph.inputs.items()}, []
     with torch.inference_mode():
-        texts = [model.embed(torch.from_numpy(ids))[None] for ids in (plan.before, plan.after)]
+        texts = {"before": plan.before, "after": plan.after, "nodes": plan.trie.tokens}
+        fixed |= {name: model.embed(torch.from_numpy(ids))[None].numpy() for name, ids in texts.items()}
         for index in range(images):
             image = generate(seed, index).image
             views = config.semantic_view.apply(image), config.pixel_view.apply(image)[0]
             visual = model.encode(*map(torch.from_numpy, views)).tokens
-            feeds.append({**fixed, "inputs_embeds": torch.cat((texts[0], visual, texts[1]), dim=1).numpy()})
+            feeds.append({**fixed, "visual": visual.numpy()})
     return feeds
 
 
@@ -145,7 +146,7 @@ def measure(preset: str | None, images: int, rounds: int, only: list[str], work:
         report[kind]["ms"], report[kind]["cpu_ms"] = map(statistics.median, times[kind])
     return {
         "model": preset or "tiny, trained",
-        "tokens": feeds[0]["inputs_embeds"].shape[1],
+        "tokens": sum(feeds[0][name].shape[1] for name in ("before", "visual", "after", "nodes")),
         "images": images,
         "rounds": rounds,
         "peak_resident_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
