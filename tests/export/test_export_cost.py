@@ -86,13 +86,13 @@ def test_a_graph_costs_what_its_part_of_the_model_does(
 def test_the_pass_saves_what_the_last_layers_prompt_rows_would_cost(
     graphs: dict[str, Graph], checkpoint: Checkpoint
 ) -> None:
-    """Of the prompt only the last row leaves the last layer: its attention, output projection and MLP are computed.
+    """Of the prompt only the last row leaves the last layer: query, attention, output projection and MLP are its own.
 
     `model_cost` rounds half of an odd square down, in every layer.
     """
     config, plan, known = checkpoint.config.model, default_plan(checkpoint), by_part(checkpoint)
     width, mlp, prompt = config.hidden_size, int(config.language["intermediate_size"]), plan.prompt_length
-    saved = 2 * (prompt - 1) * (width * width + 3 * width * mlp) + 4 * width * (prompt**2 // 2 - prompt)
+    saved = 2 * (prompt - 1) * (2 * width * width + 3 * width * mlp) + 4 * width * (prompt**2 // 2 - prompt)
     found = graph_cost(graphs["llm"])
     rounding = 2 * width * int(config.language["num_hidden_layers"])
     assert found.flops == pytest.approx(known["language_model"] + known["output_head"] - saved, abs=rounding)

@@ -89,9 +89,11 @@ def feeds(language: dict[str, tuple[Graph, ir.Model]]) -> Arrays:
     """The example pass, with embeddings of the vocabulary in it instead of noise."""
     graph = language["llm"][0]
     table = graph.module.model.embed  # type: ignore[operator]
-    ids = torch.randint(5, 500, graph.inputs["inputs_embeds"].shape[:2], generator=torch.Generator().manual_seed(0))
+    generator, texts = torch.Generator().manual_seed(0), {}
     with torch.inference_mode():
-        return {name: x.numpy() for name, x in {**graph.inputs, "inputs_embeds": table(ids)}.items()}
+        for name in ("before", "visual", "after", "nodes"):
+            texts[name] = table(torch.randint(5, 500, graph.inputs[name].shape[:2], generator=generator))
+    return {name: x.numpy() for name, x in {**graph.inputs, **texts}.items()}
 
 
 @pytest.fixture(scope="module")

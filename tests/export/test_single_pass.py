@@ -47,7 +47,7 @@ def test_the_embedded_models_answers_are_those_of_the_reference_whatever_is_aske
     assert sum(found.departures.values()) > 0  # descriptions leave the trie
 
 
-@pytest.mark.parametrize("depth", range(12))
+@pytest.mark.parametrize("depth", [0, 1, 2, 4, 7, 11])
 def test_an_answer_may_leave_the_trie_at_any_depth(plantable, depth):
     answer = plantable.leaving(depth, " a cat [NOR][ANO][SEG], or [SEG]")
     found = compared(plantable.plant(answer), [Request(), Request(Mode.EXPLAIN)], frames(3))
