@@ -22,10 +22,10 @@ from agvas_runtime.verdict import Verdict
 STAGES = {
     "decode": "decode",
     "preprocess": "prep",
-    "semantic_encoder": "sem",
-    "pixel_encoder": "pix",
+    "encoders": "enc",
     "spam": "spam",
     "llm": "llm",
+    "text": "text",
     "decoder": "agmd",
     "postprocess": "post",
     "total": "total",

@@ -57,6 +57,7 @@ def test_the_table_has_a_line_a_frame_and_ends_with_percentiles(camera, folder):
     assert lines[6].split()[0] == "p50"
     assert lines[7].split()[0] == "p99"
     assert lines[8].startswith("5 frames: ")
+    assert "nan" not in out  # every column is a stage that the server names
 
 
 def test_a_frame_that_cannot_be_read_is_no_answer_and_the_play_goes_on(camera, folder):
