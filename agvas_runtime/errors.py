@@ -13,5 +13,9 @@ class EngineError(Exception):
     """Valid input could not be processed. Commands print it as one line and exit with code 1."""
 
 
+class EngineLost(EngineError):
+    """No engine is there to answer: it died twice on this frame, or none is ready. Another try may succeed."""
+
+
 class Cancelled(Exception):
     """Whoever asked does not want the answer any more."""

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from agvas_runtime.regions import Region
 
@@ -39,6 +40,20 @@ class Recipe(BaseModel):
     """Lowest mean anomaly probability of a region that counts as a defect."""
     on_no_answer: Literal["reject", "pass", "stop"] = "reject"
     """What the gate does with NO_ANSWER."""
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    """A pixel above it belongs to the mask; the bundle's where None."""
+    alpha: float | None = Field(default=None, ge=0, le=1)
+    """How much the map of [SEG] weighs beside that of [ANO] and [NOR]; the bundle's where None."""
+    roi: tuple[int, int, int, int] | None = None
+    """(x0, y0, x1, y1) in pixels of the upright frame, x1 and y1 just outside: nothing outside it belongs to the map or
+    the mask. The whole frame where None."""
+
+    @field_validator("roi")
+    @classmethod
+    def _has_an_inside(cls, roi: tuple[int, int, int, int] | None) -> tuple[int, int, int, int] | None:
+        if roi is not None and not (0 <= roi[0] < roi[2] and 0 <= roi[1] < roi[3]):
+            raise PydanticCustomError("roi", "expected x0 < x1 and y0 < y1, none of them negative")
+        return roi
 
     def accepts(self, region: Region) -> bool:
         """Whether this region is large and certain enough to be a defect."""

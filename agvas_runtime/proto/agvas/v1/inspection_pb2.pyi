@@ -70,6 +70,8 @@ class MaskFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MASK_FORMAT_NONE: _ClassVar[MaskFormat]
     MASK_FORMAT_PNG: _ClassVar[MaskFormat]
     MASK_FORMAT_PACKED_BITS: _ClassVar[MaskFormat]
+    MASK_FORMAT_COCO_RLE: _ClassVar[MaskFormat]
+    MASK_FORMAT_POLYGONS: _ClassVar[MaskFormat]
 
 class ProbabilityFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -77,6 +79,23 @@ class ProbabilityFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PROBABILITY_FORMAT_NONE: _ClassVar[ProbabilityFormat]
     PROBABILITY_FORMAT_FLOAT32: _ClassVar[ProbabilityFormat]
     PROBABILITY_FORMAT_PNG16: _ClassVar[ProbabilityFormat]
+    PROBABILITY_FORMAT_FLOAT16: _ClassVar[ProbabilityFormat]
+
+class FrameStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FRAME_STATUS_UNSPECIFIED: _ClassVar[FrameStatus]
+    FRAME_STATUS_OK: _ClassVar[FrameStatus]
+    FRAME_STATUS_DROPPED: _ClassVar[FrameStatus]
+    FRAME_STATUS_EXPIRED: _ClassVar[FrameStatus]
+    FRAME_STATUS_INVALID: _ClassVar[FrameStatus]
+    FRAME_STATUS_ENGINE_FAILED: _ClassVar[FrameStatus]
+    FRAME_STATUS_REFUSED: _ClassVar[FrameStatus]
+
+class QueuePolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    QUEUE_POLICY_UNSPECIFIED: _ClassVar[QueuePolicy]
+    QUEUE_POLICY_LATEST: _ClassVar[QueuePolicy]
+    QUEUE_POLICY_BLOCK: _ClassVar[QueuePolicy]
 PIXEL_FORMAT_UNSPECIFIED: PixelFormat
 PIXEL_FORMAT_MONO8: PixelFormat
 PIXEL_FORMAT_MONO10: PixelFormat
@@ -115,10 +134,23 @@ MASK_FORMAT_UNSPECIFIED: MaskFormat
 MASK_FORMAT_NONE: MaskFormat
 MASK_FORMAT_PNG: MaskFormat
 MASK_FORMAT_PACKED_BITS: MaskFormat
+MASK_FORMAT_COCO_RLE: MaskFormat
+MASK_FORMAT_POLYGONS: MaskFormat
 PROBABILITY_FORMAT_UNSPECIFIED: ProbabilityFormat
 PROBABILITY_FORMAT_NONE: ProbabilityFormat
 PROBABILITY_FORMAT_FLOAT32: ProbabilityFormat
 PROBABILITY_FORMAT_PNG16: ProbabilityFormat
+PROBABILITY_FORMAT_FLOAT16: ProbabilityFormat
+FRAME_STATUS_UNSPECIFIED: FrameStatus
+FRAME_STATUS_OK: FrameStatus
+FRAME_STATUS_DROPPED: FrameStatus
+FRAME_STATUS_EXPIRED: FrameStatus
+FRAME_STATUS_INVALID: FrameStatus
+FRAME_STATUS_ENGINE_FAILED: FrameStatus
+FRAME_STATUS_REFUSED: FrameStatus
+QUEUE_POLICY_UNSPECIFIED: QueuePolicy
+QUEUE_POLICY_LATEST: QueuePolicy
+QUEUE_POLICY_BLOCK: QueuePolicy
 
 class FrameIdentity(_message.Message):
     __slots__ = ("camera_id", "part_id", "trigger_id", "sequence", "encoder_count", "capture_time")
@@ -161,14 +193,20 @@ class Frame(_message.Message):
     def __init__(self, identity: _Optional[_Union[FrameIdentity, _Mapping]] = ..., raw: _Optional[_Union[RawImage, _Mapping]] = ..., encoded: _Optional[bytes] = ...) -> None: ...
 
 class Recipe(_message.Message):
-    __slots__ = ("min_area_px", "min_score", "on_no_answer")
+    __slots__ = ("min_area_px", "min_score", "on_no_answer", "threshold", "alpha", "roi")
     MIN_AREA_PX_FIELD_NUMBER: _ClassVar[int]
     MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
     ON_NO_ANSWER_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    ROI_FIELD_NUMBER: _ClassVar[int]
     min_area_px: int
     min_score: float
     on_no_answer: NoAnswerAction
-    def __init__(self, min_area_px: _Optional[int] = ..., min_score: _Optional[float] = ..., on_no_answer: _Optional[_Union[NoAnswerAction, str]] = ...) -> None: ...
+    threshold: float
+    alpha: float
+    roi: Box
+    def __init__(self, min_area_px: _Optional[int] = ..., min_score: _Optional[float] = ..., on_no_answer: _Optional[_Union[NoAnswerAction, str]] = ..., threshold: _Optional[float] = ..., alpha: _Optional[float] = ..., roi: _Optional[_Union[Box, _Mapping]] = ...) -> None: ...
 
 class Decoding(_message.Message):
     __slots__ = ("no_text", "max_new_tokens", "temperature", "top_p", "seed", "strict_below")
@@ -187,7 +225,7 @@ class Decoding(_message.Message):
     def __init__(self, no_text: bool = ..., max_new_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., strict_below: _Optional[float] = ...) -> None: ...
 
 class SegmentRequest(_message.Message):
-    __slots__ = ("frame", "instruction", "recipe", "mask_format", "probability_format", "mode", "class_name", "normal_look", "decoding")
+    __slots__ = ("frame", "instruction", "recipe", "mask_format", "probability_format", "mode", "class_name", "normal_look", "decoding", "recipe_name", "deadline_ms")
     FRAME_FIELD_NUMBER: _ClassVar[int]
     INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
     RECIPE_FIELD_NUMBER: _ClassVar[int]
@@ -197,6 +235,8 @@ class SegmentRequest(_message.Message):
     CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
     NORMAL_LOOK_FIELD_NUMBER: _ClassVar[int]
     DECODING_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_NAME_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
     frame: Frame
     instruction: str
     recipe: Recipe
@@ -206,10 +246,52 @@ class SegmentRequest(_message.Message):
     class_name: str
     normal_look: str
     decoding: Decoding
-    def __init__(self, frame: _Optional[_Union[Frame, _Mapping]] = ..., instruction: _Optional[str] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ..., mask_format: _Optional[_Union[MaskFormat, str]] = ..., probability_format: _Optional[_Union[ProbabilityFormat, str]] = ..., mode: _Optional[_Union[Mode, str]] = ..., class_name: _Optional[str] = ..., normal_look: _Optional[str] = ..., decoding: _Optional[_Union[Decoding, _Mapping]] = ...) -> None: ...
+    recipe_name: str
+    deadline_ms: float
+    def __init__(self, frame: _Optional[_Union[Frame, _Mapping]] = ..., instruction: _Optional[str] = ..., recipe: _Optional[_Union[Recipe, _Mapping]] = ..., mask_format: _Optional[_Union[MaskFormat, str]] = ..., probability_format: _Optional[_Union[ProbabilityFormat, str]] = ..., mode: _Optional[_Union[Mode, str]] = ..., class_name: _Optional[str] = ..., normal_look: _Optional[str] = ..., decoding: _Optional[_Union[Decoding, _Mapping]] = ..., recipe_name: _Optional[str] = ..., deadline_ms: _Optional[float] = ...) -> None: ...
+
+class CameraStream(_message.Message):
+    __slots__ = ("camera_id", "policy", "queue", "defaults", "heartbeat_ms")
+    CAMERA_ID_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    DEFAULTS_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_MS_FIELD_NUMBER: _ClassVar[int]
+    camera_id: str
+    policy: QueuePolicy
+    queue: int
+    defaults: SegmentRequest
+    heartbeat_ms: int
+    def __init__(self, camera_id: _Optional[str] = ..., policy: _Optional[_Union[QueuePolicy, str]] = ..., queue: _Optional[int] = ..., defaults: _Optional[_Union[SegmentRequest, _Mapping]] = ..., heartbeat_ms: _Optional[int] = ...) -> None: ...
+
+class InspectRequest(_message.Message):
+    __slots__ = ("open", "frame")
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    open: CameraStream
+    frame: SegmentRequest
+    def __init__(self, open: _Optional[_Union[CameraStream, _Mapping]] = ..., frame: _Optional[_Union[SegmentRequest, _Mapping]] = ...) -> None: ...
+
+class Heartbeat(_message.Message):
+    __slots__ = ("serving", "waiting", "reason")
+    SERVING_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    serving: bool
+    waiting: int
+    reason: str
+    def __init__(self, serving: bool = ..., waiting: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class InspectResponse(_message.Message):
+    __slots__ = ("answer", "heartbeat")
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    answer: SegmentResponse
+    heartbeat: Heartbeat
+    def __init__(self, answer: _Optional[_Union[SegmentResponse, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
 
 class SegmentResponse(_message.Message):
-    __slots__ = ("identity", "verdict", "reason", "gate", "answer", "answer_kind", "confidence", "scores", "width", "height", "defect_area_px", "regions", "mask", "probability", "timings", "model", "tokens", "proved_tokens", "one_pass", "verified", "rechecked", "groups", "instruction")
+    __slots__ = ("identity", "verdict", "reason", "gate", "answer", "answer_kind", "confidence", "scores", "width", "height", "defect_area_px", "regions", "mask", "probability", "timings", "model", "tokens", "proved_tokens", "one_pass", "verified", "rechecked", "groups", "instruction", "status", "index", "recipe_name")
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -233,6 +315,9 @@ class SegmentResponse(_message.Message):
     RECHECKED_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_NAME_FIELD_NUMBER: _ClassVar[int]
     identity: FrameIdentity
     verdict: Verdict
     reason: str
@@ -256,7 +341,10 @@ class SegmentResponse(_message.Message):
     rechecked: bool
     groups: _containers.RepeatedCompositeFieldContainer[GroupMask]
     instruction: str
-    def __init__(self, identity: _Optional[_Union[FrameIdentity, _Mapping]] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., reason: _Optional[str] = ..., gate: _Optional[_Union[Gate, str]] = ..., answer: _Optional[str] = ..., answer_kind: _Optional[_Union[AnswerKind, str]] = ..., confidence: _Optional[float] = ..., scores: _Optional[_Union[Scores, _Mapping]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., defect_area_px: _Optional[int] = ..., regions: _Optional[_Iterable[_Union[Region, _Mapping]]] = ..., mask: _Optional[_Union[Mask, _Mapping]] = ..., probability: _Optional[_Union[ProbabilityMap, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., model: _Optional[_Union[ModelIdentity, _Mapping]] = ..., tokens: _Optional[int] = ..., proved_tokens: _Optional[int] = ..., one_pass: bool = ..., verified: _Optional[_Union[Verified, str]] = ..., rechecked: bool = ..., groups: _Optional[_Iterable[_Union[GroupMask, _Mapping]]] = ..., instruction: _Optional[str] = ...) -> None: ...
+    status: FrameStatus
+    index: int
+    recipe_name: str
+    def __init__(self, identity: _Optional[_Union[FrameIdentity, _Mapping]] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., reason: _Optional[str] = ..., gate: _Optional[_Union[Gate, str]] = ..., answer: _Optional[str] = ..., answer_kind: _Optional[_Union[AnswerKind, str]] = ..., confidence: _Optional[float] = ..., scores: _Optional[_Union[Scores, _Mapping]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., defect_area_px: _Optional[int] = ..., regions: _Optional[_Iterable[_Union[Region, _Mapping]]] = ..., mask: _Optional[_Union[Mask, _Mapping]] = ..., probability: _Optional[_Union[ProbabilityMap, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., model: _Optional[_Union[ModelIdentity, _Mapping]] = ..., tokens: _Optional[int] = ..., proved_tokens: _Optional[int] = ..., one_pass: bool = ..., verified: _Optional[_Union[Verified, str]] = ..., rechecked: bool = ..., groups: _Optional[_Iterable[_Union[GroupMask, _Mapping]]] = ..., instruction: _Optional[str] = ..., status: _Optional[_Union[FrameStatus, str]] = ..., index: _Optional[int] = ..., recipe_name: _Optional[str] = ...) -> None: ...
 
 class GroupMask(_message.Message):
     __slots__ = ("index", "mask", "probability", "width", "height")
@@ -327,12 +415,20 @@ class Box(_message.Message):
     def __init__(self, x0: _Optional[int] = ..., y0: _Optional[int] = ..., x1: _Optional[int] = ..., y1: _Optional[int] = ...) -> None: ...
 
 class Mask(_message.Message):
-    __slots__ = ("format", "data")
+    __slots__ = ("format", "data", "polygons")
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    POLYGONS_FIELD_NUMBER: _ClassVar[int]
     format: MaskFormat
     data: bytes
-    def __init__(self, format: _Optional[_Union[MaskFormat, str]] = ..., data: _Optional[bytes] = ...) -> None: ...
+    polygons: _containers.RepeatedCompositeFieldContainer[Polygon]
+    def __init__(self, format: _Optional[_Union[MaskFormat, str]] = ..., data: _Optional[bytes] = ..., polygons: _Optional[_Iterable[_Union[Polygon, _Mapping]]] = ...) -> None: ...
+
+class Polygon(_message.Message):
+    __slots__ = ("points",)
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    points: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, points: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ProbabilityMap(_message.Message):
     __slots__ = ("format", "data")

@@ -27,6 +27,16 @@ if _version_not_supported:
 
 class InspectionStub(object):
     """Visual inspection of single frames by the loaded model.
+
+    Statuses of every method, here and in Admin; each has one line of text:
+    UNAUTHENTICATED, PERMISSION_DENIED: no token that the server knows; one without the right that the method needs.
+    INVALID_ARGUMENT: the message is no message of its type, or a field is wrong: the text names the field, what was found
+    and what was expected.
+    RESOURCE_EXHAUSTED: the message is too large, too many frames wait or streams are open, or the caller is too fast.
+    UNAVAILABLE: no engine is ready, the engine died twice on this frame, or the server is being stopped.
+    DEADLINE_EXCEEDED: the frame's deadline passed before an engine was free.
+    CANCELLED: the caller went away.
+    INTERNAL: the frame was valid but a graph failed on it: the text names the graph.
     """
 
     def __init__(self, channel):
@@ -39,6 +49,11 @@ class InspectionStub(object):
                 '/agvas.v1.Inspection/Segment',
                 request_serializer=agvas_dot_v1_dot_inspection__pb2.SegmentRequest.SerializeToString,
                 response_deserializer=agvas_dot_v1_dot_inspection__pb2.SegmentResponse.FromString,
+                _registered_method=True)
+        self.Inspect = channel.stream_stream(
+                '/agvas.v1.Inspection/Inspect',
+                request_serializer=agvas_dot_v1_dot_inspection__pb2.InspectRequest.SerializeToString,
+                response_deserializer=agvas_dot_v1_dot_inspection__pb2.InspectResponse.FromString,
                 _registered_method=True)
         self.Explain = channel.unary_stream(
                 '/agvas.v1.Inspection/Explain',
@@ -54,14 +69,29 @@ class InspectionStub(object):
 
 class InspectionServicer(object):
     """Visual inspection of single frames by the loaded model.
+
+    Statuses of every method, here and in Admin; each has one line of text:
+    UNAUTHENTICATED, PERMISSION_DENIED: no token that the server knows; one without the right that the method needs.
+    INVALID_ARGUMENT: the message is no message of its type, or a field is wrong: the text names the field, what was found
+    and what was expected.
+    RESOURCE_EXHAUSTED: the message is too large, too many frames wait or streams are open, or the caller is too fast.
+    UNAVAILABLE: no engine is ready, the engine died twice on this frame, or the server is being stopped.
+    DEADLINE_EXCEEDED: the frame's deadline passed before an engine was free.
+    CANCELLED: the caller went away.
+    INTERNAL: the frame was valid but a graph failed on it: the text names the graph.
     """
 
     def Segment(self, request, context):
         """Segments the anomalies of one frame.
-        INVALID_ARGUMENT: the request is wrong; the text names the field, what was found and what was expected.
-        RESOURCE_EXHAUSTED: the message is too large, or too many frames are waiting already.
-        INTERNAL: the frame was valid but the engine failed on it.
-        CANCELLED: the caller went away, or the server stops.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Inspect(self, request_iterator, context):
+        """One stream a camera: frames in, answers out in the order of the frames, exactly one each, whatever happens. The first
+        message opens the stream, every other one is a frame. A frame without a result is answered too, with its status, its
+        identity, verdict NO_ANSWER and the gate's action. A caller who takes no answer for 30 seconds is cancelled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,8 +101,7 @@ class InspectionServicer(object):
         """The same as the answer is written: pieces of text, the mask of each group of anchors as soon as the group is
         complete, last of all what Segment would have answered. The result decides: an answer that the token limit stops has
         no mask in it, whatever came before. Other callers' frames have their turn between two tokens.
-        Statuses are those of Segment; INVALID_ARGUMENT and RESOURCE_EXHAUSTED come before the first event, INTERNAL at any
-        time. A caller who takes no event for 30 seconds is cancelled.
+        A caller who takes no event for 30 seconds is cancelled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -92,6 +121,11 @@ def add_InspectionServicer_to_server(servicer, server):
                     servicer.Segment,
                     request_deserializer=agvas_dot_v1_dot_inspection__pb2.SegmentRequest.FromString,
                     response_serializer=agvas_dot_v1_dot_inspection__pb2.SegmentResponse.SerializeToString,
+            ),
+            'Inspect': grpc.stream_stream_rpc_method_handler(
+                    servicer.Inspect,
+                    request_deserializer=agvas_dot_v1_dot_inspection__pb2.InspectRequest.FromString,
+                    response_serializer=agvas_dot_v1_dot_inspection__pb2.InspectResponse.SerializeToString,
             ),
             'Explain': grpc.unary_stream_rpc_method_handler(
                     servicer.Explain,
@@ -113,6 +147,16 @@ def add_InspectionServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class Inspection(object):
     """Visual inspection of single frames by the loaded model.
+
+    Statuses of every method, here and in Admin; each has one line of text:
+    UNAUTHENTICATED, PERMISSION_DENIED: no token that the server knows; one without the right that the method needs.
+    INVALID_ARGUMENT: the message is no message of its type, or a field is wrong: the text names the field, what was found
+    and what was expected.
+    RESOURCE_EXHAUSTED: the message is too large, too many frames wait or streams are open, or the caller is too fast.
+    UNAVAILABLE: no engine is ready, the engine died twice on this frame, or the server is being stopped.
+    DEADLINE_EXCEEDED: the frame's deadline passed before an engine was free.
+    CANCELLED: the caller went away.
+    INTERNAL: the frame was valid but a graph failed on it: the text names the graph.
     """
 
     @staticmethod
@@ -132,6 +176,33 @@ class Inspection(object):
             '/agvas.v1.Inspection/Segment',
             agvas_dot_v1_dot_inspection__pb2.SegmentRequest.SerializeToString,
             agvas_dot_v1_dot_inspection__pb2.SegmentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Inspect(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/agvas.v1.Inspection/Inspect',
+            agvas_dot_v1_dot_inspection__pb2.InspectRequest.SerializeToString,
+            agvas_dot_v1_dot_inspection__pb2.InspectResponse.FromString,
             options,
             channel_credentials,
             insecure,
