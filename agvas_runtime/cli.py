@@ -5,10 +5,8 @@ Heavy modules are imported by the command that needs them, so that a server is r
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -16,13 +14,12 @@ from pydantic import BaseModel, ValidationError
 from agvas_runtime import console
 from agvas_runtime.bundle import CARD, Bundle, default_bundle_path
 from agvas_runtime.cli_build import build
+from agvas_runtime.cli_doctor import doctor
 from agvas_runtime.cli_roofline import roofline
+from agvas_runtime.cli_serve import serve
+from agvas_runtime.cli_swap import swap
 from agvas_runtime.errors import InputError
 from agvas_runtime.modes import Mode, Request
-from agvas_runtime.server.channel import DEFAULT_MESSAGE_MB
-
-if TYPE_CHECKING:
-    from agvas_runtime.server.serve import InspectionServer
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -53,6 +50,15 @@ def segment(
     as_json: JsonOption = False,
     min_area: Annotated[int, typer.Option(min=1, help="Smallest region that counts as a defect, in pixels.")] = 1,
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Lowest mean score of such a region.")] = 0.0,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Pixels above it belong to the mask; the bundle's own.")
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Weight of [SEG]'s map beside [ANO]'s; the bundle's own.")
+    ] = None,
+    roi: Annotated[
+        str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Nothing outside, in pixels, belongs to map or mask.")
+    ] = None,
     no_text: Annotated[bool, typer.Option("--no-text", help="End the answer behind its first anchors.")] = False,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of an answer; the mode's limit.")] = None,
     temperature: Annotated[float, typer.Option(min=0, max=10, help="Above 0 tokens are drawn: no inspection.")] = 0.0,
@@ -73,16 +79,24 @@ def segment(
     Examples:
       agvas-runtime segment part.png
       agvas-runtime segment photos/ --out results --min-area 25
+      agvas-runtime segment part.png --threshold 0.3 --roi 40,20,600,440
       agvas-runtime segment part.png --instruction "Please segment the scratches in this image." --json
       agvas-runtime segment part.png --mode explain
       agvas-runtime segment part.png --mode describe-plus --normal-look "A smooth grey casting." --out results
       agvas-runtime segment part.png --mode conversation --instruction "What is on the surface?"
     """
-    from agvas_runtime.segment_files import Task, segment_files
+    from agvas_runtime.segment_files import Task, read_roi, segment_files
     from agvas_runtime.verdict import Recipe
     from agvas_runtime.writer import Decoding
 
-    recipe = _checked(Recipe, min_area_px=min_area, min_score=min_score)
+    recipe = _checked(
+        Recipe,
+        min_area_px=min_area,
+        min_score=min_score,
+        threshold=threshold,
+        alpha=alpha,
+        roi=None if roi is None else read_roi(roi),
+    )
     decoding = _checked(
         Decoding,
         text=not no_text,
@@ -94,46 +108,6 @@ def segment(
     )
     request = Request(mode, instruction, class_name, normal_look)
     return segment_files(images, Task(bundle, request, recipe, threads, out, engine, decoding), as_json=as_json)
-
-
-@app.command()
-def serve(
-    bundle: BundleOption = None,
-    host: Annotated[str, typer.Option(help="Address to listen on. There is no encryption and no login.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0 takes any free one.")] = 50051,
-    engine: EngineOption = "auto",
-    threads: ThreadsOption = None,
-    max_message_mb: Annotated[int, typer.Option(min=1, max=2047, help="Largest request.")] = DEFAULT_MESSAGE_MB,
-    warm: Annotated[
-        list[str] | None, typer.Option(help="Instruction whose first frame is to be as fast as the next; may repeat.")
-    ] = None,
-    json_line: Annotated[bool, typer.Option("--json", help="Report readiness as one JSON line on stdout.")] = False,
-) -> None:
-    r"""Serve a bundle over gRPC until SIGINT or SIGTERM.
-
-    \b
-    Examples:
-      agvas-runtime serve
-      agvas-runtime serve --bundle bundles/tiny --port 0 --json
-      agvas-runtime serve --warm "Please segment the scratches in this image."
-    """
-    from agvas_runtime.server.serve import ServerConfig, serve
-
-    def ready(server: InspectionServer) -> None:
-        if json_line:
-            event = {"event": "ready", "host": server.host, "port": server.port, "pid": os.getpid()}
-            event |= {"model": server.model.name, "bundle_sha256": server.model.bundle_sha256}
-            print(json.dumps(event), flush=True)
-        else:
-            console.note(f"ready: {server.model.name} on {server.host}:{server.port}")
-
-    requests = tuple(Request(instruction=text) for text in warm or [])
-    for request in requests:
-        try:
-            request.check()
-        except InputError as error:
-            raise InputError(f"--warm: {error}") from None
-    serve(ServerConfig(bundle, host, port, threads, max_message_mb, engine, requests), ready)
 
 
 @app.command()
@@ -173,6 +147,9 @@ def _checked(kind: type[Settings], **values: object) -> Settings:
         raise InputError(f"--{option}: found {first['input']}, {rule}") from None
 
 
+app.command()(serve)
+app.command()(swap)
+app.command()(doctor)
 app.command()(build)
 app.command()(roofline)
 

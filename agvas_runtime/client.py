@@ -11,6 +11,7 @@ with Client("127.0.0.1:50051") as client:
 from __future__ import annotations
 
 from collections.abc import Generator
+from pathlib import Path
 from time import monotonic, perf_counter, sleep
 from types import TracebackType
 from typing import Any, Literal, get_args
@@ -22,7 +23,7 @@ from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.modes import Mode, Request
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.proto.agvas.v1 import inspection_pb2_grpc as pb_grpc
-from agvas_runtime.server.channel import client_options
+from agvas_runtime.server.channel import open_channel
 from agvas_runtime.verdict import Recipe
 from agvas_runtime.wire import (
     FrameIdentity,
@@ -41,14 +42,19 @@ from agvas_runtime.wire import (
 )
 from agvas_runtime.writer import Decoding
 
-MaskChoice = Literal["png", "packed_bits", "none"]
-ProbabilityChoice = Literal["none", "float32", "png16"]
+MaskChoice = Literal["png", "packed_bits", "none", "coco_rle", "polygons"]
+ProbabilityChoice = Literal["none", "float32", "png16", "float16"]
 
 _CONNECTION_CODES = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
+_ACCESS_CODES = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 
 
 class ConnectionLostError(EngineError):
     """No server answered: it is not there, went away, or took too long."""
+
+
+class AccessDeniedError(EngineError):
+    """The server does not know who calls, or does not let this caller do that."""
 
 
 class Client:
@@ -57,14 +63,28 @@ class Client:
     Args:
         address: `host:port`.
         timeout_s: longest time one call may take.
+        token: for a server with an access file. Without `ca` it is sent to this machine only.
+        ca: PEM file of who signed the server's certificate; there is TLS where it is given.
+        cert: PEM file with a certificate to show, for a server that asks for one.
+        key: PEM file with its private key.
 
-    Every method raises InputError with the server's text for a request the server finds wrong, ConnectionLostError
-    when no server answers, and EngineError for everything else.
+    Every method raises InputError with the server's text for a request the server finds wrong, AccessDeniedError where
+    it turns the caller away, ConnectionLostError when no server answers, and EngineError for everything else. The
+    constructor raises InputError for files or a token that cannot be used; it does not connect.
     """
 
-    def __init__(self, address: str = "127.0.0.1:50051", timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        address: str = "127.0.0.1:50051",
+        timeout_s: float = 30.0,
+        *,
+        token: str | None = None,
+        ca: Path | str | None = None,
+        cert: Path | str | None = None,
+        key: Path | str | None = None,
+    ) -> None:
         self.address, self.timeout_s = address, timeout_s
-        self._channel = grpc.insecure_channel(address, options=client_options())
+        self._channel = open_channel(address, token=token, ca=ca, cert=cert, key=key)
         self._inspection = pb_grpc.InspectionStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
@@ -81,12 +101,14 @@ class Client:
         self._channel.close()
 
     def wait_ready(self, timeout_s: float = 10.0) -> None:
-        """Return once the server serves; raises ConnectionLostError when it does not in time."""
+        """Return once the server serves; raises ConnectionLostError when it does not in time, AccessDeniedError."""
         deadline, found = monotonic() + timeout_s, "no answer"
         while (left := deadline - monotonic()) > 0:
             try:
                 reply = self._health.Check(health_pb2.HealthCheckRequest(), timeout=left, wait_for_ready=True)
             except grpc.RpcError as error:
+                if error.code() in _ACCESS_CODES:
+                    raise self._error(error) from None
                 found = _text_of(error)
                 break
             if reply.status == health_pb2.HealthCheckResponse.SERVING:
@@ -121,11 +143,12 @@ class Client:
             class_name: what to look for, put into the mode's instruction.
             normal_look: a sentence on the normal look of the object, for describe-plus.
             decoding: how the answer is written.
-            recipe: when a region counts as a defect; the server's default where None.
+            recipe: when a region counts as a defect; what is not set in it is the server's recipe's, or the default.
             identity: comes back with the reply.
             pixel_format: names the format of an array where its dtype leaves a choice: BGR8, MONO10 or MONO12.
-            mask: how the mask travels; it arrives as an array either way. "none" leaves it out.
-            probability: how the probability map travels, if at all; "png16" rounds it to 1/65535.
+            mask: how the mask travels; it arrives as an array either way, of "polygons" the outlines as well. "none"
+                leaves it out.
+            probability: how the probability map travels, if at all; "png16" rounds it to 1/65535, "float16" to 11 bits.
             timeout_s: for this call.
         """
         request = _request(Request(mode, instruction, class_name, normal_look), decoding, recipe, mask, probability)
@@ -192,6 +215,8 @@ class Client:
             return InputError(_text_of(error))
         if code in _CONNECTION_CODES:
             return ConnectionLostError(text)
+        if code in _ACCESS_CODES:
+            return AccessDeniedError(text)
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:
             return InputError(f"{text}; the server takes larger frames with --max-message-mb")
         return EngineError(text)

@@ -9,12 +9,20 @@ class BundleError(InputError):
     """A bundle is incomplete, altered, unsafe or too new; nothing of it was loaded."""
 
 
+class NotFound(InputError):
+    """What is named is not there."""
+
+
 class EngineError(Exception):
     """Valid input could not be processed. Commands print it as one line and exit with code 1."""
 
 
 class EngineLost(EngineError):
     """No engine is there to answer: it died twice on this frame, or none is ready. Another try may succeed."""
+
+
+class NotNow(EngineError):
+    """It cannot be done as things stand; the message says what stands against it."""
 
 
 class Cancelled(Exception):

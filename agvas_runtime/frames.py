@@ -34,13 +34,13 @@ def read_image(path: Path | str) -> NDArray[np.uint8]:
     return decode_image(read_bytes(path), str(path))
 
 
-def decode_image(data: bytes, name: str = "image") -> NDArray[np.uint8]:
+def decode_image(data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Encoded image -> uint8 RGB [H,W,3], upright by its EXIF orientation; the array may be read-only.
 
-    Grey deeper than 8 bits is scaled by its nominal depth, never by what a frame holds (of 16-bit colour PIL gives the
+    One of more pixels is refused by its header, before anything is unpacked. Grey deeper than 8 bits is scaled by its nominal depth, never by what a frame holds (of 16-bit colour PIL gives the
     upper byte); alpha is dropped, the colour kept. Raises InputError with the name and the reason.
     """
-    image = open_image(data, name)
+    image = open_image(data, name, max_pixels)
     pixels = np.asarray(_to_rgb(image, name))
     if pixels.dtype != np.uint8:
         top = nominal_range(image, name)
@@ -78,11 +78,11 @@ def read_bytes(path: Path | str) -> bytes:
     return data
 
 
-def open_image(data: bytes, name: str) -> Image.Image:
+def open_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The decoded first frame as PIL has it, in its own mode. Raises InputError."""
     image = _open(data, name)
-    if image.width * image.height > MAX_PIXELS:
-        limit = f"the limit of {MAX_PIXELS // 10**6} megapixels"
+    if image.width * image.height > max_pixels:
+        limit = f"the limit of {max_pixels / 10**6:g} megapixels"
         raise InputError(f"{name}: {image.width} x {image.height} pixels are more than {limit}")
     try:
         image.load()

@@ -5,14 +5,35 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas_runtime.errors import InputError
+
 Matrix = NDArray[np.float32]
+Box = tuple[int, int, int, int]
+"""(x0, y0, x1, y1) in pixels; x1 and y1 lie just outside."""
 
 
-def to_image_size(p: Matrix, canvas: int, resized: tuple[int, int], size: tuple[int, int]) -> Matrix:
+def window(roi: Box | None, size: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of a frame of this size (H, W) that lie in the region of interest; None means all of them.
+
+    What sticks out of the frame is cut off. Raises InputError where nothing is left.
+    """
+    height, width = size
+    if roi is None:
+        return slice(0, height), slice(0, width)
+    x0, y0, x1, y1 = roi
+    if x0 >= width or y0 >= height:
+        raise InputError(f"recipe.roi: found {roi}, expected one that meets the frame of {width} x {height} pixels")
+    return slice(y0, min(y1, height)), slice(x0, min(x1, width))
+
+
+def to_image_size(
+    p: Matrix, canvas: int, resized: tuple[int, int], size: tuple[int, int], roi: Box | None = None
+) -> Matrix:
     """Probability map float32 [M,M] in [0,1] of the padded canvas -> float32 [H,W] of the original image.
 
     As SAM does: bilinear (align_corners = False) to canvas x canvas, cropped to the resized image's (h, w), bilinear to
-    `size` = (H, W). Both steps are linear and separable, so they are one product rows @ p @ columns.T.
+    `size` = (H, W). Both steps are linear and separable, so they are one product rows @ p @ columns.T. Outside the
+    region of interest everything is 0. Raises InputError as `window` does.
     """
     if p.ndim != 2 or p.shape[0] != p.shape[1]:
         raise ValueError(f"p.shape = {p.shape}, must be square [M,M]")
@@ -21,7 +42,11 @@ def to_image_size(p: Matrix, canvas: int, resized: tuple[int, int], size: tuple[
     rows = _two_steps(p.shape[0], canvas, resized[0], size[0])
     columns = _two_steps(p.shape[1], canvas, resized[1], size[1])
     out: Matrix = rows @ (p.astype(np.float32, copy=False) @ columns.T)
-    return np.minimum(out, 1, out=out)  # the rounded weights of a row may sum to a little more than 1
+    np.minimum(out, 1, out=out)  # the rounded weights of a row may sum to a little more than 1
+    y, x = window(roi, size)
+    out[: y.start] = out[y.stop :] = 0
+    out[y, : x.start] = out[y, x.stop :] = 0
+    return out
 
 
 def binarise(p: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:

@@ -79,11 +79,16 @@ def finish(
     watch: Stopwatch,
     **more: Any,
 ) -> Result:
-    """Mask, regions and verdict from the map at the image's size; `more` are further fields of the result."""
+    """Mask, regions and verdict from the map at the image's size, which is 0 outside the recipe's region of interest.
+
+    `threshold` is the bundle's, for a recipe that has none; `more` are further fields of the result.
+    """
+    threshold = recipe.threshold_or(threshold)
     mask = binarise(probability, threshold)
     regions = find_regions(mask, probability)
     verdict, reason = judge(reading.kind, regions, recipe)
     if reading.kind is AnswerKind.OTHER:
         reason = f"{reading.reason}: {text!r}"
     watch.lap("postprocess")
+    more["threshold"] = threshold
     return Result(verdict, reason, text, reading.kind, probability, mask, regions, scores, watch.done(), **more)

@@ -21,7 +21,7 @@ from agvas_runtime.engines.ort import OrtEngine
 from agvas_runtime.engines.ort_bound import BoundEngine
 from agvas_runtime.errors import BundleError, EngineError, InputError
 from agvas_runtime.manifest import TensorSpec
-from agvas_runtime.maps import to_image_size
+from agvas_runtime.maps import Box, to_image_size
 from agvas_runtime.modes import AnchorGroup
 from agvas_runtime.outcome import Stopwatch
 from agvas_runtime.plan import Known, PassPlan, plan_pass
@@ -94,7 +94,6 @@ class Pipeline:
         if len(self._embeddings) < self.prompter.vocabulary_size:
             found = f"{len(self._embeddings)} token embeddings for {self.prompter.vocabulary_size} tokens"
             raise BundleError(f"{bundle.folder}: found {found}")
-        self._alpha = np.array(self.manifest.model.alpha, np.float32)
         self._plans: OrderedDict[tuple[str, Known], tuple[PassPlan, Tensors]] = OrderedDict()
         encoders = (engines[name] for name in ("semantic_encoder", "pixel_encoder"))
         # TensorRT's engines share a stream and only enqueue, from one thread
@@ -133,10 +132,12 @@ class Pipeline:
         passes, edges = self._pass(seen.asked, Known.NOTHING, np.asarray(seen.visual)[frame : frame + 1])
         return replace(seen, plan=plan, passes=passes, edge_logprob=edges)
 
-    def maps(self, seen: Seen, groups: Sequence[tuple[int, AnchorGroup, States]]) -> list[NDArray[np.float32]]:
+    def maps(
+        self, seen: Seen, groups: Sequence[tuple[int, AnchorGroup, States]], alpha: float
+    ) -> list[NDArray[np.float32]]:
         """The map [m, m] of each (frame, group of anchors, its answer's states); absent anchors are masked.
 
-        Raises EngineError.
+        `alpha` is the share of [SEG]'s map, the same for all: the graph takes one. Raises EngineError.
         """
         most = self._ranges.get("G", (1, 1, GROUPS_AT_ONCE))[2]
         shift = 1 if self.manifest.model.anchor_state == "token" else 0
@@ -150,7 +151,7 @@ class Pipeline:
                     states[row, kind], present[row, kind] = of_answer[place + shift], 1
             frames = [frame for frame, *_ in some]
             pixel = seen.pixel if frames == list(range(len(seen.frames))) else np.asarray(seen.pixel)[frames]
-            feeds = {"states": states, "present": present, "pixel": pixel, "alpha": self._alpha}
+            feeds = {"states": states, "present": present, "pixel": pixel, "alpha": np.array(alpha, np.float32)}
             maps.extend(np.asarray(self.engines["decoder"].run(feeds)["map"]))
         if not all(np.isfinite(each).all() for each in maps):
             raise EngineError(
@@ -158,10 +159,12 @@ class Pipeline:
             )
         return maps
 
-    def whole_map(self, seen: Seen, frame: int, small: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A map [m, m] at the frame's own size, [H, W]."""
+    def whole_map(
+        self, seen: Seen, frame: int, small: NDArray[np.float32], roi: Box | None = None
+    ) -> NDArray[np.float32]:
+        """A map [m, m] at the frame's own size, [H, W], 0 outside the region of interest."""
         height, width = seen.frames[frame].shape[:2]
-        return to_image_size(small, self.manifest.model.canvas, seen.resized[frame], (height, width))
+        return to_image_size(small, self.manifest.model.canvas, seen.resized[frame], (height, width), roi)
 
     def embed(self, token: int) -> NDArray[np.float32]:
         """A token's embedding, float32 [d]."""
@@ -179,7 +182,7 @@ class Pipeline:
         zero = np.zeros(model.hidden_size, np.float32)
         group = tuple((kind, 0) for kind in range(3))
         for groups in range(1, min(frames, GROUPS_AT_ONCE) + 1):
-            self.maps(seen, [(frame, group, [zero] * 2) for frame in range(groups)])
+            self.maps(seen, [(frame, group, [zero] * 2) for frame in range(groups)], model.alpha)
 
     def _encode(self, semantic_pixels: NDArray[np.float32], pixels: NDArray[np.float32]) -> tuple[Array, Array]:
         """Both encoders' features. They do not depend on each other: side by side, or enqueued one behind the other."""

@@ -52,9 +52,9 @@ class Result:
     """The decoded text with its anchors, such as "Sure, it is [NOR][ANO][SEG]."."""
     answer_kind: AnswerKind
     probability: NDArray[np.float32]
-    """Anomaly probability, float32 [H,W] in [0,1]; zeros when the model rejects."""
+    """Anomaly probability, float32 [H,W] in [0,1]; zeros when the model rejects, and outside the recipe's ROI."""
     mask: NDArray[np.bool_]
-    """Anomaly mask, bool [H,W]: probability above the bundle's threshold."""
+    """Anomaly mask, bool [H,W]: probability above the threshold."""
     regions: tuple[Region, ...]
     """Connected parts of the mask, largest first."""
     scores: Scores
@@ -76,6 +76,8 @@ class Result:
     """How far the answer was read: to its end, or, for a request without text, up to the first group of anchors."""
     rechecked: bool = False
     """Whether plain decoding read the answer again, see `Decoding.strict_below`."""
+    threshold: float = 0.5
+    """What a pixel of the mask, and of a group's, is above: the recipe's threshold or else the bundle's."""
 
     @property
     def size(self) -> tuple[int, int]:

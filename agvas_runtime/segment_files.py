@@ -18,7 +18,7 @@ from agvas_runtime.engines.ort import share_threads
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.files import make_folder, result_names, write_whole
 from agvas_runtime.frames import find_images, read_image
-from agvas_runtime.maps import binarise
+from agvas_runtime.maps import Box, binarise
 from agvas_runtime.modes import Mode, Request
 from agvas_runtime.overlay import draw_overlay
 from agvas_runtime.result import Result
@@ -43,6 +43,14 @@ class Task:
     """Where masks and overlays go; nowhere where None."""
     engine: str = "ort"
     decoding: Decoding = field(default_factory=Decoding)
+
+
+def read_roi(text: str) -> Box:
+    """The region of interest in "X0,Y0,X1,Y1"; raises InputError."""
+    if not re.fullmatch(r"\s*-?[0-9]{1,9}\s*(,\s*-?[0-9]{1,9}\s*){3}", text, re.ASCII):
+        raise InputError(f"--roi: found {console.one_line(text)!r}, expected X0,Y0,X1,Y1 in pixels")
+    x0, y0, x1, y1 = map(int, text.split(","))
+    return x0, y0, x1, y1
 
 
 def segment_files(inputs: list[Path], task: Task, *, as_json: bool) -> int:
@@ -136,7 +144,7 @@ def _process(segmenter: Segmenter, path: Path, name: str, task: Task, aloud: boo
     else:
         (result,) = segmenter.segment_batch([path], task.request, task.recipe, decoding=task.decoding)
     row = {"file": str(path), **_row(result)}
-    masks = [binarise(each, segmenter.manifest.model.threshold) for each in result.group_maps]
+    masks = [binarise(each, result.threshold) for each in result.group_maps]
     row["groups"] = [{"defect_area_px": int(mask.sum())} for mask in masks]
     if task.out is not None:
         mask_path, overlay_path = task.out / f"{name}_mask.png", task.out / f"{name}_overlay.png"

@@ -6,7 +6,7 @@ answer can pass, and the anchors' states with them; `writer.py` goes on from the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from mmap import mmap
 from pathlib import Path
@@ -20,13 +20,15 @@ from agvas_runtime.engines.registry import OF_BUNDLES
 from agvas_runtime.errors import InputError
 from agvas_runtime.frames import AnyImage, decoded
 from agvas_runtime.manifest import weights_note
-from agvas_runtime.modes import AnchorGroup, Mode, Reading, Request, anchor_groups, read_answer
+from agvas_runtime.maps import window
+from agvas_runtime.modes import AnchorGroup, Mode, Request
 from agvas_runtime.outcome import Stopwatch, finish, path_scores
 from agvas_runtime.pipeline import GRAPHS, Pipeline, Ranges, Seen
 from agvas_runtime.plan import Known
 from agvas_runtime.result import Result
+from agvas_runtime.teller import Teller, Told, never
 from agvas_runtime.verdict import Recipe
-from agvas_runtime.writer import Answer, Decoding, write
+from agvas_runtime.writer import Answer, Decoding
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class GroupMap:
 
     Attributes:
         index: which group of the answer, from 0.
-        probability: float32 [H, W] in [0, 1], at the upright image's size.
+        probability: float32 [H, W] in [0, 1], at the upright image's size; 0 outside the recipe's ROI.
     """
 
     index: int
@@ -51,19 +53,6 @@ class GroupMap:
 
 Event = Text | GroupMap | Result
 """What `Segmenter.stream` yields; the result comes last."""
-
-
-def _never() -> bool:
-    return False
-
-
-@dataclass(frozen=True)
-class _Told:
-    """A frame's answer, and what it means."""
-
-    answer: Answer
-    reading: Reading
-    rechecked: bool = False
 
 
 class Segmenter:
@@ -171,14 +160,14 @@ class Segmenter:
         class_name: str | None = None,
         normal_look: str | None = None,
         decoding: Decoding = Decoding(),
-        cancelled: Callable[[], bool] = _never,
+        cancelled: Callable[[], bool] = never,
     ) -> Result:
         """Segment one image, or talk about it.
 
         Args:
             image: uint8 RGB [H, W, 3], an encoded image, or a file.
             instruction: the user's own instruction or question; the mode's when None.
-            recipe: what counts as a defect.
+            recipe: what counts as a defect; its threshold, alpha and ROI take the place of the bundle's.
             mode: what the model is asked for.
             class_name: what to look for, put into the mode's instruction.
             normal_look: a sentence on the normal look of the object, for describe-plus.
@@ -190,7 +179,7 @@ class Segmenter:
             stopped, and a text without anchors that is no rejection have verdict NO_ANSWER.
 
         Raises:
-            InputError: the image, the instruction or the mode is not usable.
+            InputError: the image, the instruction or the mode is not usable, or the ROI lies outside the image.
             EngineError: a graph failed.
             Cancelled: it is not wanted any more.
         """
@@ -201,31 +190,36 @@ class Segmenter:
         self,
         images: Sequence[AnyImage],
         request: Request = Request(),
-        recipe: Recipe | None = None,
+        recipe: Recipe | Sequence[Recipe] | None = None,
         *,
         decoding: Decoding = Decoding(),
-        cancelled: Callable[[], bool] = _never,
+        cancelled: Callable[[], bool] = never,
     ) -> list[Result]:
         """Segment several images that are asked the same, in one run of every graph; answers and errors of `segment`.
 
-        What the pass leaves to write is written frame by frame.
+        What the pass leaves to write is written frame by frame. `recipe` is for all of them, or one for each; alpha
+        must be the same in all, as the decoder's run takes one.
         """
         if not images:
             return []
         watch = Stopwatch()
-        seen = self._see(images, request, decoding, watch)
         frames = range(len(images))
-        tellers = [_Teller(self.pipeline, seen, frame, request.mode, decoding, cancelled) for frame in frames]
+        recipes = [recipe or Recipe() for _ in frames] if isinstance(recipe, Recipe | None) else list(recipe)
+        if len(recipes) != len(images):
+            raise InputError(f"recipe: found {len(recipes)} for {len(images)} images, expected one for each")
+        alpha = self._alpha(recipes)
+        seen = self._see(images, request, recipes, decoding, watch)
+        tellers = [Teller(self.pipeline, seen, frame, request.mode, decoding, cancelled) for frame in frames]
         answers = [teller.answer() for teller in tellers]
         told = [teller.told(answer) for teller, answer in zip(tellers, answers, strict=True)]
         watch.lap("text")
         groups = [(frame, group, told[frame].answer.states) for frame in frames for group in told[frame].reading.groups]
-        small = self.pipeline.maps(seen, groups)
+        small = self.pipeline.maps(seen, groups, alpha)
         watch.lap("decoder")
         maps: list[list[NDArray[np.float32]]] = [[] for _ in frames]
         for (frame, *_), each in zip(groups, small, strict=True):
-            maps[frame].append(self.pipeline.whole_map(seen, frame, each))
-        results = [self._result(seen, frame, told[frame], maps[frame], recipe, watch) for frame in frames]
+            maps[frame].append(self.pipeline.whole_map(seen, frame, each, recipes[frame].roi))
+        results = [self._result(seen, frame, told[frame], maps[frame], recipes[frame], watch) for frame in frames]
         return [replace(result, timings_ms=watch.done()) for result in results]
 
     def stream(
@@ -235,7 +229,7 @@ class Segmenter:
         recipe: Recipe | None = None,
         *,
         decoding: Decoding = Decoding(),
-        cancelled: Callable[[], bool] = _never,
+        cancelled: Callable[[], bool] = never,
     ) -> Generator[Event, None, None]:
         """Segment one image as its answer is written: pieces of text, each map as soon as its group of anchors is
         complete, last of all the result. Closing the iterator ends the writing.
@@ -243,9 +237,9 @@ class Segmenter:
         Arguments and errors are those of `segment`. The result decides: an answer that the token limit stops, or that a
         recheck reads otherwise, has no map, or another one.
         """
-        watch = Stopwatch()
-        seen = self._see([image], request, decoding, watch).on_host()
-        teller = _Teller(self.pipeline, seen, 0, request.mode, decoding, cancelled)
+        watch, recipe = Stopwatch(), recipe or Recipe()
+        seen = self._see([image], request, [recipe], decoding, watch).on_host()
+        teller = Teller(self.pipeline, seen, 0, request.mode, decoding, cancelled)
         sent, answer = "", Answer()
         maps: list[NDArray[np.float32]] = []
         for answer in teller.write():
@@ -256,14 +250,14 @@ class Segmenter:
                 yield Text(piece)
                 watch.skip()
             for group in teller.complete(answer)[len(maps) :]:
-                maps += self._maps(seen, [group], answer)
+                maps += self._maps(seen, [group], answer, recipe)
                 watch.lap("decoder")
                 yield GroupMap(len(maps) - 1, maps[-1])
                 watch.skip()
         told = teller.told(answer)
         watch.lap("text")
         if told.rechecked or len(told.reading.groups) != len(maps):
-            maps = self._maps(seen, told.reading.groups, told.answer)
+            maps = self._maps(seen, told.reading.groups, told.answer, recipe)
             watch.lap("decoder")
         yield self._result(seen, 0, told, maps, recipe, watch)
 
@@ -272,24 +266,43 @@ class Segmenter:
         asked = request.text(self.templates, self.manifest.prompt.default_instruction)
         return asked, Known.of(request.mode, text=decoding.text) if self._speculate else Known.NOTHING
 
-    def _see(self, images: Sequence[AnyImage], request: Request, decoding: Decoding, watch: Stopwatch) -> Seen:
+    def _alpha(self, recipes: Sequence[Recipe]) -> float:
+        """The alpha of frames that are decoded together; raises InputError where they differ."""
+        alphas = sorted({recipe.alpha_or(self.manifest.model.alpha) for recipe in recipes})
+        if len(alphas) > 1:
+            found = " and ".join(f"{alpha:g}" for alpha in alphas)
+            raise InputError(f"recipe.alpha: found {found}, expected the same for all images of a batch")
+        return alphas[0]
+
+    def _see(
+        self,
+        images: Sequence[AnyImage],
+        request: Request,
+        recipes: Sequence[Recipe],
+        decoding: Decoding,
+        watch: Stopwatch,
+    ) -> Seen:
         asked, known = self._asked(request, decoding)
         frames = [decoded(image) for image in images]
+        for frame, recipe in zip(frames, recipes, strict=True):
+            window(recipe.roi, (frame.shape[0], frame.shape[1]))  # refused before it costs anything
         watch.lap("decode")
         return self.pipeline.see(frames, asked, known, watch)
 
-    def _maps(self, seen: Seen, groups: Sequence[AnchorGroup], answer: Answer) -> list[NDArray[np.float32]]:
+    def _maps(
+        self, seen: Seen, groups: Sequence[AnchorGroup], answer: Answer, recipe: Recipe
+    ) -> list[NDArray[np.float32]]:
         """The only frame's groups' maps at its size."""
-        small = self.pipeline.maps(seen, [(0, group, answer.states) for group in groups])
-        return [self.pipeline.whole_map(seen, 0, each) for each in small]
+        small = self.pipeline.maps(seen, [(0, group, answer.states) for group in groups], self._alpha([recipe]))
+        return [self.pipeline.whole_map(seen, 0, each, recipe.roi) for each in small]
 
     def _result(
         self,
         seen: Seen,
         frame: int,
-        told: _Told,
+        told: Told,
         maps: Sequence[NDArray[np.float32]],
-        recipe: Recipe | None,
+        recipe: Recipe,
         watch: Stopwatch,
     ) -> Result:
         answer, plan = told.answer, seen.plan
@@ -300,7 +313,7 @@ class Segmenter:
             self.prompter.decode(answer.tokens),
             path_scores(plan.known, plan.trie, seen.edge_logprob[frame], answer.min_margin),
             self.manifest.model.threshold,
-            recipe or Recipe(),
+            recipe,
             watch,
             instruction=seen.asked,
             group_maps=tuple(maps) if len(maps) > 1 else (),
@@ -310,72 +323,3 @@ class Segmenter:
             verified="anchors" if answer.short else "answer",
             rechecked=told.rechecked,
         )
-
-
-@dataclass(frozen=True)
-class _Teller:
-    """Has a frame's answer written and reads it."""
-
-    pipeline: Pipeline
-    seen: Seen
-    frame: int
-    mode: Mode
-    decoding: Decoding
-    cancelled: Callable[[], bool] = _never
-
-    def write(self) -> Iterator[Answer]:
-        """The answer as it grows, up to its end or as far as it is asked for."""
-        for answer in write(
-            self.seen.passes[self.frame],
-            self.seen.plan,
-            self.decoding,
-            self.decoding.max_new_tokens or self.mode.token_limit,
-            decode=self.pipeline.engines["decode"],
-            embed=self.pipeline.embed,
-            end_id=self.pipeline.prompter.end_id,
-            cancelled=self.cancelled,
-        ):
-            groups = () if self.decoding.text else self.complete(answer)
-            if groups:  # nobody reads on
-                (*_, (_, last)), *_ = groups
-                answer.cut(last + 1)
-                yield answer
-                return
-            yield answer
-
-    def answer(self) -> Answer:
-        """The whole answer."""
-        *_, answer = self.write()
-        return answer
-
-    def told(self, answer: Answer) -> _Told:
-        """What an answer means; read again by plain decoding first where it was too close.
-
-        That runs the pass anew: no other frame's answer may still be in writing.
-        """
-        bound, speculated = self.decoding.strict_below, self.seen.plan.known is not Known.NOTHING
-        if bound is not None and speculated and not self.decoding.temperature and answer.min_margin < bound:
-            plain = self.pipeline.plainly(self.seen, self.frame)
-            teller = replace(self, seen=plain, frame=0)
-            return replace(teller.told(teller.answer()), rechecked=True)
-        reading = read_answer(
-            answer.tokens,
-            finished=answer.finished or answer.short,
-            mode=self.mode,
-            anchor_ids=self.pipeline.prompter.anchor_ids,
-            rejections=self.seen.plan.rejections,
-        )
-        return _Told(answer, reading)
-
-    def complete(self, answer: Answer) -> tuple[AnchorGroup, ...]:
-        """The groups of anchors that nothing can be added to, whose states are there."""
-        if self.mode is Mode.CONVERSATION:
-            return ()
-        anchors = self.pipeline.prompter.anchor_ids
-        groups = anchor_groups(answer.tokens[: len(answer.states) - 1], anchors)
-        return groups if groups and groups[-1][-1][0] == len(anchors) - 1 else groups[:-1]
-
-    def piece(self, answer: Answer, sent: str) -> str:
-        """What the answer's text has more than what was sent; half a character waits for its other half."""
-        text = self.pipeline.prompter.decode(answer.tokens)
-        return (text if answer.finished else text.rstrip("\ufffd"))[len(sent) :]

@@ -55,6 +55,14 @@ class Recipe(BaseModel):
             raise PydanticCustomError("roi", "expected x0 < x1 and y0 < y1, none of them negative")
         return roi
 
+    def threshold_or(self, usual: float) -> float:
+        """The threshold, or the bundle's usual one."""
+        return usual if self.threshold is None else self.threshold
+
+    def alpha_or(self, usual: float) -> float:
+        """Alpha, or the bundle's usual one."""
+        return usual if self.alpha is None else self.alpha
+
     def accepts(self, region: Region) -> bool:
         """Whether this region is large and certain enough to be a defect."""
         return region.area_px >= self.min_area_px and region.mean_score >= self.min_score
@@ -67,10 +75,11 @@ def judge(answer_kind: AnswerKind | str, regions: Sequence[Region], recipe: Reci
         return Verdict.PASS, "the model finds no anomaly"
     if kind is AnswerKind.OTHER:
         return Verdict.NO_ANSWER, "the answer is neither a segmentation nor a finished rejection"
+    where = "" if recipe.roi is None else " inside ({}, {}, {}, {})".format(*recipe.roi)
     if not regions:
-        return Verdict.PASS, "the anomaly map holds no region above the threshold"
+        return Verdict.PASS, f"the anomaly map holds no region above the threshold{where}"
     defects = sum(recipe.accepts(region) for region in regions)
-    found = f"{len(regions)} region{'' if len(regions) == 1 else 's'}"
+    found = f"{len(regions)} region{'' if len(regions) == 1 else 's'}{where}"
     rule = f"at least {recipe.min_area_px} px, mean score at least {recipe.min_score:g}"
     if not defects:
         return Verdict.PASS, f"none of {found} is a defect by the recipe ({rule})"

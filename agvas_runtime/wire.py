@@ -16,6 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 
 from agvas_runtime import encoding
+from agvas_runtime.contours import fill
 from agvas_runtime.errors import InputError
 from agvas_runtime.modes import Request
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
@@ -25,6 +26,10 @@ from agvas_runtime.verdict import Recipe, Verdict
 from agvas_runtime.writer import Decoding
 
 ImageLike = str | Path | bytes | NDArray[np.uint8] | NDArray[np.uint16]
+Polygons = tuple[NDArray[np.int64], ...]
+"""Outlines of a mask, (x, y) of their corners [n, 2] each, see `contours`."""
+FrameStatus = Literal["ok", "dropped", "expired", "invalid", "engine_failed", "refused"]
+LARGEST_UINT32 = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,16 @@ class GroupMask:
     """bool [H, W]; None if not asked for."""
     probability: NDArray[np.float32] | None
     """float32 [H, W] in [0, 1]; None if not asked for."""
+    polygons: Polygons | None = None
+    """The mask's outlines, where it travelled as polygons."""
 
 
 @dataclass(frozen=True)
 class SegmentReply:
-    """The server's answer to one frame. Names and units as in `Result`."""
+    """The server's answer to one frame. Names and units as in `Result`.
+
+    Of a frame without a result only `status`, `verdict`, `reason`, `gate`, `identity` and `index` say anything.
+    """
 
     verdict: Verdict
     reason: str
@@ -65,7 +75,7 @@ class SegmentReply:
     confidence: float
     scores: Scores
     size: tuple[int, int]
-    """(height, width) of the upright frame."""
+    """(height, width) of the upright frame; (0, 0) where there is no result."""
     defect_area_px: int
     regions: tuple[Region, ...]
     mask: NDArray[np.bool_] | None
@@ -87,6 +97,14 @@ class SegmentReply:
     rechecked: bool
     groups: tuple[GroupMask, ...]
     """Only where the answer holds several groups of anchors; `mask` covers them all."""
+    polygons: Polygons | None = None
+    """The mask's outlines, where it travelled as polygons."""
+    status: FrameStatus = "ok"
+    """What became of the frame: anything but "ok" is no result."""
+    index: int = 0
+    """Of a stream: which of its frames this is the answer to, from 0."""
+    recipe_name: str = ""
+    """The server's recipe that was taken; empty for none."""
 
 
 @dataclass(frozen=True)
@@ -183,9 +201,14 @@ def request_to(request: Request) -> pb.SegmentRequest:
 
 
 def recipe_to(recipe: Recipe) -> pb.Recipe:
-    """The message of a recipe."""
-    action = pb.NoAnswerAction.Value(f"NO_ANSWER_ACTION_{recipe.on_no_answer.upper()}")
-    return pb.Recipe(min_area_px=recipe.min_area_px, min_score=recipe.min_score, on_no_answer=action)
+    """The message of what was set of a recipe; the rest is left to the server's own recipe, or to the defaults."""
+    message = pb.Recipe(**recipe.model_dump(exclude_unset=True, exclude={"on_no_answer", "roi"}))
+    if "on_no_answer" in recipe.model_fields_set:
+        message.on_no_answer = pb.NoAnswerAction.Value(f"NO_ANSWER_ACTION_{recipe.on_no_answer.upper()}")
+    if recipe.roi is not None:
+        x0, y0, x1, y1 = (min(each, LARGEST_UINT32) for each in recipe.roi)
+        message.roi.CopyFrom(pb.Box(x0=x0, y0=y0, x1=x1, y1=y1))
+    return message
 
 
 def decoding_to(decoding: Decoding) -> pb.Decoding:
@@ -202,17 +225,17 @@ def event_from(event: pb.ExplainEvent, round_trip_ms: float) -> str | GroupMask 
 
 
 def reply_from(reply: pb.SegmentResponse, round_trip_ms: float) -> SegmentReply:
-    """What the client returns for a reply that took this long."""
+    """What the client returns for a reply that took this long, whether there is a result in it or not."""
     size = (reply.height, reply.width)
-    scores = ("p_answer", "p_reject", "p_other", "anomaly", "min_margin")
+    status: Any = pb.FrameStatus.Name(reply.status or pb.FRAME_STATUS_OK).removeprefix("FRAME_STATUS_").lower()
     return SegmentReply(
         verdict=Verdict[pb.Verdict.Name(reply.verdict).removeprefix("VERDICT_")],
         reason=reply.reason,
         gate=pb.Gate.Name(reply.gate).removeprefix("GATE_").lower(),
         answer=reply.answer,
-        answer_kind=AnswerKind[pb.AnswerKind.Name(reply.answer_kind).removeprefix("ANSWER_KIND_")],
+        answer_kind=AnswerKind[pb.AnswerKind.Name(reply.answer_kind or pb.ANSWER_KIND_OTHER)[len("ANSWER_KIND_") :]],
         confidence=reply.confidence,
-        scores=Scores(**{name: getattr(reply.scores, name) for name in scores}),
+        scores=_scores_from(reply),
         size=size,
         defect_area_px=reply.defect_area_px,
         regions=tuple(_region_from(region) for region in reply.regions),
@@ -227,15 +250,27 @@ def reply_from(reply: pb.SegmentResponse, round_trip_ms: float) -> SegmentReply:
         tokens=reply.tokens,
         proved_tokens=reply.proved_tokens,
         one_pass=reply.one_pass,
-        verified=pb.Verified.Name(reply.verified).removeprefix("VERIFIED_").lower(),
+        verified=pb.Verified.Name(reply.verified or pb.VERIFIED_ANSWER).removeprefix("VERIFIED_").lower(),
         rechecked=reply.rechecked,
         groups=tuple(_group_from(group) for group in reply.groups),
+        polygons=_polygons_from(reply.mask),
+        status=status,
+        index=reply.index,
+        recipe_name=reply.recipe_name,
     )
+
+
+def _scores_from(reply: pb.SegmentResponse) -> Scores:
+    if not reply.HasField("scores"):
+        return Scores.unknown(0.0)
+    names = ("p_answer", "p_reject", "p_other", "anomaly", "min_margin")
+    return Scores(**{name: getattr(reply.scores, name) for name in names})
 
 
 def _group_from(group: pb.GroupMask) -> GroupMask:
     size = (group.height, group.width)
-    return GroupMask(group.index, _mask_from(group.mask, size), _probability_from(group.probability, size))
+    mask, polygons = _mask_from(group.mask, size), _polygons_from(group.mask)
+    return GroupMask(group.index, mask, _probability_from(group.probability, size), polygons)
 
 
 def _region_from(region: pb.Region) -> Region:
@@ -252,12 +287,25 @@ def _region_from(region: pb.Region) -> Region:
 def _mask_from(mask: pb.Mask, size: tuple[int, int]) -> NDArray[np.bool_] | None:
     if mask.format == pb.MASK_FORMAT_PNG:
         return encoding.mask_from_png(mask.data)
-    return encoding.mask_from_bits(mask.data, size) if mask.format == pb.MASK_FORMAT_PACKED_BITS else None
+    if mask.format == pb.MASK_FORMAT_PACKED_BITS:
+        return encoding.mask_from_bits(mask.data, size)
+    if mask.format == pb.MASK_FORMAT_COCO_RLE:
+        return encoding.mask_from_rle(mask.data, size)
+    polygons = _polygons_from(mask)
+    return None if polygons is None else fill(polygons, size)
+
+
+def _polygons_from(mask: pb.Mask) -> Polygons | None:
+    if mask.format != pb.MASK_FORMAT_POLYGONS:
+        return None
+    return tuple(np.array(polygon.points, np.int64).reshape(-1, 2) for polygon in mask.polygons)
 
 
 def _probability_from(probability: pb.ProbabilityMap, size: tuple[int, int]) -> NDArray[np.float32] | None:
     if probability.format == pb.PROBABILITY_FORMAT_FLOAT32:
         return encoding.probability_from_float32(probability.data, size)
+    if probability.format == pb.PROBABILITY_FORMAT_FLOAT16:
+        return encoding.probability_from_float16(probability.data, size)
     return encoding.probability_from_png16(probability.data) if probability.data else None
 
 

@@ -99,10 +99,12 @@ class CompiledDecodeSegmenter(ReferenceSegmenter):
         self._record("encode", lambda: self._encode(semantic, pixels))
         return Visual(*(part.clone() for part in self._encode(semantic, pixels)))
 
-    def fused(self, anchor_states: Tensor, pixel: Tensor, present: tuple[int, ...]) -> Tensor:
-        """As the reference, compiled."""
-        self._record(present, lambda: self._fused(anchor_states, pixel, present))
-        return self._fused(anchor_states, pixel, present).clone()
+    def fused(
+        self, anchor_states: Tensor, pixel: Tensor, present: tuple[int, ...], alpha: float | None = None
+    ) -> Tensor:
+        """As the reference, compiled; another alpha compiles again."""
+        self._record((present, alpha), lambda: self._fused(anchor_states, pixel, present, alpha))
+        return self._fused(anchor_states, pixel, present, alpha).clone()
 
     def decode(self, embeds: Tensor, limit: int) -> Decoded:
         """As the reference: greedy, lowest id on ties. The device is waited for once a token, to see the end."""

@@ -15,7 +15,7 @@ from transformers.cache_utils import DynamicCache
 from agvas_runtime.errors import EngineError
 from agvas_runtime.frames import AnyImage, decoded
 from agvas_runtime.manifest import weights_note
-from agvas_runtime.maps import to_image_size
+from agvas_runtime.maps import to_image_size, window
 from agvas_runtime.modes import AnchorGroup, Mode, Request, read_answer
 from agvas_runtime.outcome import Stopwatch, finish, path_scores
 from agvas_runtime.plan import Known, rejections_of, template_trie
@@ -108,8 +108,10 @@ class ReferenceSegmenter:
         """
         request = Request(mode, instruction, class_name, normal_look)
         asked = request.text(self.templates, self.checkpoint.config.prompt.default_instruction)
-        watch = Stopwatch()
+        watch, recipe = Stopwatch(), recipe or Recipe()
         frame = decoded(image)
+        size = (frame.shape[0], frame.shape[1])
+        window(recipe.roi, size)  # refused before it costs anything
         watch.lap("decode")
         semantic = torch.from_numpy(self.config.semantic_view.apply(frame))
         pixels, resized = self.config.pixel_view.apply(frame)
@@ -130,9 +132,9 @@ class ReferenceSegmenter:
             anchor_ids=self.prompter.anchor_ids,
             rejections=self._rejections(asked),
         )
-        size = (frame.shape[0], frame.shape[1])
-        small = [self.group_map(group, written.states, visual).cpu().numpy() for group in reading.groups]
-        maps = tuple(to_image_size(each, self.config.pixel_view.size, resized, size) for each in small)
+        states = written.states
+        small = [self.group_map(group, states, visual, recipe.alpha).cpu().numpy() for group in reading.groups]
+        maps = tuple(to_image_size(each, self.config.pixel_view.size, resized, size, recipe.roi) for each in small)
         watch.lap("decoder")
         scores = Scores.unknown(written.min_margin)
         if self.template_scores and mode is not Mode.CONVERSATION:
@@ -144,7 +146,7 @@ class ReferenceSegmenter:
             self.prompter.decode(written.tokens),
             scores,
             self.config.threshold,
-            recipe or Recipe(),
+            recipe,
             watch,
             instruction=asked,
             group_maps=maps if len(maps) > 1 else (),
@@ -187,17 +189,22 @@ class ReferenceSegmenter:
             embeds = self.model.embed(torch.tensor([[token]], device=self.device))
         return Decoded(tokens, torch.stack(states), float(np.min(margins)), False)
 
-    def group_map(self, group: AnchorGroup, states: Tensor, visual: Visual) -> Tensor:
-        """A group's map P, float32 [4 g, 4 g], from the states of decoding [T + 1, d]; absent anchors are left out."""
+    def group_map(self, group: AnchorGroup, states: Tensor, visual: Visual, alpha: float | None = None) -> Tensor:
+        """A group's map P, float32 [4 g, 4 g], from the states of decoding [T + 1, d]; absent anchors are left out.
+
+        `alpha` is the model's own where None.
+        """
         # states[i] belongs to the token before tokens[i]: the one that predicts it
         shift = 0 if self.config.anchor_state == "predicting" else 1
         picked = states[[place + shift for _, place in group]][None]  # 1, A, d
-        return self.fused(picked, visual.pixel, tuple(kind for kind, _ in group))
+        return self.fused(picked, visual.pixel, tuple(kind for kind, _ in group), alpha)
 
-    def fused(self, anchor_states: Tensor, pixel: Tensor, present: tuple[int, ...]) -> Tensor:
-        """Anchor states [1, A, d] and f_p [1, C, g, g] to P, float32 [4 g, 4 g]."""
+    def fused(
+        self, anchor_states: Tensor, pixel: Tensor, present: tuple[int, ...], alpha: float | None = None
+    ) -> Tensor:
+        """Anchor states [1, A, d] and f_p [1, C, g, g] to P, float32 [4 g, 4 g]; the model's own alpha where None."""
         products = self.model.products(anchor_states, pixel, present)
-        return fuse(products, self.config.alpha, present)[0]
+        return fuse(products, self.config.alpha if alpha is None else alpha, present)[0]
 
     def _rejections(self, instruction: str) -> frozenset[tuple[int, ...]]:
         """Every rejection of the class that an instruction names, without the end token; the last ones are kept."""

@@ -41,7 +41,7 @@ def format_name(number: int) -> str:
     return names[number].removeprefix("PIXEL_FORMAT_") if number in names else str(number)
 
 
-def raw_to_rgb(raw: pb.RawImage) -> NDArray[np.uint8]:
+def raw_to_rgb(raw: pb.RawImage, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """The frame as RGB, uint8 [H, W, 3]; deeper samples are scaled by the format's nominal depth.
 
     Raises:
@@ -51,7 +51,7 @@ def raw_to_rgb(raw: pb.RawImage) -> NDArray[np.uint8]:
     if layout is None:
         supported = ", ".join(format_name(number) for number in LAYOUTS)
         raise InputError(f"frame.raw.pixel_format: found {format_name(raw.pixel_format)}, expected one of {supported}")
-    rows = _rows(raw, layout)
+    rows = _rows(raw, layout, max_pixels)
     if layout.bits == 8:
         pixels = rows.reshape(raw.height, raw.width, layout.channels)
         return np.ascontiguousarray(pixels[..., ::-1]) if layout.reverse else _as_rgb(pixels)
@@ -64,13 +64,13 @@ def raw_to_rgb(raw: pb.RawImage) -> NDArray[np.uint8]:
     return _as_rgb(scaled.astype(np.uint8)[..., None])
 
 
-def _rows(raw: pb.RawImage, layout: _Layout) -> NDArray[np.uint8]:
+def _rows(raw: pb.RawImage, layout: _Layout, max_pixels: int) -> NDArray[np.uint8]:
     """The bytes of the frame without the padding, uint8 [H, W * pixel_bytes]; raises InputError."""
     for name, value in (("width", raw.width), ("height", raw.height)):
         if value == 0:
             raise InputError(f"frame.raw.{name}: found 0, expected at least 1")
-    if raw.width * raw.height > MAX_PIXELS:
-        found, limit = f"{raw.width} x {raw.height} pixels", f"{MAX_PIXELS // 10**6} megapixels"
+    if raw.width * raw.height > max_pixels:
+        found, limit = f"{raw.width} x {raw.height} pixels", f"{max_pixels / 10**6:g} megapixels"
         raise InputError(f"frame.raw: found {found}, expected at most {limit}")
     packed = raw.width * layout.pixel_bytes
     stride = raw.stride or packed

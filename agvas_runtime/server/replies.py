@@ -1,11 +1,14 @@
 """What the segmenter and the bundle say -> protocol messages. The way back is the client's."""
 
+from collections.abc import Callable
+
 import numpy as np
 from google.protobuf.json_format import ParseDict
 from numpy.typing import NDArray
 
 from agvas_runtime import __version__, encoding
 from agvas_runtime.bundle import MANIFEST, Bundle
+from agvas_runtime.contours import trace
 from agvas_runtime.hashing import sha256_file
 from agvas_runtime.maps import binarise
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
@@ -27,11 +30,23 @@ ANSWER_KINDS = {
 VERIFIED = {"answer": pb.VERIFIED_ANSWER, "anchors": pb.VERIFIED_ANCHORS}
 GATES = {"pass": pb.GATE_PASS, "reject": pb.GATE_REJECT, "stop": pb.GATE_STOP}
 
+MASKS: dict[int, Callable[[NDArray[np.bool_]], bytes]] = {
+    pb.MASK_FORMAT_PNG: encoding.mask_to_png,
+    pb.MASK_FORMAT_PACKED_BITS: encoding.mask_to_bits,
+    pb.MASK_FORMAT_COCO_RLE: encoding.mask_to_rle,
+}
+PROBABILITIES: dict[int, Callable[[NDArray[np.float32]], bytes]] = {
+    pb.PROBABILITY_FORMAT_FLOAT32: encoding.probability_to_float32,
+    pb.PROBABILITY_FORMAT_PNG16: encoding.probability_to_png16,
+    pb.PROBABILITY_FORMAT_FLOAT16: encoding.probability_to_float16,
+}
+
 
 def result_reply(result: Result, recipe: Recipe) -> pb.SegmentResponse:
     """Everything of a result but its pictures, its model and the identity of its frame."""
     height, width = result.size
     return pb.SegmentResponse(
+        status=pb.FRAME_STATUS_OK,
         verdict=VERDICTS[result.verdict],
         reason=result.reason,
         gate=gate(result.verdict, recipe),
@@ -53,6 +68,17 @@ def result_reply(result: Result, recipe: Recipe) -> pb.SegmentResponse:
     )
 
 
+def no_result_reply(status: pb.FrameStatus, reason: str, on_no_answer: str) -> pb.SegmentResponse:
+    """Everything that is known of a frame without a result but its identity; the gate does what its recipe says."""
+    return pb.SegmentResponse(
+        status=status,
+        verdict=pb.VERDICT_NO_ANSWER,
+        reason=reason,
+        gate=GATES[on_no_answer],
+        answer_kind=pb.ANSWER_KIND_OTHER,
+    )
+
+
 def gate(verdict: Verdict, recipe: Recipe) -> pb.Gate:
     """What the gate does with the part."""
     if verdict is Verdict.NO_ANSWER:
@@ -63,17 +89,20 @@ def gate(verdict: Verdict, recipe: Recipe) -> pb.Gate:
 def group_mask(
     index: int, probability: NDArray[np.float32], threshold: float, asked: pb.SegmentRequest
 ) -> pb.GroupMask:
-    """A group's mask and map, float32 [H, W], in the formats that the request asks for."""
+    """A group's mask and map, float32 [H, W], in the formats that the request asks for.
+
+    `threshold` is the one that holds for the frame: its recipe's, or else the bundle's.
+    """
     height, width = probability.shape
     group = pb.GroupMask(index=index, width=width, height=height)
     _add_pictures(group, binarise(probability, threshold), probability, asked)
     return group
 
 
-def add_pictures(reply: pb.SegmentResponse, result: Result, threshold: float, asked: pb.SegmentRequest) -> None:
+def add_pictures(reply: pb.SegmentResponse, result: Result, asked: pb.SegmentRequest) -> None:
     """Put masks and probability maps into the reply, in the formats that the request asks for."""
     _add_pictures(reply, result.mask, result.probability, asked)
-    reply.groups.extend(group_mask(i, each, threshold, asked) for i, each in enumerate(result.group_maps))
+    reply.groups.extend(group_mask(i, each, result.threshold, asked) for i, each in enumerate(result.group_maps))
 
 
 def _add_pictures(
@@ -82,17 +111,15 @@ def _add_pictures(
     probability: NDArray[np.float32],
     asked: pb.SegmentRequest,
 ) -> None:
-    if asked.mask_format == pb.MASK_FORMAT_PACKED_BITS:
-        to.mask.format, to.mask.data = asked.mask_format, encoding.mask_to_bits(mask)
-    elif asked.mask_format != pb.MASK_FORMAT_NONE:
-        to.mask.format, to.mask.data = pb.MASK_FORMAT_PNG, encoding.mask_to_png(mask)
-    if asked.probability_format == pb.PROBABILITY_FORMAT_FLOAT32:
-        data = encoding.probability_to_float32(probability)
-    elif asked.probability_format == pb.PROBABILITY_FORMAT_PNG16:
-        data = encoding.probability_to_png16(probability)
-    else:
-        return
-    to.probability.format, to.probability.data = asked.probability_format, data
+    mask_format = asked.mask_format or pb.MASK_FORMAT_PNG
+    if mask_format == pb.MASK_FORMAT_POLYGONS:
+        to.mask.format = mask_format
+        to.mask.polygons.extend(pb.Polygon(points=polygon.ravel().tolist()) for polygon in trace(mask))
+    elif mask_format in MASKS:
+        to.mask.format, to.mask.data = mask_format, MASKS[mask_format](mask)
+    if asked.probability_format in PROBABILITIES:
+        to.probability.format = asked.probability_format
+        to.probability.data = PROBABILITIES[asked.probability_format](probability)
 
 
 def model_reply(bundle: Bundle) -> pb.GetModelResponse:

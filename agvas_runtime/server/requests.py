@@ -1,6 +1,15 @@
-"""What a caller asks for: protocol messages -> request, recipe, decoding, image. The way back is `replies.py`."""
+"""What a caller asks for: protocol messages -> task, deadline and pixels in shared memory. The way back is `replies.py`.
 
+Settings are read once: frames of a stream that ask the same share them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
 from dataclasses import dataclass
+from threading import BoundedSemaphore, Lock
+from time import perf_counter
 from typing import Any, TypeVar
 
 import numpy as np
@@ -9,13 +18,17 @@ from pydantic import BaseModel, ValidationError
 
 from agvas_runtime.errors import InputError
 from agvas_runtime.frames import decode_image
+from agvas_runtime.maps import window
 from agvas_runtime.modes import Mode, Request
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
+from agvas_runtime.server.engine.arena import Arena, Block
+from agvas_runtime.server.engine.task import Task
 from agvas_runtime.server.pixels import raw_to_rgb
+from agvas_runtime.server.recipes import NamedRecipe, RecipeBook, merge
 from agvas_runtime.verdict import Recipe
 from agvas_runtime.writer import Decoding
 
-Settings = TypeVar("Settings", bound=BaseModel)
+Values = TypeVar("Values", bound=BaseModel)
 
 NO_ANSWER_ACTIONS = {
     pb.NO_ANSWER_ACTION_UNSPECIFIED: "reject",
@@ -24,31 +37,125 @@ NO_ANSWER_ACTIONS = {
     pb.NO_ANSWER_ACTION_STOP: "stop",
 }
 MODES = {pb.Mode.Value(f"MODE_{mode.name}"): mode for mode in Mode}
+SETTINGS_KEPT = 256
+"""Settings that were read and may come again; each is small."""
+NO_MAP = (pb.PROBABILITY_FORMAT_UNSPECIFIED, pb.PROBABILITY_FORMAT_NONE)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request, read and checked; `image` is upright RGB, uint8 [H, W, 3]."""
+class Settings:
+    """What is asked about a frame, read and checked."""
 
-    request: Request
-    recipe: Recipe
-    decoding: Decoding
-    image: NDArray[np.uint8]
+    task: Task
+    message: pb.SegmentRequest
+    """Recipe, stream defaults and request in one; without a frame."""
+    recipe_name: str
+    """The recipe that was taken; empty for none."""
+
+    def deadline(self, arrived: float) -> float | None:
+        """By the performance counter, for a frame that arrived then."""
+        return arrived + self.message.deadline_ms / 1000 if self.message.HasField("deadline_ms") else None
 
 
-def read_request(message: pb.SegmentRequest, usual: Mode) -> Asked:
-    """Read a request, in the usual mode unless it names another; raises InputError naming the field."""
+class Intake:
+    """Reads requests and puts their frames into shared memory. Safe to use from several threads.
+
+    Args:
+        book: the server's recipes.
+        arena: where frames go.
+        max_pixels: of a frame.
+    """
+
+    def __init__(self, book: RecipeBook, arena: Arena, max_pixels: int) -> None:
+        self._book, self._arena, self._max_pixels = book, arena, max_pixels
+        self._decoding = BoundedSemaphore(max(2, os.cpu_count() or 1))
+        self._kept: OrderedDict[tuple[object, ...], Settings] = OrderedDict()
+        self._lock = Lock()
+
+    def settings(
+        self, request: pb.SegmentRequest, camera_id: str, usual: Mode, defaults: pb.SegmentRequest | None = None
+    ) -> Settings:
+        """What a request asks: its own fields before the stream's defaults before the recipe's.
+
+        Raises InputError naming the field.
+        """
+        rest = own_fields(request)
+        named = self._named(rest, defaults, camera_id)
+        default_bytes = b"" if defaults is None else defaults.SerializeToString(deterministic=True)
+        key = (named and (named.name, named.sha256), default_bytes, rest.SerializeToString(deterministic=True), usual)
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        settings = read_settings(merge(named, defaults, rest), usual, named.name if named else "")
+        with self._lock:
+            self._kept[key] = settings
+            while len(self._kept) > SETTINGS_KEPT:
+                self._kept.popitem(last=False)
+        return settings
+
+    def place(self, frame: pb.Frame, settings: Settings, wait_s: float = 0.0) -> tuple[Block, float]:
+        """The frame in shared memory, upright RGB, and the milliseconds that decoding it took.
+
+        Raises InputError naming the field; ArenaFull where there is no room in that time.
+        """
+        with self._decoding:
+            started = perf_counter()
+            image = image_of(frame, self._max_pixels)
+            decoded = perf_counter()
+        if settings.task.recipe.roi is not None:
+            window(settings.task.recipe.roi, image.shape[:2])  # one that misses its frame would spoil a whole batch
+        block = self._arena.place(image, wait_s=wait_s)
+        return block, (decoded - started) * 1000
+
+    def _named(
+        self, request: pb.SegmentRequest, defaults: pb.SegmentRequest | None, camera_id: str
+    ) -> NamedRecipe | None:
+        """The recipe that the caller names, or the camera's, or the default one."""
+        name = request.recipe_name or (defaults.recipe_name if defaults is not None else "")
+        if name:
+            return self._book.get(name)
+        return (self._book.find(camera_id) if camera_id else None) or self._book.find("default")
+
+
+def own_fields(request: pb.SegmentRequest) -> pb.SegmentRequest:
+    """The request without its frame, whose bytes are not copied."""
+    rest = pb.SegmentRequest()
+    for field, value in request.ListFields():
+        if field.name == "frame":
+            continue
+        if field.message_type is None:
+            setattr(rest, field.name, value)
+        else:
+            getattr(rest, field.name).CopyFrom(value)
+    return rest
+
+
+def read_settings(message: pb.SegmentRequest, usual: Mode, recipe_name: str = "") -> Settings:
+    """Check a request that stands for itself, in the usual mode unless it names another.
+
+    Raises InputError naming the field.
+    """
     check_formats(message)
-    request, recipe = request_of(message, usual), recipe_of(message)
-    return Asked(request, recipe, decoding_of(message), image_of(message.frame))
+    if message.HasField("deadline_ms") and not 0 < message.deadline_ms < 1e9:  # NaN is not above 0
+        raise InputError(f"deadline_ms: found {message.deadline_ms:g}, expected milliseconds above 0, below 1e9")
+    task = Task(
+        request_of(message, usual),
+        recipe_of(message),
+        decoding_of(message),
+        probability=message.probability_format not in NO_MAP,
+    )
+    return Settings(task, message, recipe_name)
 
 
 def check_formats(message: pb.SegmentRequest) -> None:
     """Raise InputError for a format of mask or probability map that the protocol does not know."""
-    if message.mask_format not in pb.MaskFormat.values():
-        raise InputError(f"mask_format: found {message.mask_format}, expected NONE, PNG or PACKED_BITS")
-    if message.probability_format not in pb.ProbabilityFormat.values():
-        raise InputError(f"probability_format: found {message.probability_format}, expected NONE, FLOAT32 or PNG16")
+    for field, kind in (("mask_format", pb.MaskFormat), ("probability_format", pb.ProbabilityFormat)):
+        found = getattr(message, field)
+        if found not in kind.values():
+            prefix = f"{field.upper()}_"
+            *names, last = (name.removeprefix(prefix) for name in kind.keys()[1:])  # noqa: SIM118
+            raise InputError(f"{field}: found {found}, expected {', '.join(names)} or {last}")
 
 
 def request_of(message: pb.SegmentRequest, usual: Mode) -> Request:
@@ -67,23 +174,25 @@ def recipe_of(message: pb.SegmentRequest) -> Recipe:
     asked = message.recipe
     if asked.on_no_answer not in NO_ANSWER_ACTIONS:
         raise InputError(f"recipe.on_no_answer: found {asked.on_no_answer}, expected REJECT, PASS or STOP")
-    values = _present(asked, "min_area_px", "min_score")
-    return _settings(Recipe, "recipe", {**values, "on_no_answer": NO_ANSWER_ACTIONS[asked.on_no_answer]})
+    values = _present(asked, "min_area_px", "min_score", "threshold", "alpha")
+    if asked.HasField("roi"):
+        values["roi"] = (asked.roi.x0, asked.roi.y0, asked.roi.x1, asked.roi.y1)
+    return _checked(Recipe, "recipe", {**values, "on_no_answer": NO_ANSWER_ACTIONS[asked.on_no_answer]})
 
 
 def decoding_of(message: pb.SegmentRequest) -> Decoding:
     """How the answer is to be written; raises InputError naming the field."""
     values = _present(message.decoding, "max_new_tokens", "temperature", "top_p", "seed", "strict_below")
-    return _settings(Decoding, "decoding", {**values, "text": not message.decoding.no_text})
+    return _checked(Decoding, "decoding", {**values, "text": not message.decoding.no_text})
 
 
-def image_of(frame: pb.Frame) -> NDArray[np.uint8]:
+def image_of(frame: pb.Frame, max_pixels: int) -> NDArray[np.uint8]:
     """The frame as upright RGB, uint8 [H, W, 3]; raises InputError naming the field."""
     content = frame.WhichOneof("content")
     if content == "raw":
-        return raw_to_rgb(frame.raw)
+        return raw_to_rgb(frame.raw, max_pixels)
     if content == "encoded":
-        return decode_image(frame.encoded, "frame.encoded")
+        return decode_image(frame.encoded, "frame.encoded", max_pixels)
     raise InputError("frame.content: found nothing, expected raw or encoded")
 
 
@@ -91,7 +200,7 @@ def _present(message: Any, *names: str) -> dict[str, Any]:
     return {name: getattr(message, name) for name in names if message.HasField(name)}
 
 
-def _settings(kind: type[Settings], field: str, values: dict[str, Any]) -> Settings:
+def _checked(kind: type[Values], field: str, values: dict[str, Any]) -> Values:
     try:
         return kind(**values)
     except ValidationError as error:

@@ -1,141 +1,345 @@
-"""The server's process: opens the port and the bundle, warms up, reports readiness, stops on a signal."""
+"""The server's process: opens the port, starts the engines, reports readiness, drains and stops on a signal."""
 
+from __future__ import annotations
+
+import logging
 import signal
 import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import ExitStack
+from dataclasses import replace
+from time import monotonic
 
 import grpc
+import numpy as np
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from PIL import Image
 
-from agvas_runtime.engines.choice import Stopped, open_bundle
-from agvas_runtime.engines.ort import share_threads
-from agvas_runtime.errors import EngineError
+from agvas_runtime.errors import EngineError, EngineLost
 from agvas_runtime.modes import Request
-from agvas_runtime.proto.agvas.v1 import inspection_pb2, inspection_pb2_grpc
-from agvas_runtime.server.channel import DEFAULT_MESSAGE_MB, server_options
-from agvas_runtime.server.replies import model_reply
-from agvas_runtime.server.service import MAX_WAITING, InspectionService
+from agvas_runtime.proto.agvas.v1 import admin_pb2, admin_pb2_grpc, inspection_pb2, inspection_pb2_grpc
+from agvas_runtime.server.access import Access
+from agvas_runtime.server.admin import MOST_WARM, AdminService
+from agvas_runtime.server.answers import free_unread
+from agvas_runtime.server.channel import MEBIBYTE, server_options
+from agvas_runtime.server.config import ServerConfig
+from agvas_runtime.server.engine.arena import Arena, ArenaFull
+from agvas_runtime.server.engine.pool import EnginePool
+from agvas_runtime.server.engine.supervision import EngineState
+from agvas_runtime.server.engine.task import EngineSpec, Task
+from agvas_runtime.server.guard import CallEnd, Guard
+from agvas_runtime.server.lanes import Lanes, Ticket
+from agvas_runtime.server.logs import CallLog
+from agvas_runtime.server.metrics import Live, Metrics
+from agvas_runtime.server.metrics_http import MetricsServer
+from agvas_runtime.server.notify import notify
+from agvas_runtime.server.recipes import NamedRecipe, RecipeBook
+from agvas_runtime.server.requests import Intake
+from agvas_runtime.server.service import InspectionService
+from agvas_runtime.server.tally import Cameras
+from agvas_runtime.server.tls import server_credentials
+from agvas_runtime.server.tracing import Tracing
+from agvas_runtime.writer import Decoding
 
-SERVICE_NAME: str = inspection_pb2.DESCRIPTOR.services_by_name["Inspection"].full_name
-SPARE_WORKERS = 4
-"""Threads beyond those that wait for the engine, so that health checks are answered under load."""
-GRACE_S = 3.0
-"""How long a stopping server lets running requests finish."""
+INSPECTION: str = inspection_pb2.DESCRIPTOR.services_by_name["Inspection"].full_name
+ADMIN: str = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
+SPARE_WORKERS = 8
+"""Threads beyond those of calls and streams, so that health checks and administration are answered under load."""
+STOPPED = "the server is being stopped"
+LOOK_S = 0.1
+"""How often a signal is looked for while something else is waited for."""
 
-
-@dataclass(frozen=True)
-class ServerConfig:
-    """What the user chooses."""
-
-    bundle: Path | None = None
-    """The embedded default where None."""
-    host: str = "127.0.0.1"
-    port: int = 50051
-    """0 takes any free port."""
-    threads: int | None = None
-    """Threads of the engine; all cores where None."""
-    max_message_mb: int = DEFAULT_MESSAGE_MB
-    engine: str = "ort"
-    """ort, ort-cuda, tensorrt or auto, see `engines.choice`; native engines that are missing are built first."""
-    warm: tuple[Request, ...] = ()
-    """Requests whose first frame is to be as fast as the next ones; the default one always is."""
+log = logging.getLogger("agvas.server")
 
 
 class InspectionServer:
-    """A running server. `start` returns once it answers; `stop` lets running requests finish.
+    """A running server. `start` returns once it answers; `stop` lets it answer what it has accepted.
 
     Args:
         config: what to serve, and where.
-        stopped: set where native engines that are being built are not wanted any more.
 
     Raises:
-        EngineError: the port is taken or cannot be opened, or an engine fails.
+        EngineError: a port is taken or cannot be opened, or an engine fails; EngineLost where `abandon` came first.
         BundleError: the bundle is refused.
-        InputError: a request to warm up for is not usable.
-        Stopped: `stopped` was set during a build.
+        InputError: a recipe, a certificate or the access file cannot be used.
     """
 
-    def __init__(self, config: ServerConfig, stopped: threading.Event) -> None:
-        self._server = grpc.server(
-            ThreadPoolExecutor(max_workers=MAX_WAITING + SPARE_WORKERS, thread_name_prefix="grpc"),
-            options=server_options(config.max_message_mb),
-        )
-        self.host, self.port = config.host, _open_port(self._server, config.host, config.port)
+    def __init__(self, config: ServerConfig) -> None:
+        self._config, self._began = config, monotonic()
+        self._refusing = ""
+        self._calls = CallLog()
+        self._cameras, self._lanes = Cameras(), Lanes()
+        self._spare = self._lanes.open("recipes", "block", MOST_WARM)
+        self._closing = ExitStack()
         self._health = health.HealthServicer()
-        self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        share_threads(config.threads)
-        self._segmenter = open_bundle(config.engine, config.bundle, config.threads, build_unless=stopped)
+        self._arena = Arena(config.max_memory_mb * MEBIBYTE)
+        self._closing.callback(self._arena.close)
         try:
-            self._segmenter.warm([*config.warm, Request()])
+            self._open()
         except BaseException:
-            with suppress(EngineError):
-                self._segmenter.close()
+            self._closing.close()
             raise
-        Image.preinit()  # the first encoded frame would wait for PIL's decoders otherwise
-        model = model_reply(self._segmenter.bundle)
-        self.model = model.model
-        self._service = InspectionService(self._segmenter, model)
-        inspection_pb2_grpc.add_InspectionServicer_to_server(self._service, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+
+    def _open(self) -> None:
+        config = self._config
+        self._book = RecipeBook(config.recipes)
+        spec = replace(config.engine_spec(), warm=self._requests(config.engine_spec().warm))
+        devices = config.devices or ("",)
+        self._pool = EnginePool(
+            spec, self._lanes, self._arena, devices=devices, hang_s=config.hang_s, on_change=self._engines_changed
+        )
+        self._service = InspectionService(
+            Intake(self._book, self._arena, int(config.max_megapixels * 1e6)),
+            self._lanes,
+            self._pool,
+            self._answered,
+            max_waiting=config.max_waiting,
+            max_streams=config.max_streams,
+            rate_per_s=config.rate_per_s,
+        )
+        self._metrics = Metrics(
+            Live(
+                waiting=lambda: self._lanes.waiting,
+                streams=lambda: self._service.open_streams,
+                engines=self._pool.engines,
+                recipes_broken=lambda: sum(bool(state.error) for state in self._book.states()),
+            )
+        )
+        self._tracing = Tracing() if config.tracing else None
+        self._server = self._grpc_server()
+        self.host, self.port = config.host, self._open_port()
+        self.metrics_port = self._open_metrics()
+        self._register(spec)
+
+    @property
+    def model(self) -> inspection_pb2.ModelIdentity:
+        """What answers now."""
+        facts = self._pool.facts
+        return inspection_pb2.ModelIdentity(name=facts.name, bundle_sha256=facts.bundle_sha256)
+
+    def engines(self) -> list[EngineState]:
+        """The engine processes."""
+        return self._pool.engines()
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Load the engines, then begin to answer."""
+        self._pool.start()
+        Image.preinit()  # the first encoded frame would wait for PIL's decoders otherwise
+        self._book.on_change = self._warm
+        self._book.watch()
         self._server.start()
-        self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self._set_health()
 
-    def stop(self) -> None:
-        """Report NOT_SERVING, refuse new requests, let running ones finish within a few seconds, free the engines."""
+    def abandon(self) -> None:
+        """Let a `start` that is under way raise EngineLost."""
+        self._pool.stop(0)
+
+    def stop(self, hurried: threading.Event | None = None) -> None:
+        """Report NOT_SERVING, refuse new work, answer what was accepted in the time there is, free everything.
+
+        Args:
+            hurried: set where there is no more time for that.
+        """
+        notify("STOPPING=1")
+        until = monotonic() + self._config.drain_s
+        self._refuse(STOPPED)
+        self._service.stop(STOPPED)
         self._health.enter_graceful_shutdown()
-        self._server.stop(GRACE_S).wait()
-        self._service.close()
-        self._segmenter.close()
+        ended = self._server.stop(self._config.drain_s)
+        while not ended.wait(LOOK_S):
+            if hurried is not None and hurried.is_set():
+                self._server.stop(0)
+        self._pool.stop(max(until - monotonic(), 1.0))
+        self._book.close()
+        if self._tracing is not None:
+            self._tracing.close()
+        self._closing.close()
 
-    def _set_health(self, status: int) -> None:
-        for service in ("", SERVICE_NAME):
+    def drain(self) -> int:
+        """Refuse new frames and wait for the others; how many these were."""
+        waiting = self._lanes.waiting
+        self._refuse("the server is drained: it takes no new frames")
+        if not self._lanes.wait_drained(self._config.drain_s):
+            log.warning("frames are still being answered after %g s", self._config.drain_s)
+        return waiting
+
+    def statistics(self) -> admin_pb2.Statistics:
+        """Figures so far."""
+        reason = self._why_not()
+        return admin_pb2.Statistics(
+            uptime_s=monotonic() - self._began,
+            serving=not reason,
+            reason=reason,
+            draining=bool(self._refusing),
+            model=self.model,
+            engines=[
+                admin_pb2.EngineState(
+                    device=engine.device,
+                    pid=engine.pid,
+                    ready=engine.ready,
+                    restarts=engine.restarts,
+                    last_death=engine.last_death,
+                    memory_bytes=engine.memory_bytes,
+                    ms_per_frame=engine.ms_per_frame,
+                )
+                for engine in self._pool.engines()
+            ],
+            cameras=self._cameras.states(),
+            recipes=self._book.states(),
+            waiting=self._lanes.waiting,
+        )
+
+    def _why_not(self) -> str:
+        """Why no frames are taken; empty when they are."""
+        return self._refusing or self._pool.reason
+
+    def _refuse(self, reason: str) -> None:
+        self._refusing = self._refusing or reason
+        self._service.refuse(self._refusing)
+        self._lanes.refuse(self._refusing)
+        self._set_health()
+
+    def _requests(self, first: tuple[Request, ...]) -> tuple[Request, ...]:
+        """These, and those of the recipes."""
+        return (*first, *(recipe.request for recipe in self._book.all()[:MOST_WARM]))
+
+    def _grpc_server(self) -> grpc.Server:
+        config = self._config
+        workers = config.max_streams + config.max_waiting + SPARE_WORKERS
+        access = None if config.access is None else Access(config.access)
+        guard = Guard(access, rate_per_s=config.rate_per_s, most_open=workers, on_end=self._ended)
+        self._closing.callback(guard.close)
+        return grpc.server(
+            ThreadPoolExecutor(workers, thread_name_prefix="grpc"),
+            options=server_options(config.max_message_mb),
+            interceptors=[guard],
+            maximum_concurrent_rpcs=workers,
+        )
+
+    def _register(self, spec: EngineSpec) -> None:
+        admin = AdminService(
+            self._pool,
+            self._arena,
+            spec,
+            self._book,
+            self._config.bundle_root,
+            drain=self.drain,
+            statistics=self.statistics,
+        )
+        inspection_pb2_grpc.add_InspectionServicer_to_server(self._service, self._server)
+        admin_pb2_grpc.add_AdminServicer_to_server(admin, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (INSPECTION, ADMIN, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        self._set_health()
+
+    def _open_metrics(self) -> int | None:
+        config = self._config
+        if config.metrics_port is None:
+            return None
+        server = MetricsServer(config.metrics_host, config.metrics_port, self._metrics.render, self._why_not)
+        self._closing.callback(server.close)
+        return server.port
+
+    def _open_port(self) -> int:
+        """Bind the server and return its port; raises EngineError with the system's reason, InputError."""
+        host, port = self._config.host, self._config.port
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        credentials = None
+        if self._config.tls_cert is not None and self._config.tls_key is not None:
+            credentials = server_credentials(self._config.tls_cert, self._config.tls_key, self._config.client_ca)
+        reason = _why_not(host, port)
+        if reason is None:
+            try:
+                if credentials is None:
+                    return int(self._server.add_insecure_port(address))
+                return int(self._server.add_secure_port(address, credentials))
+            except RuntimeError:
+                reason = _why_not(host, port) or "it cannot be opened"
+        raise EngineError(f"port {port} on {host}: {reason}")
+
+    def _answered(self, reply: inspection_pb2.SegmentResponse, request_id: str) -> None:
+        self._cameras.count(reply)
+        self._metrics.frame(reply)
+        if self._tracing is not None:
+            self._tracing.frame(reply, request_id)
+
+    def _ended(self, call: CallEnd) -> None:
+        self._metrics.call(call.method, call.code)
+        self._calls.ended(
+            call.method,
+            call.code,
+            call.reason,
+            request_id=call.caller.request_id,
+            peer=call.caller.peer,
+            principal=call.caller.name,
+            seconds=round(call.seconds, 6),
+        )
+
+    def _warm(self, recipes: list[NamedRecipe]) -> None:
+        """Have a black frame asked as a new recipe asks, so that no real one is the first."""
+        for recipe in recipes[:MOST_WARM]:
+            try:
+                block = self._arena.place(np.zeros((64, 64, 3), np.uint8))
+            except ArenaFull:
+                return
+            ticket = Ticket(block, Task(recipe.request, decoding=Decoding(max_new_tokens=1)))
+            ticket.outcome.add_done_callback(free_unread)
+            self._spare.offer(ticket)
+
+    def _engines_changed(self) -> None:
+        if reason := self._pool.reason:
+            log.warning("%s", reason)
+        else:
+            log.info("engine ready: %s", self._pool.facts.name)
+        self._set_health()
+
+    def _set_health(self) -> None:
+        serving = health_pb2.HealthCheckResponse.SERVING
+        status = health_pb2.HealthCheckResponse.NOT_SERVING if self._why_not() else serving
+        for service in ("", INSPECTION, ADMIN):
             self._health.set(service, status)
 
 
 def serve(config: ServerConfig, ready: Callable[[InspectionServer], None]) -> None:
-    """Serve until SIGINT or SIGTERM, from the main thread.
+    """Serve until SIGINT or SIGTERM, from the main thread; a second one does not wait for answers any more.
 
     Args:
         config: what to serve, and where.
         ready: called once the server answers.
     """
-    stopped = threading.Event()
+    stopped, hurried = threading.Event(), threading.Event()
+
+    def stop(number: int, frame: object) -> None:
+        (hurried if stopped.is_set() else stopped).set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
+        signal.signal(number, stop)
+    server = InspectionServer(config)
+    threading.Thread(target=_abandon, args=(server, stopped, started := threading.Event()), daemon=True).start()
     try:
-        server = InspectionServer(config, stopped)
-    except Stopped:
-        return
-    try:
+        server.start()
+        started.set()
         if not stopped.is_set():
-            server.start()
             ready(server)
             stopped.wait()
+    except EngineLost:
+        if not stopped.is_set():
+            raise
     finally:
-        server.stop()
+        started.set()
+        server.stop(hurried)
 
 
-def _open_port(server: grpc.Server, host: str, port: int) -> int:
-    """Bind the server and return its port; raises EngineError with the system's reason."""
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    reason = _why_not(host, port)
-    if reason is None:
-        try:
-            return int(server.add_insecure_port(address))
-        except RuntimeError:
-            reason = _why_not(host, port) or "it cannot be opened"
-    raise EngineError(f"port {port} on {host}: {reason}")
+def _abandon(server: InspectionServer, stopped: threading.Event, started: threading.Event) -> None:
+    """Let a start go when a signal comes before it is done."""
+    while not started.wait(LOOK_S):
+        if stopped.is_set():
+            server.abandon()
+            return
 
 
 def _why_not(host: str, port: int) -> str | None:

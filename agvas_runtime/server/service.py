@@ -1,202 +1,230 @@
 """The `Inspection` service: checks a request, has the frame segmented, makes the reply. It knows no graphs.
 
-The engine uses every core, so one thread runs it, in order of arrival; decoding images, and making replies, run beside
-it in the handlers' own threads. A long answer is a job a token, so that a line camera's frame never waits for more than
-one.
+Handlers' threads decode frames and make replies; the engines' own threads take frames from the lanes.
 """
 
-import threading
-import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from functools import partial
+from threading import BoundedSemaphore, Event, Lock
 from time import perf_counter
-from typing import Protocol, TypeVar
 
 import grpc
-import numpy as np
-from numpy.typing import NDArray
 
-from agvas_runtime.console import one_line
-from agvas_runtime.errors import Cancelled, EngineError, InputError
-from agvas_runtime.modes import Mode, Request
+from agvas_runtime.modes import Mode
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.proto.agvas.v1 import inspection_pb2_grpc as pb_grpc
 from agvas_runtime.result import Result
-from agvas_runtime.segmenter import Event, GroupMap, Text
+from agvas_runtime.segmenter import GroupMap, Text
 from agvas_runtime.server import replies
-from agvas_runtime.server.requests import Asked, read_request
-from agvas_runtime.server.turns import Turns, while_taken
-from agvas_runtime.verdict import Recipe
-from agvas_runtime.writer import Decoding
+from agvas_runtime.server.access import Bucket
+from agvas_runtime.server.answers import message_of, result_message
+from agvas_runtime.server.engine.pool import EnginePool
+from agvas_runtime.server.guard import TooMuch, Undecodable, caller
+from agvas_runtime.server.lanes import Fate, Lane, Lanes, NoResult, Ticket
+from agvas_runtime.server.patience import while_taken
+from agvas_runtime.server.requests import Intake, Settings
+from agvas_runtime.server.streams import CameraSession, read_opening
 
-Reply = TypeVar("Reply")
-
-MAX_WAITING = 16
-"""Frames that may wait for the engine, or have their answers written; one more is refused at once. It bounds the memory
-that clients can take."""
 PATIENCE_S = 30.0
-"""How long a caller of `Explain` may leave an event untaken."""
-TOKENS_A_JOB = 128
-"""An answer that may be longer is written in one job a token."""
-
-
-class FrameSegmenter(Protocol):
-    """What the service asks of a segmenter; `Segmenter` says what it means."""
-
-    def segment_batch(
-        self,
-        images: Sequence[NDArray[np.uint8]],
-        request: Request,
-        recipe: Recipe,
-        *,
-        decoding: Decoding,
-        cancelled: Callable[[], bool],
-    ) -> list[Result]:
-        """Segment RGB images, uint8 [H, W, 3]."""
-
-    def stream(
-        self,
-        image: NDArray[np.uint8],
-        request: Request,
-        recipe: Recipe,
-        *,
-        decoding: Decoding,
-        cancelled: Callable[[], bool],
-    ) -> Generator[Event, None, None]:
-        """Segment one RGB image as its answer is written, the result last."""
-
-
-class _Overloaded(Exception):
-    """Too many frames are waiting."""
+"""How long a caller of `Inspect` or `Explain` may leave an answer untaken."""
 
 
 class InspectionService(pb_grpc.InspectionServicer):
-    """Answers `Segment`, `Explain` and `GetModel`.
+    """Answers `Segment`, `Inspect`, `Explain` and `GetModel`.
 
     Args:
-        segmenter: runs the model.
-        model: the reply to `GetModel`; its identity goes into every other reply.
+        intake: reads requests.
+        lanes: where frames wait.
+        pool: the engines.
+        answered: told of every answer before it is sent, with the id of the call.
+        max_waiting: calls of `Segment` and `Explain` that may be served at a time; one more is refused at once.
+        max_streams: streams of `Inspect` that may be open at a time.
+        rate_per_s: frames a second of a stream; any number where None.
     """
 
-    def __init__(self, segmenter: FrameSegmenter, model: pb.GetModelResponse) -> None:
-        self._segmenter = segmenter
-        self._model = model
-        self._engine = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
-        self._slots = threading.BoundedSemaphore(MAX_WAITING)
+    def __init__(
+        self,
+        intake: Intake,
+        lanes: Lanes,
+        pool: EnginePool,
+        answered: Callable[..., None] = lambda reply, request_id: None,
+        *,
+        max_waiting: int = 16,
+        max_streams: int = 32,
+        rate_per_s: float | None = None,
+    ) -> None:
+        self._intake, self._lanes, self._pool, self._answered = intake, lanes, pool, answered
+        self._max_waiting, self._max_streams, self._rate_per_s = max_waiting, max_streams, rate_per_s
+        self._calls, self._streams = BoundedSemaphore(max_waiting), BoundedSemaphore(max_streams)
+        self._call_lanes = _CallLanes(lanes, max_waiting)
+        self._sessions: set[CameraSession] = set()
+        self._lock = Lock()
+        self._refusing = self._stopping = ""
 
-    def close(self) -> None:
-        """Let the job in the engine finish and drop those that wait; after that nobody uses the segmenter."""
-        self._engine.shutdown(cancel_futures=True)
+    def refuse(self, reason: str) -> None:
+        """Refuse new calls; the lanes do the same with the streams' frames."""
+        self._refusing = reason
+
+    def stop(self, reason: str) -> None:
+        """Every open stream answers what it has read and ends."""
+        with self._lock:
+            self._stopping = reason
+            sessions = list(self._sessions)
+        for session in sessions:
+            session.stop(reason)
+
+    @property
+    def open_streams(self) -> int:
+        """Streams of `Inspect` now."""
+        return len(self._sessions)
 
     def Segment(self, request: pb.SegmentRequest, context: grpc.ServicerContext) -> pb.SegmentResponse:
         """One frame in, one verdict with its mask out."""
-        return _answered(lambda: self._segment(request, context), context)
+        arrived = perf_counter()
+        camera = request.frame.identity.camera_id
+        with self._place():
+            settings = self._intake.settings(request, camera, Mode.DIRECT)
+            block, decode_ms = self._intake.place(request.frame, settings)
+            ticket = Ticket(block, settings.task, _deadline(settings, arrived, context), arrived=arrived)
+            if not context.add_callback(ticket.cancel):
+                ticket.cancel()
+            with self._call_lanes.lane(camera or context.peer()) as lane:
+                lane.offer(ticket)
+                answered = ticket.outcome.result()
+            try:
+                reply = result_message(answered, settings, arrived, decode_ms)
+            finally:
+                answered.block.release()
+        return self._sent(reply, request, context)
+
+    def Inspect(
+        self, request_iterator: Iterator[pb.InspectRequest | Undecodable], context: grpc.ServicerContext
+    ) -> Iterator[pb.InspectResponse]:
+        """A camera's stream."""
+        if not self._streams.acquire(blocking=False):
+            raise TooMuch(f"{self._max_streams} streams are open already; close one first")
+        try:
+            plan = read_opening(next(request_iterator, None), self._intake)
+            bucket = Bucket(self._rate_per_s) if self._rate_per_s else None
+            lane = self._lanes.open(plan.camera_id or context.peer(), plan.policy, plan.capacity)
+            answered = partial(self._answered, request_id=caller(context).request_id)
+            session = CameraSession(plan, self._intake, lane, lambda: self._pool.reason, answered, bucket)
+            with self._open(session), closing(session.answers(request_iterator)) as answers:
+                if not context.add_callback(session.leave):
+                    session.leave()
+                yield from while_taken(answers, context, PATIENCE_S)
+        finally:
+            self._streams.release()
 
     def Explain(self, request: pb.SegmentRequest, context: grpc.ServicerContext) -> Iterator[pb.ExplainEvent]:
         """One frame in, its answer out as it is written."""
         with closing(self._explain(request, context)) as events:
-            answered = iter(lambda: _answered(lambda: next(events, None), context), None)
-            yield from while_taken(answered, context, PATIENCE_S)
+            yield from while_taken(events, context, PATIENCE_S)
 
     def GetModel(self, request: pb.GetModelRequest, context: grpc.ServicerContext) -> pb.GetModelResponse:
         """The loaded model."""
-        return self._model
-
-    def _segment(self, request: pb.SegmentRequest, context: grpc.ServicerContext) -> pb.SegmentResponse:
-        arrived = perf_counter()
-        with self._slot():
-            asked = read_request(request, Mode.DIRECT)
-            decoded = perf_counter()
-            turns = Turns(self._engine, context)
-            result = self._result(asked, turns)
-        return self._reply(request, asked, result, turns, arrived, decoded)
+        reply: pb.GetModelResponse = pb.GetModelResponse.FromString(self._pool.facts.model_reply)
+        return reply
 
     def _explain(
         self, request: pb.SegmentRequest, context: grpc.ServicerContext
     ) -> Generator[pb.ExplainEvent, None, None]:
-        arrived = perf_counter()
-        with self._slot():
-            asked = read_request(request, Mode.EXPLAIN)
-            decoded = perf_counter()
-            turns = Turns(self._engine, context)
-            with closing(turns.steps(self._written(asked, turns))) as events:
-                for event in events:
-                    if isinstance(event, Text):
-                        yield pb.ExplainEvent(text=event.text)
-                    elif isinstance(event, GroupMap):
-                        group = replies.group_mask(event.index, event.probability, self._model.threshold, request)
-                        yield pb.ExplainEvent(group=group)
-                    else:
-                        result = event
-        yield pb.ExplainEvent(result=self._reply(request, asked, result, turns, arrived, decoded))
+        arrived, gone, waited_ms, result = perf_counter(), Event(), 0.0, None
+        if not context.add_callback(gone.set):
+            gone.set()
+        with self._place():
+            settings = self._intake.settings(request, request.frame.identity.camera_id, Mode.EXPLAIN)
+            block, decode_ms = self._intake.place(request.frame, settings)
+            try:
+                facts = self._pool.facts
+                with closing(self._pool.stream(block, settings.task, gone.is_set)) as events:
+                    asked = perf_counter()
+                    for event in events:
+                        waited_ms += (perf_counter() - asked) * 1000
+                        if isinstance(event, Text):
+                            yield pb.ExplainEvent(text=event.text)
+                        elif isinstance(event, GroupMap):
+                            threshold = settings.task.recipe.threshold_or(facts.threshold)
+                            group = replies.group_mask(event.index, event.probability, threshold, settings.message)
+                            yield pb.ExplainEvent(group=group)
+                        else:
+                            result = event
+                        asked = perf_counter()
+                if not isinstance(result, Result):
+                    raise AssertionError("a stream ends with its result")
+                queue_ms = max(waited_ms - result.timings_ms["total"], 0.0)
+                reply = message_of(result, facts, settings, arrived, decode_ms, queue_ms)
+            finally:
+                block.release()
+        yield pb.ExplainEvent(result=self._sent(reply, request, context))
 
-    def _result(self, asked: Asked, turns: Turns) -> Result:
-        """The result: in one job where the answer is short, for the most part proved by the pass, else in many."""
-        if (asked.decoding.max_new_tokens or asked.request.mode.token_limit) <= TOKENS_A_JOB:
-            return turns.take(
-                lambda: self._segmenter.segment_batch(
-                    [asked.image], asked.request, asked.recipe, decoding=asked.decoding, cancelled=turns.gone
-                )
-            )[0]
-        with closing(turns.steps(self._written(asked, turns))) as events:
-            return next(event for event in events if isinstance(event, Result))
-
-    def _written(self, asked: Asked, turns: Turns) -> Generator[Event, None, None]:
-        return self._segmenter.stream(
-            asked.image, asked.request, asked.recipe, decoding=asked.decoding, cancelled=turns.gone
-        )
-
-    def _reply(
-        self,
-        request: pb.SegmentRequest,
-        asked: Asked,
-        result: Result,
-        turns: Turns,
-        arrived: float,
-        decoded: float,
+    def _sent(
+        self, reply: pb.SegmentResponse, request: pb.SegmentRequest, context: grpc.ServicerContext
     ) -> pb.SegmentResponse:
-        """The reply; `arrived` and `decoded` are by the performance counter."""
-        decode_ms = (decoded - arrived) * 1000
-        timings = {"decode": decode_ms, **{stage: ms for stage, ms in result.timings_ms.items() if stage != "decode"}}
-        timings["total"] += decode_ms - result.timings_ms.get("decode", 0.0)
-        encoding = perf_counter()
-        reply = replies.result_reply(replace(result, timings_ms=timings), asked.recipe)
-        replies.add_pictures(reply, result, self._model.threshold, request)
         reply.identity.CopyFrom(request.frame.identity)
-        reply.model.CopyFrom(self._model.model)
-        done = perf_counter()
-        reply.timings.add(stage="queue", ms=turns.queue_ms)
-        reply.timings.add(stage="encode", ms=(done - encoding) * 1000)
-        reply.timings.add(stage="server", ms=(done - arrived) * 1000)
+        self._answered(reply, request_id=caller(context).request_id)
         return reply
 
     @contextmanager
-    def _slot(self) -> Iterator[None]:
-        """A place among those that are served, while the block lasts."""
-        if not self._slots.acquire(blocking=False):
-            raise _Overloaded(f"{MAX_WAITING} frames are waiting for the engine already; send the next after an answer")
+    def _open(self, session: CameraSession) -> Iterator[None]:
+        """Keep a session among those that `stop` ends."""
+        with self._lock:
+            self._sessions.add(session)
+            if self._stopping:
+                session.stop(self._stopping)
         try:
             yield
         finally:
-            self._slots.release()
+            with self._lock:
+                self._sessions.discard(session)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """A place among the calls that are served, while the block lasts. Raises NoResult, TooMuch."""
+        if self._refusing:
+            raise NoResult(Fate.REFUSED, self._refusing)
+        if not self._calls.acquire(blocking=False):
+            waiting = f"{self._max_waiting} frames are waiting for the engine already"
+            raise TooMuch(f"{waiting}; send the next after an answer")
+        try:
+            yield
+        finally:
+            self._calls.release()
 
 
-def _answered(answer: Callable[[], Reply], context: grpc.ServicerContext) -> Reply:
-    """The answer, or a status with one line of text for whatever went wrong."""
-    try:
-        return answer()
-    except InputError as error:
-        status, text = grpc.StatusCode.INVALID_ARGUMENT, str(error)
-    except EngineError as error:
-        status, text = grpc.StatusCode.INTERNAL, str(error)
-    except (CancelledError, Cancelled):
-        status, text = grpc.StatusCode.CANCELLED, "the caller went away before the engine was done"
-    except _Overloaded as error:
-        status, text = grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
-    except Exception as error:
-        traceback.print_exc()
-        status, text = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
-    context.abort(status, one_line(text))
-    raise AssertionError("abort always raises")
+class _CallLanes:
+    """A lane for each camera that calls `Segment`, as long as it has frames in it."""
+
+    def __init__(self, lanes: Lanes, capacity: int) -> None:
+        self._lanes, self._capacity = lanes, capacity
+        self._open: dict[str, tuple[Lane, int]] = {}
+        self._lock = Lock()
+
+    @contextmanager
+    def lane(self, name: str) -> Iterator[Lane]:
+        """The lane of this name, for a frame."""
+        with self._lock:
+            lane, users = self._open.get(name) or (self._lanes.open(name, "block", self._capacity), 0)
+            self._open[name] = lane, users + 1
+        try:
+            yield lane
+        finally:
+            with self._lock:
+                lane, users = self._open[name]
+                if users == 1:
+                    del self._open[name]
+                    lane.close()
+                else:
+                    self._open[name] = lane, users - 1
+
+
+def _deadline(settings: Settings, arrived: float, context: grpc.ServicerContext) -> float | None:
+    """The earlier one of what the request and what the call says."""
+    own, left = settings.deadline(arrived), context.time_remaining()
+    if left is None:
+        return own
+    of_call = perf_counter() + float(left)
+    return of_call if own is None else min(own, of_call)

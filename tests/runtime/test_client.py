@@ -16,10 +16,19 @@ def test_a_path_its_bytes_and_its_pixels_give_the_same_mask(client, photo):
 
 
 def test_every_way_of_sending_the_mask_gives_the_same_array(client, photo):
-    packed, png = client.segment(photo), client.segment(photo, mask="png")
-    assert packed.mask.dtype == png.mask.dtype == np.bool_
-    assert np.array_equal(packed.mask, png.mask)
+    packed = client.segment(photo)
+    assert packed.mask.dtype == np.bool_
+    for choice in ("png", "coco_rle", "polygons"):
+        assert np.array_equal(client.segment(photo, mask=choice).mask, packed.mask)
     assert client.segment(photo, mask="none").mask is None
+
+
+def test_every_way_of_sending_the_map_gives_the_same_array_up_to_its_rounding(client, photo):
+    exact = client.segment(photo, probability="float32").probability
+    for choice, rounding in (("png16", 1e-5), ("float16", 2**-12)):
+        found = client.segment(photo, probability=choice).probability
+        assert found.dtype == exact.dtype == np.float32
+        assert np.abs(found - exact).max() <= rounding
 
 
 def test_pixels_that_are_no_contiguous_block_are_sent_as_they_look(client, photo):
@@ -37,6 +46,18 @@ def test_the_recipe_travels(client, photo):
     reply = client.segment(photo, recipe=Recipe(min_area_px=10**9, on_no_answer="stop"))
     assert reply.verdict is not Verdict.REJECT
     assert reply.gate == {Verdict.PASS: "pass", Verdict.NO_ANSWER: "stop"}[reply.verdict]
+
+
+def test_threshold_alpha_and_roi_travel(client, segmenter, photo):
+    recipe = Recipe(threshold=0.3, alpha=1.0, roi=(100, 5, 190, 150))
+    expected = segmenter.segment(photo, recipe=recipe)
+    reply = client.segment(photo, recipe=recipe, probability="float32")
+    assert np.array_equal(reply.probability, expected.probability)
+    assert np.array_equal(reply.mask, expected.mask)
+    assert reply.reason == expected.reason
+    assert 0 < reply.defect_area_px < client.segment(photo).defect_area_px
+    with pytest.raises(InputError, match=r"recipe.roi: found .9999, 0, 10000, 1.*expected one that meets the frame"):
+        client.segment(photo, recipe=Recipe(roi=(9999, 0, 10000, 1)))
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,40 @@ def test_an_unknown_answer_kind_is_refused():
         judge("perhaps", [], Recipe())
 
 
-@pytest.mark.parametrize("wrong", [{"min_area_px": 0}, {"min_score": 1.5}, {"on_no_answer": "shrug"}, {"area": 3}])
+@pytest.mark.parametrize("regions", [[], [region(5)], [region(30)]])
+def test_the_reason_names_the_roi(regions):
+    recipe = Recipe(min_area_px=20, roi=(1, 2, 30, 40))
+    assert "inside (1, 2, 30, 40)" in judge("segmented", regions, recipe)[1]
+    assert "inside" not in judge("segmented", regions, Recipe(min_area_px=20))[1]
+
+
+def test_what_a_recipe_leaves_out_is_the_bundles():
+    assert (Recipe().threshold_or(0.5), Recipe().alpha_or(0.25)) == (0.5, 0.25)
+    recipe = Recipe(threshold=0, alpha=0)
+    assert (recipe.threshold_or(0.5), recipe.alpha_or(0.25)) == (0, 0)
+
+
+@pytest.mark.parametrize("roi", [(5, 0, 5, 9), (0, 9, 5, 9), (6, 0, 5, 9), (-1, 0, 5, 9), (0, -1, 5, 9)])
+def test_a_roi_without_an_inside_is_refused(roi):
+    with pytest.raises(ValidationError, match="expected x0 < x1 and y0 < y1, none of them negative"):
+        Recipe(roi=roi)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"min_area_px": 0},
+        {"min_score": 1.5},
+        {"on_no_answer": "shrug"},
+        {"area": 3},
+        {"threshold": -0.1},
+        {"threshold": float("nan")},
+        {"alpha": 1.1},
+        {"alpha": float("nan")},
+        {"roi": (1, 2, 3)},
+        {"roi": (0, 0, 1.5, 3)},
+    ],
+)
 def test_a_recipe_out_of_range_is_refused(wrong):
     with pytest.raises(ValidationError):
         Recipe(**wrong)

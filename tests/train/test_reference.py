@@ -18,13 +18,13 @@ from typer import Typer
 
 from agvas_runtime import console
 from agvas_runtime.bench.cli import app as bench_app
-from agvas_runtime.errors import EngineError
+from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.evaluate.cli import app as evaluate_app
 from agvas_runtime.maps import to_image_size
 from agvas_runtime.modes import Mode
 from agvas_runtime.result import Result, Scores
 from agvas_runtime.segmenter import Segmenter
-from agvas_runtime.verdict import AnswerKind, Verdict
+from agvas_runtime.verdict import AnswerKind, Recipe, Verdict
 from agvas_train.data.synth import generate
 from agvas_train.model.agmd import fuse
 from agvas_train.reference import ReferenceSegmenter
@@ -199,6 +199,18 @@ def test_the_map_of_several_groups_is_their_pixelwise_maximum() -> None:
     for found, expected in zip(result.group_maps, (first, second), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-4)
     np.testing.assert_array_equal(result.probability, np.maximum(*result.group_maps))
+
+
+def test_the_recipes_threshold_alpha_and_roi_take_the_place_of_the_models(reference: ReferenceSegmenter) -> None:
+    absolute, relative = (reference.segment(FRAME, recipe=Recipe(alpha=alpha)).probability for alpha in (1, 0))
+    assert np.abs(absolute - relative).max() > 0.01
+    result = reference.segment(FRAME, recipe=Recipe(threshold=0.3, alpha=0.25, roi=(20, 10, 60, 10**6)))
+    expected = np.zeros_like(absolute)
+    expected[10:, 20:60] = (0.25 * absolute + 0.75 * relative)[10:, 20:60]
+    np.testing.assert_allclose(result.probability, expected, atol=1e-6)
+    np.testing.assert_array_equal(result.mask, result.probability > np.float32(0.3))
+    with pytest.raises(InputError, match=r"recipe.roi: found .1000000, 0, 1000001, 1."):
+        reference.segment(FRAME, recipe=Recipe(roi=(10**6, 0, 10**6 + 1, 1)))
 
 
 @pytest.mark.parametrize(("text", "kinds"), [("It is [SEG].", [2]), ("It is [ANO].", [1]), ("[NOR][SEG].", [0, 2])])

@@ -37,6 +37,8 @@ class InspectionStub(object):
     DEADLINE_EXCEEDED: the frame's deadline passed before an engine was free.
     CANCELLED: the caller went away.
     INTERNAL: the frame was valid but a graph failed on it: the text names the graph.
+    UNIMPLEMENTED: there is no such method, or the message is compressed: images are already, and a small message may
+    unpack to a large one.
     """
 
     def __init__(self, channel):
@@ -79,6 +81,8 @@ class InspectionServicer(object):
     DEADLINE_EXCEEDED: the frame's deadline passed before an engine was free.
     CANCELLED: the caller went away.
     INTERNAL: the frame was valid but a graph failed on it: the text names the graph.
+    UNIMPLEMENTED: there is no such method, or the message is compressed: images are already, and a small message may
+    unpack to a large one.
     """
 
     def Segment(self, request, context):
@@ -157,6 +161,8 @@ class Inspection(object):
     DEADLINE_EXCEEDED: the frame's deadline passed before an engine was free.
     CANCELLED: the caller went away.
     INTERNAL: the frame was valid but a graph failed on it: the text names the graph.
+    UNIMPLEMENTED: there is no such method, or the message is compressed: images are already, and a small message may
+    unpack to a large one.
     """
 
     @staticmethod

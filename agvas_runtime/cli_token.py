@@ -1,0 +1,99 @@
+"""`agvas-runtime token`: a new token for somebody who is to call the server."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from agvas_runtime import console
+from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.server import access_file
+
+BITS = 256
+
+
+def token(
+    name: Annotated[str, typer.Argument(help="Who is to have it; goes into logs.")],
+    rights: Annotated[str, typer.Option(help="inspect, admin, or both with a comma between.")] = "inspect",
+    access: Annotated[Path | None, typer.Option(help="Access file to write its entry to; made if not there.")] = None,
+) -> None:
+    r"""Make a random token and print it, once: only its hash is kept.
+
+    Without --access the entry for the access file goes to stderr. A running server takes a changed access file within a
+    second.
+
+    \b
+    Examples:
+      agvas-runtime token camera-1 --access access.yaml > camera-1.token
+      agvas-runtime token operator --rights inspect,admin --access access.yaml
+    """
+    wanted = [right.strip() for right in rights.split(",") if right.strip()]
+    _check(name, wanted)
+    made = secrets.token_urlsafe(BITS // 8)
+    shown = name if yaml.safe_load(name) == name else f'"{name}"'  # a name can look like a number, or like no
+    lines = (f"name: {shown}", f"rights: [{', '.join(wanted)}]", f'token_sha256: "{_sha256(made)}"')
+    entry = "- " + "\n  ".join(lines) + "\n"
+    if access is None:
+        console.note(f"for the access file:\n{entry}".rstrip())
+    else:
+        _append(access, entry)
+        console.note(f"{name} is in {access}")
+    print(made)
+
+
+def _check(name: str, rights: list[str]) -> None:
+    """Raise InputError for what the access file would refuse, by the command line's names."""
+    if not re.fullmatch(access_file.NAME_PATTERN, name):
+        raise InputError(f"NAME: found {name!a}, expected {access_file.EXPECTED['name']}")
+    if not rights or set(rights) - {"inspect", "admin"}:
+        raise InputError(f"--rights: found {','.join(rights)!a}, expected inspect, admin or inspect,admin")
+
+
+def _append(path: Path, entry: str) -> None:
+    """Add an entry in one step, so that a server never reads half of it. Only the file's owner may read it then.
+
+    Raises:
+        InputError: the file would not be one any more, or another command is writing it.
+        EngineError: it cannot be written.
+    """
+    path, before = path.resolve(), b""
+    if path.exists():
+        access_file.read(path)
+        before = path.read_bytes()
+    after = before + (b"" if before.endswith(b"\n") or not before else b"\n") + entry.encode()
+    access_file.parse(after, f"{path}, with the new entry at its end")
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(after)
+            file.flush()
+            os.fsync(file.fileno())
+            if before:
+                _keep_owner(path, file.fileno())
+        os.replace(part, path)
+    except FileExistsError:
+        raise InputError(
+            f"{part}: found it, expected none: another command is writing, or was stopped doing so"
+        ) from None
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise EngineError(f"{path}: cannot write: {error.strerror}") from None
+
+
+def _keep_owner(path: Path, descriptor: int) -> None:
+    """Where root adds an entry, the server's user must still be able to read the file."""
+    found = path.stat()
+    with suppress(PermissionError):
+        os.fchown(descriptor, found.st_uid, found.st_gid)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

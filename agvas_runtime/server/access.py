@@ -1,0 +1,151 @@
+"""Who may call the server, what they may do, and how often. It knows no gRPC."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from time import monotonic
+
+from agvas_runtime.server import access_file
+from agvas_runtime.server.access_file import Entry, Right
+from agvas_runtime.server.reread import POLL_S, Reread
+
+ALL_RIGHTS: frozenset[Right] = frozenset(("inspect", "admin"))
+
+_LOG = logging.getLogger("agvas.access")
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Somebody the server knows."""
+
+    name: str
+    rights: frozenset[Right]
+
+
+class Principals:
+    """What an access file says."""
+
+    def __init__(self, entries: list[Entry]) -> None:
+        self._entries = [(Principal(entry.name, frozenset(entry.rights)), entry) for entry in entries]
+
+    @classmethod
+    def read(cls, path: Path) -> Principals:
+        """Read an access file; raises InputError."""
+        return cls(access_file.read(path))
+
+    @property
+    def names(self) -> list[str]:
+        """Of all principals, in the file's order."""
+        return [principal.name for principal, _ in self._entries]
+
+    def find(self, token: str | None, certificates: frozenset[str] = frozenset()) -> Principal | None:
+        """Whose token, or whose certificate's name, this is.
+
+        A token decides where there is one, and every entry is compared with it: the time tells nothing about it. Of
+        several entries whose certificate fits, the first one counts.
+        """
+        shown = "" if token is None else hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+        found = None
+        for principal, entry in self._entries:
+            known = hmac.compare_digest(entry.token_sha256 or "-" * 64, shown or "=" * 64)
+            certified = entry.certificate in certificates
+            if entry.token_sha256 is None:
+                fits = token is None and certified
+            else:
+                fits = known and (entry.certificate is None or certified)
+            if fits and found is None:
+                found = principal
+        return found
+
+
+class Access:
+    """The access file as it is now: changed rights count from the next call on, a broken file leaves the old ones.
+
+    Raises:
+        InputError: the file cannot be used to begin with.
+    """
+
+    def __init__(self, path: Path, log: logging.Logger = _LOG, poll_s: float = POLL_S) -> None:
+        self._file = Reread([path], lambda: Principals.read(path), log, poll_s)
+
+    def current(self) -> Principals:
+        """What the file says; another object when it says something else."""
+        return self._file.current()
+
+
+class Bucket:
+    """Bounds a rate: `rate_per_s` in the long run, `burst` at once. Safe to use from several threads.
+
+    Args:
+        rate_per_s: above 0.
+        burst: at least 1; twice the rate where None.
+        clock: seconds.
+    """
+
+    def __init__(self, rate_per_s: float, burst: float | None = None, clock: Callable[[], float] = monotonic) -> None:
+        self._rate, self._burst = rate_per_s, max(1.0, 2 * rate_per_s if burst is None else burst)
+        self._clock, self._lock = clock, Lock()
+        self._left, self._seen = self._burst, clock()
+
+    def take(self) -> bool:
+        """Take one, if there is one."""
+        with self._lock:
+            self._fill()
+            if self._left < 1:
+                return False
+            self._left -= 1
+            return True
+
+    def wait_s(self) -> float:
+        """Seconds until there is one."""
+        with self._lock:
+            self._fill()
+            return max(0.0, (1 - self._left) / self._rate)
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing is missing: a new bucket would be the same."""
+        with self._lock:
+            self._fill()
+            return self._left >= self._burst
+
+    def _fill(self) -> None:
+        now = self._clock()
+        self._left = min(self._burst, self._left + (now - self._seen) * self._rate)
+        self._seen = now
+
+
+class Buckets:
+    """A bucket for each key. Those that are full are forgotten, so that many callers take no memory for good."""
+
+    MOST = 1024
+    """Keys before full buckets are looked for, and before the one that was used longest ago has to go."""
+
+    def __init__(self, rate_per_s: float, clock: Callable[[], float] = monotonic) -> None:
+        self._rate, self._clock, self._lock = rate_per_s, clock, Lock()
+        self._buckets: OrderedDict[Hashable, Bucket] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def of(self, key: Hashable) -> Bucket:
+        """The bucket of this key."""
+        with self._lock:
+            if key not in self._buckets and len(self._buckets) >= self.MOST:
+                self._tidy()
+            bucket = self._buckets.setdefault(key, Bucket(self._rate, clock=self._clock))
+            self._buckets.move_to_end(key)
+            return bucket
+
+    def _tidy(self) -> None:
+        for key in [key for key, bucket in self._buckets.items() if bucket.full]:
+            del self._buckets[key]
+        if len(self._buckets) >= self.MOST:
+            self._buckets.popitem(last=False)

@@ -1,0 +1,141 @@
+"""The access file: a list of principals, read once and checked whole. `access.py` says what follows from it.
+
+    - name: camera-1
+      rights: [inspect]
+      token_sha256: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+    - name: operator
+      rights: [inspect, admin]
+      certificate: operator.line4.example   # common name or DNS name of a client certificate
+
+Who has both a token and a certificate needs both. Tokens are 256 random bits, so their hashes tell nothing; whoever can
+write the file gives out rights.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from agvas_runtime.errors import InputError
+
+Right = Literal["inspect", "admin"]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+
+class Entry(BaseModel):
+    """One principal of the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    rights: Annotated[list[Right], Field(min_length=1)]
+    token_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    certificate: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+
+    @model_validator(mode="after")
+    def _can_be_told(self) -> Entry:
+        if self.token_sha256 is None and self.certificate is None:
+            raise ValueError("found neither token_sha256 nor certificate, expected at least one")
+        return self
+
+
+_ENTRIES = TypeAdapter(list[Entry])
+EXPECTED = {
+    "name": "1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit",
+    "rights": "a list of inspect, admin or both",
+    "token_sha256": "the SHA-256 of the token: 64 of 0-9 a-f, in quotes",
+    "certificate": "common name or DNS name of a client certificate",
+}
+
+
+def read(path: Path) -> list[Entry]:
+    """Read an access file; raises InputError naming file, entry and field, never showing a token."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read()
+    except OSError as error:
+        raise InputError(f"{path}: found no access file: {(error.strerror or str(error)).lower()}") from None
+    if os.name == "posix" and mode & (stat.S_IWGRP | stat.S_IWOTH):
+        found = f"found mode {stat.S_IMODE(mode):04o}, with which others than its owner may give themselves rights"
+        raise InputError(f"{path}: {found}, expected chmod go-w")
+    return parse(data, str(path))
+
+
+def parse(data: bytes, source: str) -> list[Entry]:
+    """The same from a file's content; `source` stands in front of errors."""
+    content = _yaml(data, source)
+    try:
+        entries = _ENTRIES.validate_python([] if content is None else content)
+    except ValidationError as error:
+        raise InputError(f"{source}: {_first_error(error, content)}") from None
+    _refuse_twins(entries, source)
+    return entries
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe subset without repeated fields: of two `rights` it is not clear which one is meant."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(keys)) < len(keys):
+            raise yaml.MarkedYAMLError(None, None, "found a field twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _yaml(data: bytes, source: str) -> Any:
+    try:
+        return yaml.load(data.decode("utf-8"), Loader=_Loader)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source}: byte {error.start + 1} is no UTF-8 text") from None
+    except yaml.MarkedYAMLError as error:  # its own text shows the line, in which there may be a token
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise InputError(f"{source}: {line}{error.problem or 'no YAML'}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{source}: no YAML: {type(error).__name__}") from None
+
+
+def _first_error(error: ValidationError, content: Any) -> str:
+    """The first thing that is wrong, in one line. Values are shown only where nobody writes a secret by mistake."""
+    first = error.errors(include_url=False)[0]
+    if not first["loc"]:
+        return f"found {type(content).__name__}, expected a list of principals, each with name and rights"
+    entry, field = int(first["loc"][0]), str(first["loc"][1]) if len(first["loc"]) > 1 else ""
+    name = content[entry].get("name") if isinstance(content[entry], dict) else None
+    where = f"entry {entry + 1}" + (f" ({ascii(name)[1:-1][:64]})" if isinstance(name, str) else "")
+    if first["type"] == "missing":
+        return f"{where}: {field}: found nothing, expected {EXPECTED[field]}"
+    if first["type"] == "extra_forbidden":
+        return f"{where}: found the unknown field {ascii(field)[:64]}, expected {', '.join(EXPECTED)}"
+    if first["type"] == "value_error":
+        return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+    if field not in EXPECTED:
+        return f"{where}: found no fields, expected name and rights"
+    given = first["input"]
+    hidden = f"{len(given)} characters" if isinstance(given, str) else f"a value of type {type(given).__name__}"
+    found = ascii(given)[:64] if field in ("name", "rights") else hidden
+    return f"{where}: {field}: found {found}, expected {EXPECTED[field]}"
+
+
+def _refuse_twins(entries: list[Entry], source: str) -> None:
+    """Refuse two principals that could not be told apart."""
+    seen: dict[tuple[str, str], int] = {}
+    for number, entry in enumerate(entries, 1):
+        certificate = entry.certificate if entry.token_sha256 is None else None
+        for field, value in (
+            ("name", entry.name),
+            ("token_sha256", entry.token_sha256),
+            ("certificate", certificate),
+        ):
+            if value is None:
+                continue
+            first = seen.setdefault((field, value), number)
+            if first != number:
+                what = f"{field}: found that of entry {first}, expected another one"
+                raise InputError(f"{source}: entry {number} ({entry.name}): {what}")

@@ -1,0 +1,218 @@
+"""What an engine process does once it is set up: it listens to the server, and segments what it is given in turns.
+
+Batches of frames and streams take turns, and so do streams: a batch never waits for more than one step of a stream.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from agvas_runtime.engines.choice import Stopped
+from agvas_runtime.errors import Cancelled, EngineError, InputError
+from agvas_runtime.result import Result
+from agvas_runtime.segmenter import Event, Segmenter
+from agvas_runtime.server.engine.arena import Arena, Block
+from agvas_runtime.server.engine.messages import START, Answer, Cancel, Failed, Hello, Next, Ready, Stop, Work
+from agvas_runtime.server.engine.opening import open_engine
+from agvas_runtime.server.engine.task import Task
+
+NO_MAP, NO_MASK = np.zeros((0, 0), np.float32), np.zeros((0, 0), np.bool_)
+"""In results that travel: theirs lie in the block."""
+
+
+@dataclass(eq=False)
+class Job:
+    """Work that is not done yet."""
+
+    work: Work
+    cancelled: bool = False
+    over: bool = False
+    events: Generator[Event, None, None] | None = None
+    """Of a stream that has begun."""
+
+
+class Inbox:
+    """The server's messages. A thread receives them while the engine computes, so that a cancelled run hears of it.
+
+    When the server is gone the process ends here and now.
+    """
+
+    def __init__(self, link: Connection) -> None:
+        self.stopping = threading.Event()
+        """Nothing more is to be begun."""
+        self.turns: SimpleQueue[Job | None] = SimpleQueue()
+        """Jobs that are new, or whose next step is wanted, or that are cancelled; None where there is no job."""
+        self._link = link
+        self._jobs: dict[int, Job] = {}
+
+    def listen(self) -> None:
+        """Receive messages for ever, on a thread."""
+        threading.Thread(target=self._receive, name="inbox", daemon=True).start()
+
+    def take(self, message: Work | Next | Cancel | Stop) -> None:
+        """Sort a message in."""
+        if isinstance(message, Stop):
+            self.stopping.set()
+            self.turns.put(None)
+            return
+        if isinstance(message, Work):
+            self._jobs[message.job] = Job(message)
+        job = self._jobs.get(message.job)
+        if job is not None:  # else it has just ended
+            job.cancelled = job.cancelled or isinstance(message, Cancel)
+            self.turns.put(job)
+
+    def forget(self, job: Job) -> None:
+        """It is over."""
+        self._jobs.pop(job.work.job, None)
+
+    def _receive(self) -> None:
+        try:
+            while True:
+                self.take(self._link.recv())
+        except (EOFError, OSError):
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+
+
+class Desk:
+    """Does the jobs.
+
+    Args:
+        segmenter: runs the model.
+        arena: where blocks are.
+        inbox: where jobs come from.
+        send: takes the answers.
+    """
+
+    def __init__(
+        self, segmenter: Segmenter, arena: Arena, inbox: Inbox, send: Callable[[Answer | Failed], None]
+    ) -> None:
+        self._segmenter, self._arena, self._inbox, self._send = segmenter, arena, inbox, send
+        self._batches: deque[Job] = deque()
+        self._steps: deque[Job] = deque()
+
+    def serve(self) -> None:
+        """Work until told to stop."""
+        while not self._inbox.stopping.is_set():
+            self.round()
+
+    def round(self) -> None:
+        """Run one batch and one step of a stream, of those that wait; waits for work where there is none."""
+        self._collect()
+        for waiting, turn in ((self._batches, self._segmented), (self._steps, self._next_event)):
+            if waiting:
+                self._do(waiting.popleft(), turn)
+
+    def _collect(self) -> None:
+        idle = not self._batches and not self._steps
+        with suppress(Empty):
+            while True:
+                job = self._inbox.turns.get(block=idle)
+                idle = False
+                if job is None:
+                    continue
+                if job.cancelled:  # it ends at once, and its blocks are free
+                    self._do(job, self._segmented)
+                else:
+                    (self._steps if job.work.streamed else self._batches).append(job)
+
+    def _do(self, job: Job, turn: Callable[[Job], Answer]) -> None:
+        if job.over:
+            return
+        answer: Answer | Failed
+        try:
+            if job.cancelled:
+                raise Cancelled("the answer is not wanted any more")
+            answer = turn(job)
+        except Exception as error:
+            answer = failed(job.work.job, error)
+        if isinstance(answer, Failed) or answer.last:
+            job.over = True
+            self._inbox.forget(job)
+            if job.events is not None:
+                job.events.close()
+        self._send(answer)
+
+    def _segmented(self, job: Job) -> Answer:
+        tasks, blocks = job.work.tasks, self._blocks(job)
+        results = self._segmenter.segment_batch(
+            [_pixels(block) for block in blocks],
+            tasks[0].request,
+            [task.recipe for task in tasks],
+            decoding=tasks[0].decoding,
+            cancelled=lambda: job.cancelled,
+        )
+        kept = [_kept(*each) for each in zip(results, blocks, tasks, strict=True)]
+        return Answer(job.work.job, kept, last=True)
+
+    def _next_event(self, job: Job) -> Answer:
+        (task,), (block,) = job.work.tasks, self._blocks(job)
+        if job.events is None:
+            job.events = self._segmenter.stream(
+                _pixels(block), task.request, task.recipe, decoding=task.decoding, cancelled=lambda: job.cancelled
+            )
+        event = next(job.events)
+        last = isinstance(event, Result)
+        return Answer(job.work.job, _kept(event, block, task) if isinstance(event, Result) else event, last)
+
+    def _blocks(self, job: Job) -> list[Block]:
+        """Raises ValueError for those that lie outside the arena."""
+        return [self._arena.at(token) for token in job.work.tokens]
+
+
+def work(link_fd: int, arena_fd: int) -> int:
+    """Be an engine process, by the numbers of its two open files. Returns its exit code."""
+    for fd in (link_fd, arena_fd):
+        os.set_inheritable(fd, False)
+    link = Connection(link_fd)
+    hello: Hello = link.recv()
+    arena, inbox = Arena.attach(arena_fd, hello.arena_bytes), Inbox(link)
+    inbox.listen()
+    try:
+        segmenter, facts = open_engine(hello.spec, inbox.stopping)
+    except Stopped:
+        return 0
+    except Exception as error:
+        link.send(failed(START, error))
+        return 1
+    try:
+        link.send(Ready(facts))
+        Desk(segmenter, arena, inbox, link.send).serve()
+    finally:
+        segmenter.close()
+    return 0
+
+
+def failed(job: int, error: Exception) -> Failed:
+    """How an error travels; what nobody foresaw is told on stderr, too."""
+    if not isinstance(error, InputError | EngineError | Cancelled):
+        traceback.print_exception(error)
+    return Failed.by(job, error)
+
+
+def _pixels(block: Block) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    image = block.image
+    image.setflags(write=False)
+    return image
+
+
+def _kept(result: Result, block: Block, task: Task) -> Result:
+    """Put mask and map into the block; the rest travels."""
+    block.mask[:] = result.mask
+    if task.probability:
+        block.probability[:] = result.probability
+    return replace(result, probability=NO_MAP, mask=NO_MASK)

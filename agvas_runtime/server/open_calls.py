@@ -1,0 +1,97 @@
+"""Calls until their callers have taken everything: how many there are, and which wait too long for their callers.
+
+gRPC holds a call, with its reply, for as long as the caller likes; a pong to a ping is all that it asks for.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import inf
+from time import monotonic
+
+import grpc
+
+TAKE_S = 30.0
+"""How long a caller may leave a reply untaken."""
+GIVE_S = 60.0
+"""How long a caller may take to send a message that the server waits for: 64 MiB at 10 Mbit/s."""
+
+
+class OpenCall:
+    """A call that has begun."""
+
+    def __init__(self, context: grpc.ServicerContext, give_s: float, take_s: float) -> None:
+        self.until = inf
+        """When the caller must have moved."""
+        self._context, self._give_s, self._take_s = context, give_s, take_s
+
+    @contextmanager
+    def awaiting_message(self) -> Iterator[None]:
+        """While the block lasts, the next message is waited for."""
+        self.until = monotonic() + self._give_s
+        try:
+            yield
+        finally:
+            self.until = inf
+
+    @contextmanager
+    def awaiting_taker(self) -> Iterator[None]:
+        """While the block lasts, a reply is on its way."""
+        self.replied()
+        try:
+            yield
+        finally:
+            self.until = inf
+
+    def replied(self) -> None:
+        """The last reply is on its way, or the status."""
+        self.until = monotonic() + self._take_s
+
+    def cancel(self) -> None:
+        """End it."""
+        self._context.cancel()
+
+
+class OpenCalls:
+    """All of them. A thread ends those whose callers are waited for too long.
+
+    Args:
+        give_s: how long a message may take.
+        take_s: how long a reply may lie untaken.
+    """
+
+    def __init__(self, give_s: float = GIVE_S, take_s: float = TAKE_S) -> None:
+        self._give_s, self._take_s = give_s, take_s
+        self._calls: set[OpenCall] = set()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        threading.Thread(target=self._watch, name="patience", daemon=True).start()
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def add(self, context: grpc.ServicerContext) -> OpenCall:
+        """A call that begins. It is forgotten when gRPC has done with it."""
+        call = OpenCall(context, self._give_s, self._take_s)
+        with self._lock:
+            self._calls.add(call)
+        if not context.add_callback(lambda: self._forget(call)):
+            self._forget(call)
+        return call
+
+    def close(self) -> None:
+        """Watch no longer."""
+        self._closed.set()
+
+    def _forget(self, call: OpenCall) -> None:
+        with self._lock:
+            self._calls.discard(call)
+
+    def _watch(self) -> None:
+        while not self._closed.wait(min(self._give_s, self._take_s, 2.0) / 2):
+            now = monotonic()
+            with self._lock:
+                late = [call for call in self._calls if call.until < now]
+            for call in late:
+                call.until = inf  # once
+                call.cancel()

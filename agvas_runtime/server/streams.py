@@ -1,0 +1,309 @@
+"""One camera's `Inspect` stream: frames are accepted in one thread, answered in their order in another.
+
+Every frame that was read has its place in the line of answers before anything is done with it, so none is lost and none
+overtakes another. A caller who does not take answers is not read from any more: nothing piles up.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from threading import Condition, Thread
+from time import perf_counter
+
+from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.modes import Mode
+from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
+from agvas_runtime.server import replies
+from agvas_runtime.server.access import Bucket
+from agvas_runtime.server.answers import free_unread, result_message
+from agvas_runtime.server.engine.arena import ArenaFull
+from agvas_runtime.server.guard import Undecodable
+from agvas_runtime.server.lanes import Answered, Fate, Lane, NoResult, Policy, Ticket
+from agvas_runtime.server.requests import Intake, Settings
+
+MOST_UNTAKEN = 64
+"""Answers that may wait to be taken, or made, before no further frame is read."""
+MOST_WAITING = 64
+USUAL_WAITING = {"latest": 1, "block": 4}
+POLICIES: dict[int, Policy] = {
+    pb.QUEUE_POLICY_UNSPECIFIED: "latest",
+    pb.QUEUE_POLICY_LATEST: "latest",
+    pb.QUEUE_POLICY_BLOCK: "block",
+}
+STATUSES = {
+    Fate.DROPPED: pb.FRAME_STATUS_DROPPED,
+    Fate.EXPIRED: pb.FRAME_STATUS_EXPIRED,
+    Fate.ENGINE_FAILED: pb.FRAME_STATUS_ENGINE_FAILED,
+    Fate.REFUSED: pb.FRAME_STATUS_REFUSED,
+    Fate.CANCELLED: pb.FRAME_STATUS_REFUSED,
+}
+ROOM_S = 1.0
+"""How long a frame may wait for room in shared memory."""
+
+log = logging.getLogger("agvas.stream")
+Message = pb.InspectRequest | Undecodable
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """How a stream was opened, checked."""
+
+    camera_id: str
+    policy: Policy
+    capacity: int
+    heartbeat_s: float
+    defaults: pb.SegmentRequest
+    settings: Settings
+    """Of a frame that asks for nothing of its own."""
+
+
+def read_opening(message: Message | None, intake: Intake) -> StreamPlan:
+    """The first message of a stream, read; raises InputError naming the field."""
+    if not isinstance(message, pb.InspectRequest):
+        raise InputError(f"event: found {message.reason if message else 'nothing'}, expected open")
+    if message.WhichOneof("event") != "open":
+        found = message.WhichOneof("event") or "nothing"
+        raise InputError(f"event: the first message of a stream opens it: found {found}, expected open")
+    asked = message.open
+    if asked.policy not in POLICIES:
+        raise InputError(f"open.policy: found {asked.policy}, expected LATEST or BLOCK")
+    policy = POLICIES[asked.policy]
+    capacity = asked.queue if asked.HasField("queue") else USUAL_WAITING[policy]
+    if not 1 <= capacity <= MOST_WAITING:
+        raise InputError(f"open.queue: found {capacity}, expected 1 to {MOST_WAITING}")
+    heartbeat_ms = asked.heartbeat_ms if asked.HasField("heartbeat_ms") else 1000
+    if not 100 <= heartbeat_ms <= 60_000:
+        raise InputError(f"open.heartbeat_ms: found {heartbeat_ms}, expected 100 to 60000")
+    if asked.defaults.HasField("frame"):
+        raise InputError("open.defaults.frame: found a frame, expected none")
+    settings = intake.settings(pb.SegmentRequest(), asked.camera_id, Mode.DIRECT, asked.defaults)
+    return StreamPlan(asked.camera_id, policy, capacity, heartbeat_ms / 1000, asked.defaults, settings)
+
+
+@dataclass
+class _Place:
+    """A frame's place in the line of answers."""
+
+    index: int
+    arrived: float
+    settings: Settings
+    identity: pb.FrameIdentity = field(default_factory=pb.FrameIdentity)
+    decode_ms: float = 0.0
+    ticket: Ticket | None = None
+    status: pb.FrameStatus = pb.FRAME_STATUS_UNSPECIFIED
+    reason: str = ""
+
+    def done(self) -> bool:
+        return bool(self.status) or (self.ticket is not None and self.ticket.outcome.done())
+
+    def fail(self, status: pb.FrameStatus, reason: object) -> None:
+        self.reason, self.status = str(reason), status
+
+
+class CameraSession:
+    """A stream while it is open.
+
+    Args:
+        plan: how it was opened.
+        intake: reads its frames.
+        lane: its queue.
+        serving: "" while an engine is ready, else why none is.
+        answered: told of every answer before it is sent.
+        bucket: bounds the frames a second, if at all.
+    """
+
+    def __init__(
+        self,
+        plan: StreamPlan,
+        intake: Intake,
+        lane: Lane,
+        serving: Callable[[], str],
+        answered: Callable[[pb.SegmentResponse], None],
+        bucket: Bucket | None = None,
+    ) -> None:
+        self._plan, self._intake, self._lane = plan, intake, lane
+        self._serving, self._answered, self._bucket = serving, answered, bucket
+        self._places: deque[_Place] = deque()
+        self._changed = Condition()
+        self._ended = self._gone = False
+        self._stopping = ""
+        self._index = 0
+
+    def leave(self) -> None:
+        """The caller is gone: nobody takes answers any more."""
+        with self._changed:
+            self._gone = True
+            self._changed.notify_all()
+        self._lane.close()
+
+    def stop(self, reason: str) -> None:
+        """Read no further frame, answer those that were read, then end the stream with UNAVAILABLE and this reason."""
+        with self._changed:
+            self._stopping = reason
+            self._changed.notify_all()
+
+    def answers(self, messages: Iterator[Message]) -> Generator[pb.InspectResponse, None, None]:
+        """Answers in the order of the frames, heartbeats in between; the first one comes at once.
+
+        Raises NoResult at the end where the server stops.
+        """
+        Thread(target=self._read, args=(messages,), name="frames", daemon=True).start()
+        try:
+            yield self._heartbeat()
+            beat = perf_counter() + self._plan.heartbeat_s
+            while not self._gone:
+                place = self._next_done(beat)
+                if place is not None:
+                    yield pb.InspectResponse(answer=self._answer(place))
+                elif self._finished():
+                    return
+                if perf_counter() >= beat:
+                    yield self._heartbeat()
+                    beat = perf_counter() + self._plan.heartbeat_s
+        finally:
+            self.leave()
+            self._abandon()
+
+    def _next_done(self, until: float) -> _Place | None:
+        """The first place in line, once it is done; None at that time, or when there is nothing more to wait for."""
+        with self._changed:
+            while not self._gone:
+                if self._places and self._places[0].done():
+                    place = self._places.popleft()
+                    self._changed.notify_all()
+                    return place
+                left = until - perf_counter()
+                if left <= 0 or (not self._places and (self._ended or self._stopping)):
+                    return None
+                self._changed.wait(left)
+        return None
+
+    def _finished(self) -> bool:
+        """Whether every answer is given and no frame follows. Raises NoResult where the server stops."""
+        with self._changed:
+            if self._places or self._gone:
+                return self._gone
+            if self._stopping:
+                raise NoResult(Fate.REFUSED, self._stopping)
+            return self._ended
+
+    def _heartbeat(self) -> pb.InspectResponse:
+        reason = self._serving()
+        beat = pb.Heartbeat(serving=not reason, waiting=len(self._places), reason=reason)
+        return pb.InspectResponse(heartbeat=beat)
+
+    def _read(self, messages: Iterable[Message]) -> None:
+        """Accept frames until the caller has no more, goes away, or the server stops."""
+        try:
+            for message in messages:
+                if not self._room():
+                    return
+                self._accept(message)
+        except Exception as error:  # so gRPC ends the iterator of a call that is cancelled
+            if not self._gone:
+                log.debug("the stream of %s broke off: %s", self._plan.camera_id, error)
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _room(self) -> bool:
+        """Wait until a further answer may wait; whether a further frame is wanted at all."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._places) < MOST_UNTAKEN or self._gone or self._stopping)
+            return not (self._gone or self._stopping)
+
+    def _accept(self, message: Message) -> None:
+        """Give a frame its place in line and its ticket, or the reason why it has none."""
+        place = _Place(self._index, perf_counter(), self._plan.settings)
+        self._index += 1
+        place.identity.camera_id = self._plan.camera_id
+        with self._changed:
+            self._places.append(place)
+        try:
+            place.ticket = ticket = self._ticket(place, message)
+            ticket.outcome.add_done_callback(lambda _: self._notify())
+            self._lane.offer(ticket)
+        except NoResult as error:
+            place.fail(STATUSES[error.fate], error)
+        except InputError as error:
+            place.fail(pb.FRAME_STATUS_INVALID, error)
+        except ArenaFull as error:
+            place.fail(pb.FRAME_STATUS_DROPPED, error)
+        except Exception as error:
+            log.exception("a frame of %s could not be accepted", self._plan.camera_id)
+            place.fail(pb.FRAME_STATUS_ENGINE_FAILED, type(error).__name__)
+        self._notify()
+
+    def _ticket(self, place: _Place, message: Message) -> Ticket:
+        """Read a frame. Raises InputError, NoResult, ArenaFull."""
+        if isinstance(message, Undecodable):
+            raise InputError(message.reason)
+        if message.WhichOneof("event") != "frame":
+            raise InputError(f"event: found {message.WhichOneof('event') or 'nothing'}, expected frame")
+        request = message.frame
+        place.identity.MergeFrom(request.frame.identity)
+        if self._stopping:
+            raise NoResult(Fate.REFUSED, self._stopping)
+        self._pace()
+        place.settings = self._intake.settings(request, place.identity.camera_id, Mode.DIRECT, self._plan.defaults)
+        block, place.decode_ms = self._intake.place(request.frame, place.settings, ROOM_S)
+        return Ticket(block, place.settings.task, place.settings.deadline(place.arrived), arrived=place.arrived)
+
+    def _pace(self) -> None:
+        """Hold a camera to its rate: by waiting where frames may wait, else by dropping them."""
+        while self._bucket is not None and not self._bucket.take():
+            if self._plan.policy == "latest":
+                raise NoResult(Fate.DROPPED, "the camera is over the server's rate of frames")
+            with self._changed:
+                if self._changed.wait_for(lambda: self._gone or self._stopping, self._bucket.wait_s()):
+                    raise NoResult(Fate.REFUSED, self._stopping or "the caller is gone")
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _answer(self, place: _Place) -> pb.SegmentResponse:
+        """The message for a place that is done."""
+        try:
+            reply = self._result(place)
+        except NoResult as error:
+            reply = _no_result(place, STATUSES[error.fate], error)
+        except InputError as error:
+            reply = _no_result(place, pb.FRAME_STATUS_INVALID, error)
+        except EngineError as error:
+            reply = _no_result(place, pb.FRAME_STATUS_ENGINE_FAILED, error)
+        except Exception as error:
+            log.exception("a frame of %s could not be answered", self._plan.camera_id)
+            reply = _no_result(place, pb.FRAME_STATUS_ENGINE_FAILED, type(error).__name__)
+        reply.index = place.index
+        reply.identity.CopyFrom(place.identity)
+        reply.recipe_name = place.settings.recipe_name
+        self._answered(reply)
+        return reply
+
+    def _result(self, place: _Place) -> pb.SegmentResponse:
+        if place.ticket is None or place.status:
+            return _no_result(place, place.status, place.reason)
+        answered: Answered = place.ticket.outcome.result()
+        try:
+            return result_message(answered, place.settings, place.arrived, place.decode_ms)
+        finally:
+            answered.block.release()
+
+    def _abandon(self) -> None:
+        """Nobody takes what is still in line: free what it holds."""
+        with self._changed:
+            places, self._places = list(self._places), deque()
+        for ticket in (place.ticket for place in places if place.ticket is not None):
+            ticket.cancel()
+            ticket.outcome.add_done_callback(free_unread)
+
+
+def _no_result(place: _Place, status: pb.FrameStatus, reason: object) -> pb.SegmentResponse:
+    reply = replies.no_result_reply(status, str(reason), str(place.settings.task.recipe.on_no_answer))
+    reply.timings.add(stage="server", ms=(perf_counter() - place.arrived) * 1000)
+    return reply

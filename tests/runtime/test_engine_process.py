@@ -1,0 +1,419 @@
+"""An engine in a process of its own says what the segmenter says here; and whatever ends it, its frames hear of it."""
+
+import multiprocessing.connection
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import numpy as np
+import psutil
+import pytest
+
+from agvas_runtime.bundle import default_bundle_path
+from agvas_runtime.errors import BundleError, Cancelled, EngineError, InputError
+from agvas_runtime.frames import read_image
+from agvas_runtime.modes import Mode, Request
+from agvas_runtime.result import AnswerKind
+from agvas_runtime.segmenter import GroupMap, Segmenter, Text
+from agvas_runtime.server.engine import child
+from agvas_runtime.server.engine.arena import Arena, Block, Token
+from agvas_runtime.server.engine.process import EngineDied, EngineProcess
+from agvas_runtime.server.engine.task import EngineSpec, Task
+from agvas_runtime.verdict import Recipe
+from agvas_runtime.writer import Decoding
+from tests.conftest import DEMO_FRAMES
+
+SPEC = EngineSpec(threads=1)
+IMAGES = [read_image(path) for path in sorted(DEMO_FRAMES.glob("*.jpg"))[2:5]]
+QUESTION = Request(Mode.CONVERSATION, "What is on the surface?")
+LONG = Task(QUESTION, decoding=Decoding(temperature=5, seed=1, max_new_tokens=2048))
+TASKS = {
+    "direct": Task(probability=True),
+    "class": Task(Request(class_name="scratches"), Recipe(min_area_px=50), probability=True),
+    "recipe": Task(recipe=Recipe(threshold=0.2, alpha=0.3, roi=(10, 20, 90, 100)), probability=True),
+    "no text": Task(decoding=Decoding(text=False), probability=True),
+    "drawn": Task(Request(Mode.EXPLAIN), decoding=Decoding(temperature=1.5, seed=5, max_new_tokens=30)),
+    "question": Task(QUESTION),
+}
+WAIT_S = 60
+
+
+@pytest.fixture(scope="module")
+def arena():
+    made = Arena(64 * 2**20)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def engine(arena):
+    """Made by a thread that is gone before the first test begins."""
+
+    def make():
+        made = EngineProcess(SPEC, arena)
+        made.wait_ready(WAIT_S)
+        return made
+
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(make).result()
+    yield made
+    made.close()
+    assert arena.free_bytes == arena.size, "a block was never released"
+
+
+@pytest.fixture
+def start(arena):
+    """Starts further ones."""
+    made = []
+
+    def begin(spec=SPEC, **options):
+        made.append(EngineProcess(spec, arena, **options))
+        return made[-1]
+
+    yield begin
+    for process in made:
+        process.close(0)
+
+
+@pytest.fixture
+def place(arena):
+    """Places frames; they are released after the test."""
+    blocks = []
+
+    def put(image):
+        blocks.append(arena.place(image))
+        return blocks[-1]
+
+    yield put
+    for block in blocks:
+        block.release()
+
+
+def assert_same(found, expected, *, with_map=True):
+    """Everything but the times, to the bit."""
+    for name in (
+        "verdict",
+        "reason",
+        "answer",
+        "answer_kind",
+        "regions",
+        "scores",
+        "threshold",
+        "instruction",
+        "tokens",
+    ):
+        assert getattr(found, name) == getattr(expected, name), name
+    for name in ("proved_tokens", "one_pass", "verified", "rechecked"):
+        assert getattr(found, name) == getattr(expected, name), name
+    assert found.mask.dtype == np.bool_
+    assert np.array_equal(found.mask, expected.mask)
+    assert found.probability.dtype == np.float32
+    assert np.array_equal(found.probability, expected.probability if with_map else np.zeros(expected.size))
+    assert found.timings_ms.keys() == expected.timings_ms.keys()
+
+
+def here(segmenter, image, task):
+    """What the segmenter says in this process."""
+    return segmenter.segment_batch([image], task.request, task.recipe, decoding=task.decoding)[0]
+
+
+def ended(pid):
+    """Something to wait on until a process is gone that need not be ours."""
+    return os.pidfd_open(pid)
+
+
+def wait_for(*pidfds):
+    """Wait until each process is gone; whether they are, in time."""
+    return all(select.select([pidfd], [], [], WAIT_S)[0] for pidfd in pidfds)
+
+
+# What it says
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_frame_gets_the_segmenters_own_result_to_the_bit(engine, segmenter, place, name):
+    task = TASKS[name]
+    for image in IMAGES:
+        (found,) = engine.segment([place(image)], [task])
+        assert_same(found, here(segmenter, image, task), with_map=task.probability)
+
+
+def test_frames_of_one_batch_get_each_its_own_result_by_its_own_recipe(engine, segmenter, place):
+    recipes = [Recipe(), Recipe(threshold=0.9), Recipe(roi=(0, 0, 50, 60), min_area_px=9)]
+    tasks = [Task(recipe=recipe, probability=index != 1) for index, recipe in enumerate(recipes)]
+    found = engine.segment([place(image) for image in IMAGES], tasks)
+    expected = segmenter.segment_batch(IMAGES, recipe=recipes)
+    for result, wanted, task in zip(found, expected, tasks, strict=True):
+        assert_same(result, wanted, with_map=task.probability)
+
+
+def test_mask_and_map_are_views_of_the_block_and_a_map_that_nobody_asked_for_takes_no_memory(engine, place):
+    block = place(IMAGES[0])
+    (asked,) = engine.segment([block], [Task(probability=True)])
+    assert np.shares_memory(asked.mask, block.mask)
+    assert np.shares_memory(asked.probability, block.probability)
+    (unasked,) = engine.segment([block], [Task()])
+    assert unasked.probability.strides == (0, 0)
+    assert unasked.size == IMAGES[0].shape[:2]
+
+
+@pytest.mark.parametrize("mode", [Mode.DESCRIBE, Mode.EXPLAIN, Mode.CONVERSATION])
+def test_a_stream_is_the_segmenters_own_to_the_bit(engine, segmenter, place, mode):
+    task = Task(QUESTION if mode is Mode.CONVERSATION else Request(mode), probability=True)
+    for image in IMAGES:
+        *found, result = engine.stream(place(image), task)
+        *expected, wanted = segmenter.stream(image, task.request, task.recipe, decoding=task.decoding)
+        assert_same(result, wanted)
+        assert [each for each in found if isinstance(each, Text)] == [e for e in expected if isinstance(e, Text)]
+        maps, wanted_maps = ([e for e in events if isinstance(e, GroupMap)] for events in (found, expected))
+        assert [each.index for each in maps] == [each.index for each in wanted_maps]
+        assert all(np.array_equal(a.probability, b.probability) for a, b in zip(maps, wanted_maps, strict=True))
+
+
+def test_streams_and_frames_of_several_threads_do_not_disturb_each_other(engine, segmenter, place):
+    streamed, task = Task(Request(Mode.DESCRIBE)), Task(probability=True)
+    blocks = [place(image) for image in (*IMAGES, *IMAGES)]
+    with ThreadPoolExecutor(6) as pool:
+        streams = [pool.submit(lambda block: list(engine.stream(block, streamed)), block) for block in blocks[:3]]
+        frames = [pool.submit(engine.segment, [block], [task]) for block in blocks[3:]]
+    for image, stream, frame in zip(IMAGES, streams, frames, strict=True):
+        assert_same(stream.result()[-1], here(segmenter, image, streamed), with_map=False)
+        assert_same(frame.result()[0], here(segmenter, image, task))
+
+
+def test_a_frame_is_answered_while_streams_are_under_way(engine, place):
+    with closing(engine.stream(place(IMAGES[0]), LONG)) as one, closing(engine.stream(place(IMAGES[1]), LONG)) as other:
+        assert isinstance(next(one), Text)
+        assert isinstance(next(other), Text)
+        assert engine.segment([place(IMAGES[2])], [Task()])[0].answer_kind is AnswerKind.SEGMENTED
+        assert isinstance(next(one), Text)
+        assert isinstance(next(other), Text)
+
+
+def test_it_says_what_it_is(engine, segmenter):
+    facts = engine.facts
+    assert facts == engine.wait_ready()
+    assert facts.pid == engine.pid != os.getpid()
+    assert facts.name == segmenter.manifest.name
+    assert facts.threshold == segmenter.manifest.model.threshold
+    assert facts.ms_per_frame[1] > 0
+
+
+def test_its_memory_is_told_without_the_frames(engine, place):
+    image = np.zeros((1000, 1000, 3), np.uint8)
+    engine.segment([place(image)], [Task(probability=True)])
+    resident = psutil.Process(engine.pid).memory_info().rss
+    assert 0 < engine.memory_bytes() <= resident - 8 * 10**6
+
+
+def test_the_servers_side_imports_no_engine():
+    script = (
+        "import sys, agvas_runtime.server.engine.process; print(sorted({'onnxruntime', 'tensorrt'} & set(sys.modules)))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", script], text=True) == "[]\n"
+
+
+# Errors, and who does not want an answer any more
+
+
+@pytest.mark.parametrize(
+    "task", [Task(Request(Mode.FINE_GRAINED)), Task(recipe=Recipe(roi=(5000, 0, 5001, 1)))], ids=["request", "roi"]
+)
+def test_what_is_not_usable_is_refused_in_the_segmenters_words(engine, segmenter, place, task):
+    with pytest.raises(InputError) as wanted:
+        here(segmenter, IMAGES[0], task)
+    for ask in (lambda block: engine.segment([block], [task]), lambda block: list(engine.stream(block, task))):
+        with pytest.raises(InputError) as caught:
+            ask(place(IMAGES[0]))
+        assert (type(caught.value), str(caught.value)) == (type(wanted.value), str(wanted.value))
+
+
+def test_a_place_outside_the_memory_is_an_error_of_the_frame_and_of_nothing_else(engine, arena, place):
+    outside = Block(None, Token(arena.size, 10, 10), lambda _: None)
+    with pytest.raises(EngineError, match=r"^ValueError: found Token\(.* ends behind the arena's"):
+        engine.segment([outside], [Task()])
+    engine.segment([place(IMAGES[0])], [Task()])
+
+
+def test_a_frame_that_nobody_wants_is_not_segmented(engine, place):
+    with pytest.raises(Cancelled):
+        engine.segment([place(IMAGES[0])], [LONG], lambda: True)
+
+
+def test_a_stream_that_nobody_wants_any_more_ends_early(engine, place):
+    events = []
+
+    def take():
+        for event in engine.stream(place(IMAGES[0]), LONG, lambda: len(events) >= 3):
+            events.append(event)
+
+    with pytest.raises(Cancelled):
+        take()
+    assert 3 <= len(events) <= 5
+
+
+def test_a_long_batch_that_nobody_wants_any_more_ends_before_its_end(engine, place):
+    asked = []
+    with pytest.raises(Cancelled):
+        engine.segment([place(IMAGES[0])], [LONG], lambda: asked.append(None) or len(asked) > 1)
+
+
+def test_a_closed_stream_gives_its_block_back_when_the_process_is_done_with_it(engine, arena):
+    free = arena.free_bytes
+    block = arena.place(IMAGES[0])
+    with closing(engine.stream(block, LONG)) as events:
+        next(events)
+        os.kill(engine.pid, signal.SIGSTOP)
+    block.release()
+    assert arena.free_bytes < free
+    os.kill(engine.pid, signal.SIGCONT)
+    other = arena.place(IMAGES[1])
+    engine.segment([other], [Task()])  # answered behind the closed one
+    other.release()
+    assert arena.free_bytes == free
+
+
+# Its life and its end
+
+
+def test_it_outlives_the_thread_that_made_it(engine, place):
+    """The kernel would end it with that thread if it were that one's child."""
+    engine.segment([place(IMAGES[0])], [Task()])
+    assert engine.alive
+
+
+def test_ctrl_c_is_the_servers_to_decide(engine, place):
+    os.kill(engine.pid, signal.SIGINT)
+    assert engine.segment([place(IMAGES[0])], [Task()])
+
+
+def test_it_has_nothing_open_of_the_servers_but_its_pipe_and_the_memory(start):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.set_inheritable(True)
+        ours = os.readlink(f"/proc/self/fd/{listening.fileno()}")
+        process = start(EngineSpec(threads=1, device="7"))
+        process.wait_ready(WAIT_S)
+        folder = f"/proc/{process.pid}/fd"
+        assert ours not in [os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)]
+    with open(f"/proc/{process.pid}/environ", "rb") as environment:
+        assert b"CUDA_VISIBLE_DEVICES=7" in environment.read().split(b"\0")
+
+
+def test_a_killed_one_says_so_to_everybody_who_waits_and_lets_their_blocks_go(start, arena, place):
+    process = start()
+    process.wait_ready(WAIT_S)
+    os.kill(process.pid, signal.SIGSTOP)  # so that nothing is answered before
+    free = arena.free_bytes
+    frame, streamed = arena.place(IMAGES[0]), arena.place(IMAGES[1])
+
+    def kill():
+        os.kill(process.pid, signal.SIGKILL)
+        return False
+
+    with ThreadPoolExecutor(2) as pool:
+        stream = pool.submit(lambda: next(process.stream(streamed, LONG)))
+        with pytest.raises(EngineDied, match=r"^killed by signal 9$"):
+            process.segment([frame], [Task()], kill)
+        with pytest.raises(EngineDied, match=r"^killed by signal 9$"):
+            stream.result(WAIT_S)
+    frame.release()
+    streamed.release()
+    assert arena.free_bytes == free
+    assert (process.alive, process.death, process.memory_bytes()) == (False, "killed by signal 9", 0)
+    with pytest.raises(EngineDied, match=r"^killed by signal 9$"):
+        process.segment([place(IMAGES[0])], [Task()])
+    with pytest.raises(EngineDied, match=r"^killed by signal 9$"):
+        process.wait_ready()
+
+
+def test_one_that_gives_no_answer_is_killed_but_not_while_it_loads(start, place):
+    process = start(hang_s=0.3)
+    gone = ended(process.pid)
+    process.wait_ready(WAIT_S)  # which takes longer
+    os.kill(process.pid, signal.SIGSTOP)
+    with pytest.raises(EngineDied, match=r"^no answer for 0\.3 s$"):
+        process.segment([place(IMAGES[0])], [Task()])
+    assert wait_for(gone)
+
+
+def test_a_broken_bundle_is_refused_in_the_segmenters_words(start, tmp_path):
+    folder = shutil.copytree(default_bundle_path(), tmp_path / "bundle")
+    with (folder / "templates.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(BundleError) as wanted:
+        Segmenter.open(folder)
+    process = start(EngineSpec(bundle=folder))
+    with pytest.raises(BundleError) as caught:
+        process.wait_ready(WAIT_S)
+    assert str(caught.value) == str(wanted.value)
+
+
+def test_a_request_to_warm_up_for_that_is_not_usable_is_refused(start):
+    process = start(EngineSpec(threads=1, warm=(Request(Mode.GENERAL),)))
+    with pytest.raises(InputError, match="mode general needs class_name"):
+        process.wait_ready(WAIT_S)
+
+
+def test_one_that_does_not_start_says_its_last_line_which_is_logged(start, monkeypatch, caplog):
+    monkeypatch.setattr(child, "WORKER", "agvas_runtime.no_such_module")
+    caplog.set_level("INFO", "agvas.engine")
+    process = start()
+    line = f"{sys.executable}: No module named agvas_runtime.no_such_module"
+    with pytest.raises(EngineDied) as caught:
+        process.wait_ready(WAIT_S)
+    assert caught.value.reason == f"exit code 1: {line}"
+    assert f"engine process {process.pid}: {line}" in caplog.messages
+
+
+def test_one_that_is_not_ready_in_time_goes_on(start):
+    process = start()
+    with pytest.raises(TimeoutError):
+        process.wait_ready(0)
+    assert process.wait_ready(WAIT_S).pid == process.pid
+    process.close(WAIT_S)
+    assert process.death == "it was closed"
+
+
+def test_one_that_is_closed_before_it_is_ready_ends(start):
+    process = start()
+    gone = ended(process.pid)
+    process.close(WAIT_S)
+    assert wait_for(gone)
+    with pytest.raises(EngineDied, match=r"^it was closed$"):
+        process.wait_ready()
+
+
+def test_a_stopped_one_ends_with_the_server():
+    """Not even what cannot run is left over: the kernel sees to it."""
+    script = (
+        "import sys\n"
+        "from agvas_runtime.server.engine.process import Arena, EngineProcess, EngineSpec\n"
+        "process = EngineProcess(EngineSpec(threads=1), Arena(2**20))\n"
+        "print(process.wait_ready().pid, flush=True)\n"
+        "sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        pid = int(server.stdout.readline())
+        gone = ended(pid)
+        os.kill(pid, signal.SIGSTOP)
+        server.kill()
+        assert wait_for(gone)
+
+
+def test_one_whose_pipe_ends_ends():
+    ours, theirs = socket.socketpair()
+    arena = Arena(2**20)
+    with theirs:
+        command = [sys.executable, "-m", child.WORKER, str(theirs.fileno()), str(arena.fd)]
+        worker = subprocess.Popen(command, pass_fds=(theirs.fileno(), arena.fd))
+    with multiprocessing.connection.Connection(ours.detach()) as link:
+        link.send(child.Hello(SPEC, arena.size))
+        assert link.recv().facts.pid == worker.pid
+    assert worker.wait(WAIT_S) == 0
+    arena.close()

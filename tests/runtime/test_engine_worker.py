@@ -1,0 +1,148 @@
+"""Inside an engine process: whose turn it is, what travels back, and what is measured before the first frame."""
+
+import pickle
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from agvas_runtime.frames import read_image
+from agvas_runtime.modes import Mode, Request
+from agvas_runtime.result import Result
+from agvas_runtime.segmenter import Segmenter
+from agvas_runtime.server.engine import opening
+from agvas_runtime.server.engine.arena import Arena
+from agvas_runtime.server.engine.desk import Desk, Inbox
+from agvas_runtime.server.engine.messages import Answer, Cancel, Failed, Next, Work
+from agvas_runtime.server.engine.opening import measure
+from agvas_runtime.server.engine.task import Task
+
+STREAMED = Task(Request(Mode.CONVERSATION, "What is on the surface?"))
+ONE_FRAME = {"B": (1, 1, 1)}
+
+
+class Talk:
+    """A desk, and what was sent from it."""
+
+    def __init__(self, segmenter, image):
+        self.arena = Arena(8 * 2**20)
+        self.block = self.arena.place(image)
+        self.sent = []
+        self.inbox = Inbox(None)
+        self._desk = Desk(segmenter, self.arena, self.inbox, self.sent.append)
+
+    def frame(self, job, task=Task()):
+        self.inbox.take(Work(job, (self.block.token,), (task,), streamed=False))
+
+    def stream(self, job):
+        self.inbox.take(Work(job, (self.block.token,), (STREAMED,), streamed=True))
+
+    def round(self):
+        """The jobs that were answered in one round."""
+        self.sent.clear()
+        self._desk.round()
+        return [answer.job for answer in self.sent]
+
+
+@pytest.fixture
+def talk(segmenter, photo):
+    made = Talk(segmenter, read_image(photo))
+    yield made
+    made.arena.close()
+
+
+def test_a_batch_waits_for_one_step_of_a_stream_at_most_and_streams_take_turns(talk):
+    for job in (1, 2):
+        talk.stream(job)
+    for job in (11, 12, 13):
+        talk.frame(job)
+    rounds = []
+    for _ in range(3):
+        rounds.append(talk.round())
+        talk.inbox.take(Next(rounds[-1][-1]))
+    assert rounds == [[11, 1], [12, 2], [13, 1]]
+
+
+def test_a_stream_makes_no_step_that_nobody_asked_for(talk):
+    talk.stream(1)
+    talk.frame(11)
+    assert talk.round() == [11, 1]
+    talk.frame(12)
+    assert talk.round() == [12]
+
+
+def test_a_cancelled_job_ends_at_once_and_is_not_run(talk):
+    for job in (11, 12):
+        talk.frame(job)
+    talk.stream(1)
+    talk.inbox.take(Cancel(12))
+    talk.inbox.take(Cancel(1))
+    assert talk.round() == [12, 1, 11]
+    *ended, done = talk.sent
+    assert [(each.kind, each.job) for each in ended] == [("Cancelled", 12), ("Cancelled", 1)]
+    assert isinstance(done, Answer)
+
+
+def test_a_stream_that_waits_for_its_caller_can_be_cancelled(talk):
+    talk.stream(1)
+    talk.round()
+    talk.inbox.take(Cancel(1))
+    talk.round()
+    assert talk.sent == [Failed(1, "Cancelled", "the answer is not wanted any more")]
+    talk.inbox.take(Next(1))  # too late, and for nobody
+    talk.frame(11)
+    assert talk.round() == [11]
+
+
+def test_masks_and_maps_do_not_travel_but_those_of_groups_do(segmenter, photo):
+    class InTwoGroups:
+        def segment_batch(self, *args, **options):
+            (result,) = segmenter.segment_batch(*args, **options)
+            return [replace(result, group_maps=(result.probability, result.probability / 2))]
+
+    image = read_image(photo)
+    whole = segmenter.segment(image)
+    talk = Talk(InTwoGroups(), image)
+    talk.frame(11, Task(probability=True))
+    talk.round()
+    (answer,) = pickle.loads(pickle.dumps(talk.sent))
+    (result,) = answer.value
+    assert isinstance(result, Result)
+    assert (result.mask.size, result.probability.size) == (0, 0)
+    assert np.array_equal(talk.block.mask, whole.mask)
+    assert np.array_equal(talk.block.probability, whole.probability)
+    assert np.array_equal(result.group_maps, (whole.probability, whole.probability / 2))
+
+
+def test_an_error_that_nobody_foresaw_is_the_jobs_and_its_traceback_is_told(segmenter, photo, capsys):
+    class Broken:
+        def segment_batch(self, *args, **options):
+            raise ZeroDivisionError("by\nnothing")
+
+    talk = Talk(Broken(), read_image(photo))
+    talk.frame(11)
+    talk.round()
+    assert talk.sent == [Failed(11, "EngineError", "ZeroDivisionError: by nothing")]
+    assert "in segment_batch" in capsys.readouterr().err
+
+
+def test_more_frames_are_measured_together_as_long_as_more_pay(segmenter):
+    found = measure(segmenter, 5, budget_s=1e9)
+    assert list(found) in ([1, 2], [1, 2, 4], [1, 2, 4, 5])
+    assert all(found[more] <= 0.95 * found[fewer] for fewer, more in pairwise(list(found)[:-1]))
+    assert all(ms > 0 for ms in found.values())
+
+
+def test_only_one_frame_is_measured_where_the_time_does_not_suffice_for_more(segmenter):
+    assert list(measure(segmenter, 4, budget_s=0)) == [1]
+
+
+def test_only_one_frame_is_measured_where_it_takes_long(segmenter, monkeypatch):
+    monkeypatch.setattr(opening, "LONG_MS", 0)
+    assert list(measure(segmenter, 4, budget_s=1e9)) == [1]
+
+
+def test_only_as_many_frames_are_measured_as_the_engines_take(segmenter):
+    limited = Segmenter(segmenter.bundle, segmenter.pipeline.engines, ONE_FRAME)
+    assert list(measure(limited, 4, budget_s=1e9)) == [1]
