@@ -109,13 +109,6 @@ class Bucket:
             self._fill()
             return max(0.0, (1 - self._left) / self._rate)
 
-    @property
-    def full(self) -> bool:
-        """Whether nothing is missing: a new bucket would be the same."""
-        with self._lock:
-            self._fill()
-            return self._left >= self._burst
-
     def _fill(self) -> None:
         now = self._clock()
         self._left = min(self._burst, self._left + (now - self._seen) * self._rate)
@@ -123,13 +116,12 @@ class Bucket:
 
 
 class Buckets:
-    """A bucket for each key. Those that are full are forgotten, so that many callers take no memory for good."""
+    """A bucket for each key; of too many the one that was used longest ago is forgotten."""
 
     MOST = 1024
-    """Keys before full buckets are looked for, and before the one that was used longest ago has to go."""
 
-    def __init__(self, rate_per_s: float, clock: Callable[[], float] = monotonic) -> None:
-        self._rate, self._clock, self._lock = rate_per_s, clock, Lock()
+    def __init__(self, rate_per_s: float) -> None:
+        self._rate, self._lock = rate_per_s, Lock()
         self._buckets: OrderedDict[Hashable, Bucket] = OrderedDict()
 
     def __len__(self) -> int:
@@ -138,14 +130,8 @@ class Buckets:
     def of(self, key: Hashable) -> Bucket:
         """The bucket of this key."""
         with self._lock:
-            if key not in self._buckets and len(self._buckets) >= self.MOST:
-                self._tidy()
-            bucket = self._buckets.setdefault(key, Bucket(self._rate, clock=self._clock))
+            bucket = self._buckets.setdefault(key, Bucket(self._rate))
             self._buckets.move_to_end(key)
+            if len(self._buckets) > self.MOST:
+                self._buckets.popitem(last=False)
             return bucket
-
-    def _tidy(self) -> None:
-        for key in [key for key, bucket in self._buckets.items() if bucket.full]:
-            del self._buckets[key]
-        if len(self._buckets) >= self.MOST:
-            self._buckets.popitem(last=False)

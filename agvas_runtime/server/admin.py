@@ -105,10 +105,11 @@ class AdminService(pb_grpc.AdminServicer):
                 if not event.reason and not request.dry_run:
                     trial.settle(lambda: self._pool.replace(trial.engines, spec))
         except EngineError as error:
-            event.reason = one_line(str(error).replace(str(folder), request.bundle))
+            event.reason = one_line(str(error).replace(str(folder), request.bundle)) or "its engine failed"
         done = pb.SwapEvent.PHASE_COMPARED if request.dry_run else pb.SwapEvent.PHASE_SWITCHED
         event.phase = pb.SwapEvent.PHASE_REFUSED if event.reason else done
-        log.info("swap to %s: %s %s", request.bundle, pb.SwapEvent.Phase.Name(event.phase), event.reason)
+        outcome = pb.SwapEvent.Phase.Name(event.phase).removeprefix("PHASE_").lower()
+        log.info("swap to %s: %s%s", request.bundle, outcome, f", {event.reason}" if event.reason else "")
         yield _copy(event)
 
     def _shadowed(

@@ -118,6 +118,9 @@ class Denials:
         self._log, self._clock, self._lock = log, clock, Lock()
         self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._seen)
+
     def tell(self, caller: Caller, method: str, code: str) -> None:
         """Log a denial, or count it."""
         now = self._clock()

@@ -70,7 +70,7 @@ class ServerConfig(BaseModel):
     max_waiting: int = Field(16, ge=1, le=1000)
     """Calls of Segment and Explain that may be served at a time; 16 by default."""
     rate_per_s: float | None = Field(None, gt=0, le=1e6, allow_inf_nan=False)
-    """Frames a second that a caller may send; any number by default."""
+    """Frames a second of a stream, and calls a second of a caller; any number by default."""
     hang_s: float = Field(120, ge=1, le=86400, allow_inf_nan=False)
     """Seconds without an answer after which an engine process is taken for dead; 120 by default."""
     drain_s: float = Field(10, ge=0, le=3600, allow_inf_nan=False)

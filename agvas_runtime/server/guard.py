@@ -152,6 +152,7 @@ class _Call:
         context, guard = self._context, self._guard
         metadata = context.invocation_metadata() or ()
         self._open: OpenCall = guard.open.add(context)
+        self._peer = context.peer()
         self._known_as("", request_id(metadata))
         try:
             context.send_initial_metadata((("x-request-id", self._caller.request_id),))
@@ -238,7 +239,7 @@ class _Call:
         return getattr(owner, "__name__", "message of this method")
 
     def _known_as(self, name: str, id: str) -> None:
-        self._caller = self._context.agvas_caller = Caller(name, id, self._context.peer())
+        self._caller = self._context.agvas_caller = Caller(name, id, self._peer)
 
     def _identify(self) -> Principal:
         if self._principals is None:

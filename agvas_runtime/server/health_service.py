@@ -4,6 +4,8 @@ The one that comes with gRPC keeps a place for every name that anybody ever watc
 holds up all others.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Condition, Event
@@ -22,7 +24,7 @@ SHOWN_CHARACTERS = 60
 
 
 class HealthService(pb_grpc.HealthServicer):  # type: ignore[misc]
-    """Answers `Check` and `Watch`: not serving to begin with.
+    """Answers `Check`, `List` and `Watch`: not serving to begin with.
 
     Args:
         services: their names; the whole server, "", is always there.
@@ -46,6 +48,11 @@ class HealthService(pb_grpc.HealthServicer):  # type: ignore[misc]
             found = ascii(request.service[:SHOWN_CHARACTERS])
             raise NotFound(f"service: found {found}, expected one of {', '.join(map(repr, self._names))}")
         return self._response(request)
+
+    def List(self, request: pb.HealthListRequest, context: grpc.ServicerContext) -> pb.HealthListResponse:
+        """The status of everything now."""
+        statuses = {name: self._response(pb.HealthCheckRequest(service=name)) for name in self._names}
+        return pb.HealthListResponse(statuses=statuses)
 
     def Watch(self, request: pb.HealthCheckRequest, context: grpc.ServicerContext) -> Iterator[pb.HealthCheckResponse]:
         """The status now, and whenever it changes; of an unknown service that it is unknown."""

@@ -11,46 +11,16 @@ from contextlib import suppress
 from math import inf
 from threading import Condition, Lock, Thread
 from time import perf_counter
-from typing import Literal
 
+from agvas_runtime.server.lane import Lane as Lane
+from agvas_runtime.server.lane import Policy as Policy
+from agvas_runtime.server.lane import Turns
 from agvas_runtime.server.ticket import Answered as Answered
 from agvas_runtime.server.ticket import Fate as Fate
 from agvas_runtime.server.ticket import NoResult as NoResult
 from agvas_runtime.server.ticket import Ticket as Ticket
 
-Policy = Literal["latest", "block"]
-"""What happens where a frame finds its queue full: the oldest one there makes room, or the new one waits for room."""
-
-
-class Lane:
-    """One camera's queue, first in, first out. `Lanes.open` makes it."""
-
-    def __init__(self, lanes: Lanes, name: str, policy: Policy, capacity: int) -> None:
-        if capacity < 1:
-            raise ValueError(f"lane {name}: found room for {capacity} frames, expected at least 1")
-        self.name, self.policy, self.capacity = name, policy, capacity
-        self.queue: deque[Ticket] = deque()
-        """Guarded by the lanes' lock, as everything below."""
-        self.room = Condition(lanes.lock)
-        self.in_turns = self.closed = False
-        self._lanes = lanes
-
-    @property
-    def waiting(self) -> int:
-        """Frames in the queue."""
-        return len(self.queue)
-
-    def offer(self, ticket: Ticket) -> None:
-        """Queue a frame; one that cannot be queued is answered at once.
-
-        Where the policy is to block it waits until there is room, the ticket is answered (its deadline counts here,
-        too), the lane is closed, or no frames are taken any more.
-        """
-        self._lanes.admit(self, ticket)
-
-    def close(self) -> None:
-        """The caller is gone: cancel what is not answered yet, also what an engine has."""
-        self._lanes.leave(self)
+LONGEST_WAIT_S = 3600.0
 
 
 class Lanes:
@@ -60,8 +30,7 @@ class Lanes:
         self.lock = Lock()
         self._work, self._clock, self._idle = (Condition(self.lock) for _ in range(3))
         self._lanes: set[Lane] = set()
-        self._turns: deque[Lane] = deque()
-        """Lanes with frames, the next one to be served first; some may be empty by now."""
+        self._turns = Turns()
         self._retries: deque[Ticket] = deque()
         self._open: dict[Ticket, Lane] = {}
         """Every ticket that was queued and is not answered: it waits, or an engine has it."""
@@ -202,16 +171,14 @@ class Lanes:
                 return ticket.expired()
             if lane.policy == "latest" or len(lane.queue) < lane.capacity:
                 return None
-            lane.room.wait(_until(ticket.deadline))
+            lane.room.wait(_wait_s(ticket.deadline))
 
     def _queue(self, lane: Lane, ticket: Ticket) -> Ticket | None:
         """Queue a frame; returns the one that made room for it."""
         dropped = lane.queue.popleft() if len(lane.queue) >= lane.capacity else None
         lane.queue.append(ticket)
         self._open[ticket] = lane
-        if not lane.in_turns:
-            lane.in_turns = True
-            self._turns.append(lane)
+        self._turns.join(lane)
         self._note_deadline(ticket)
         self._work.notify_all()
         return dropped
@@ -221,32 +188,7 @@ class Lanes:
             if wanted(ticket):
                 self._retries.remove(ticket)
                 return [ticket]
-        taken = self._round(1, wanted)
-        if taken and not taken[0].task.long:
-            key, most = taken[0].task.batch_key, best_batch - 1
-            while most > 0 and (more := self._round(most, lambda other: other.task.batch_key == key and wanted(other))):
-                taken, most = taken + more, most - len(more)
-        return taken
-
-    def _round(self, most: int, fits: Callable[[Ticket], bool]) -> list[Ticket]:
-        """At most one frame of every lane, in turn. A lane that gave none keeps its place."""
-        taken: list[Ticket] = []
-        passed: list[Lane] = []
-        served: list[Lane] = []
-        while self._turns and len(taken) < most:
-            lane = self._turns.popleft()
-            if lane.queue and not fits(lane.queue[0]):
-                passed.append(lane)
-                continue
-            if lane.queue:
-                taken.append(lane.queue.popleft())
-                lane.room.notify_all()
-            lane.in_turns = bool(lane.queue)
-            if lane.queue:
-                served.append(lane)
-        self._turns.extendleft(reversed(passed))
-        self._turns.extend(served)
-        return taken
+        return self._turns.next(best_batch, wanted)
 
     def _forget(self, lane: Lane, ticket: Ticket) -> None:
         """It is answered, so it waits nowhere any more."""
@@ -311,11 +253,11 @@ class Lanes:
             with self.lock:
                 late = self._late()
                 if not late and not self._stopped:
-                    self._clock.wait(_until(self._earliest))
+                    self._clock.wait(_wait_s(self._earliest))
             for ticket in late:
                 ticket.give_up(ticket.expired())
 
 
-def _until(deadline: float) -> float | None:
-    """Seconds to wait, for ever where None."""
-    return None if deadline == inf else deadline - perf_counter()
+def _wait_s(deadline: float) -> float:
+    """How long to wait for it at a time: a lock does not wait for ever and a day."""
+    return min(deadline - perf_counter(), LONGEST_WAIT_S)

@@ -6,14 +6,15 @@ output that is closed or full takes nothing, silently. What comes from callers c
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import queue
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from threading import Lock, Thread
 from typing import Any, TextIO
@@ -53,13 +54,15 @@ class LogWriter(logging.Handler):
 
     def __init__(self, stream: TextIO | None) -> None:
         super().__init__()
-        self._write, self._lost = _writer(stream), 0
+        self._out, self._lost, self._ended = _own(stream), 0, False
         self._lines: queue.Queue[str | None] = queue.Queue(MOST_LINES)
         self._thread = Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a record; one too many is counted and left out."""
+        if self._ended:
+            return
         try:
             self._lines.put_nowait(self.format(record))
         except queue.Full:
@@ -71,26 +74,46 @@ class LogWriter(logging.Handler):
         """Write what waits, for a short time at most, and take nothing more."""
         super().close()
         logging.getLogger().removeHandler(self)
-        if self._thread.is_alive():
-            try:
-                self._lines.put(None, timeout=FLUSH_S)
-            except queue.Full:
-                return
-            self._thread.join(FLUSH_S)
+        with self._held():
+            ended, self._ended = self._ended, True
+        if ended:
+            return
+        try:
+            self._lines.put(None, timeout=FLUSH_S)
+        except queue.Full:  # the thread hangs in a write: the last line gives way to the end
+            self._lines.get_nowait()
+            self._lines.put_nowait(None)
+        self._thread.join(FLUSH_S)
 
     def _run(self) -> None:
         while (line := self._lines.get()) is not None:
-            self.acquire()
-            lost, self._lost = self._lost, 0
-            self.release()
+            with self._held():
+                lost, self._lost = self._lost, 0
             if lost:
                 text = f"{lost} lines were left out: the output does not keep up"
                 self._put(self.format(logging.makeLogRecord({"name": ROOT, "levelname": "WARNING", "msg": text})))
             self._put(line)
+        if isinstance(self._out, io.RawIOBase):
+            self._out.close()
 
     def _put(self, line: str) -> None:
         with suppress(OSError, ValueError):  # closed, full, or nobody reads: there is no place to say so
-            self._write(f"{line}\n")
+            if isinstance(self._out, io.RawIOBase):
+                data = f"{line}\n".encode("utf-8", "backslashreplace")
+                while data:
+                    data = data[self._out.write(data) or 0 :]
+            elif self._out is not None:
+                self._out.write(f"{line}\n")
+                self._out.flush()
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """The handler's lock, which `emit` is called with."""
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
 
 
 class TextLines(logging.Formatter):
@@ -169,24 +192,17 @@ class CallLog:
             return suppressed
 
 
-def _writer(stream: TextIO | None) -> Callable[[str], object]:
-    """Writes to the stream's file under a number of its own.
+def _own(stream: TextIO | None) -> io.RawIOBase | TextIO | None:
+    """The stream's file under a number of its own, or the stream where there is no file behind it.
 
     So a thread that hangs in a write holds no lock of the stream, and nothing else can come to have the number.
     """
     if stream is None:
-        return len
+        return None
     try:
-        file = os.fdopen(os.dup(stream.fileno()), "wb", buffering=0)
-    except (OSError, ValueError):  # no file behind it
-        return lambda text: (stream.write(text), stream.flush())
-
-    def write(text: str) -> None:
-        data = text.encode("utf-8", "backslashreplace")
-        while data:
-            data = data[file.write(data) or 0 :]
-
-    return write
+        return os.fdopen(os.dup(stream.fileno()), "wb", buffering=0)
+    except (OSError, ValueError):
+        return stream
 
 
 def _time(record: logging.LogRecord) -> str:

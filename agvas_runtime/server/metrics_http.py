@@ -24,6 +24,8 @@ from agvas_runtime.errors import EngineError
 CONNECTION_S = 5.0
 """For the whole of a request, and again for the whole of its reply."""
 MOST_CONNECTIONS = 16
+LOOK_S = 0.1
+"""How often it is looked whether the end has come."""
 MOST_HEAD_BYTES = 8192
 """Of a request's first line and headers."""
 TEXT = "text/plain; charset=utf-8"
@@ -52,7 +54,7 @@ class MetricsServer:
             reason = (error.strerror or str(error)).lower()
             raise EngineError(f"metrics port {port} on {host}: {reason}") from None
         self.port: int = self._server.socket.getsockname()[1]
-        self._thread = Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread = Thread(target=self._server.serve_forever, args=(LOOK_S,), name="metrics", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -102,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
     """One request and its reply, then the connection is closed."""
 
     server: _Server
-    server_version, sys_version = f"agvas/{__version__}", ""
+    server_version = f"agvas/{__version__}"
 
     def setup(self) -> None:
         super().setup()
@@ -137,6 +139,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+    def version_string(self) -> str:
+        return self.server_version
 
     def log_message(self, format: str, *args: Any) -> None:
         log.debug("%s", one_line(format % args))

@@ -31,6 +31,7 @@ from agvas_runtime.server.engine.pool import EnginePool
 from agvas_runtime.server.engine.supervision import EngineState
 from agvas_runtime.server.engine.task import EngineSpec, Task
 from agvas_runtime.server.guard import CallEnd, Guard
+from agvas_runtime.server.heap import keep_apart
 from agvas_runtime.server.lanes import Lanes, Ticket
 from agvas_runtime.server.logs import CallLog
 from agvas_runtime.server.metrics import Live, Metrics
@@ -291,10 +292,7 @@ class InspectionServer:
             self._spare.offer(ticket)
 
     def _engines_changed(self) -> None:
-        if reason := self._pool.reason:
-            log.warning("%s", reason)
-        else:
-            log.info("engine ready: %s", self._pool.facts.name)
+        log.debug("%s", self._pool.reason or f"ready: {self._pool.facts.name}")  # deaths are told by the pool
         self._set_health()
 
     def _set_health(self) -> None:
@@ -311,6 +309,7 @@ def serve(config: ServerConfig, ready: Callable[[InspectionServer], None]) -> No
         config: what to serve, and where.
         ready: called once the server answers.
     """
+    keep_apart()
     stopped, hurried = threading.Event(), threading.Event()
 
     def stop(number: int, frame: object) -> None:

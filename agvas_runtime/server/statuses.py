@@ -41,6 +41,7 @@ _STATUS_OF_TYPE: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (Unauthenticated, Code.UNAUTHENTICATED),
     (Denied, Code.PERMISSION_DENIED),
     (NoSuchMethod, Code.UNIMPLEMENTED),
+    (NotImplementedError, Code.UNIMPLEMENTED),
     (TooMuch, Code.RESOURCE_EXHAUSTED),
     (ArenaFull, Code.RESOURCE_EXHAUSTED),
     (NotFound, Code.NOT_FOUND),

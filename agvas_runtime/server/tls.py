@@ -108,8 +108,8 @@ def server_credentials(
         authorities = None if client_ca is None else read_ca(client_ca)
         return grpc.ssl_server_certificate_configuration([(private, chain)], authorities)
 
-    _warn_of_readers(key, log)
     files = Reread([cert, key] if client_ca is None else [cert, key, client_ca], read, log, poll_s)
+    _warn_of_readers(key, log)
     served = [files.current()]
 
     def changed() -> grpc.ServerCertificateConfiguration | None:

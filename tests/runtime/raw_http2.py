@@ -29,6 +29,7 @@ class RawCaller:
     def __init__(self, port: int, window: int = 65535) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
         self._unread = b""
+        self._ends: dict[int, bytes] = {}
         self.socket.sendall(PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW, window)))
 
     def __enter__(self) -> "RawCaller":
@@ -67,9 +68,11 @@ class RawCaller:
         return kind, flags, stream, content
 
     def end_of(self, stream: int) -> bytes:
-        """The frame that ends a call: its trailing headers, which hold the status, or an empty one for a reset."""
-        while (found := self.read()) is not None:
+        """What ended a call: its trailing headers, which hold the status, or nothing for a reset."""
+        while stream not in self._ends:
+            found = self.read()
+            assert found is not None, "the server hung up"
             kind, flags, of, content = found
-            if of == stream and (kind == RESET or flags & END_STREAM):
-                return content if kind == HEADERS else b""
-        raise AssertionError("the server hung up")
+            if kind == RESET or (kind == HEADERS and flags & END_STREAM):
+                self._ends[of] = content if kind == HEADERS else b""
+        return self._ends[stream]

@@ -246,6 +246,7 @@ def test_one_swap_at_a_time_and_a_caller_who_leaves_calls_it_off(line, stub):
         "another swap is under way: wait for its end, or cancel it",
     )
     (candidate,) = others(line)
+    os.kill(candidate, signal.SIGSTOP)  # it would never be done with its frame
     events.cancel()
     assert line.service._swapping.acquire(timeout=WAIT_S)
     line.service._swapping.release()

@@ -1,11 +1,7 @@
-"""An engine in a process of its own says what the segmenter says here; and whatever ends it, its frames hear of it."""
+"""An engine in a process of its own says what the segmenter says here, to the bit; `test_engine_end.py` has its end."""
 
-import multiprocessing.connection
 import os
-import select
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,15 +11,13 @@ import numpy as np
 import psutil
 import pytest
 
-from agvas_runtime.bundle import default_bundle_path
-from agvas_runtime.errors import BundleError, Cancelled, EngineError, InputError
+from agvas_runtime.errors import Cancelled, EngineError, InputError
 from agvas_runtime.frames import read_image
 from agvas_runtime.modes import Mode, Request
 from agvas_runtime.result import AnswerKind
-from agvas_runtime.segmenter import GroupMap, Segmenter, Text
-from agvas_runtime.server.engine import child
+from agvas_runtime.segmenter import GroupMap, Text
 from agvas_runtime.server.engine.arena import Arena, Block, Token
-from agvas_runtime.server.engine.process import EngineDied, EngineProcess
+from agvas_runtime.server.engine.process import EngineProcess
 from agvas_runtime.server.engine.task import EngineSpec, Task
 from agvas_runtime.verdict import Recipe
 from agvas_runtime.writer import Decoding
@@ -63,22 +57,9 @@ def engine(arena):
     with ThreadPoolExecutor(1) as pool:
         made = pool.submit(make).result()
     yield made
+    assert not made._owed, "it would be killed for an answer that never comes"
     made.close()
     assert arena.free_bytes == arena.size, "a block was never released"
-
-
-@pytest.fixture
-def start(arena):
-    """Starts further ones."""
-    made = []
-
-    def begin(spec=SPEC, **options):
-        made.append(EngineProcess(spec, arena, **options))
-        return made[-1]
-
-    yield begin
-    for process in made:
-        process.close(0)
 
 
 @pytest.fixture
@@ -121,16 +102,6 @@ def assert_same(found, expected, *, with_map=True):
 def here(segmenter, image, task):
     """What the segmenter says in this process."""
     return segmenter.segment_batch([image], task.request, task.recipe, decoding=task.decoding)[0]
-
-
-def ended(pid):
-    """Something to wait on until a process is gone that need not be ours."""
-    return os.pidfd_open(pid)
-
-
-def wait_for(*pidfds):
-    """Wait until each process is gone; whether they are, in time."""
-    return all(select.select([pidfd], [], [], WAIT_S)[0] for pidfd in pidfds)
 
 
 # What it says
@@ -279,9 +250,6 @@ def test_a_closed_stream_gives_its_block_back_when_the_process_is_done_with_it(e
     assert arena.free_bytes == free
 
 
-# Its life and its end
-
-
 def test_it_outlives_the_thread_that_made_it(engine, place):
     """The kernel would end it with that thread if it were that one's child."""
     engine.segment([place(IMAGES[0])], [Task()])
@@ -291,129 +259,3 @@ def test_it_outlives_the_thread_that_made_it(engine, place):
 def test_ctrl_c_is_the_servers_to_decide(engine, place):
     os.kill(engine.pid, signal.SIGINT)
     assert engine.segment([place(IMAGES[0])], [Task()])
-
-
-def test_it_has_nothing_open_of_the_servers_but_its_pipe_and_the_memory(start):
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.set_inheritable(True)
-        ours = os.readlink(f"/proc/self/fd/{listening.fileno()}")
-        process = start(EngineSpec(threads=1, device="7"))
-        process.wait_ready(WAIT_S)
-        folder = f"/proc/{process.pid}/fd"
-        assert ours not in [os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)]
-    with open(f"/proc/{process.pid}/environ", "rb") as environment:
-        assert b"CUDA_VISIBLE_DEVICES=7" in environment.read().split(b"\0")
-
-
-def test_a_killed_one_says_so_to_everybody_who_waits_and_lets_their_blocks_go(start, arena, place):
-    process = start()
-    process.wait_ready(WAIT_S)
-    os.kill(process.pid, signal.SIGSTOP)  # so that nothing is answered before
-    free = arena.free_bytes
-    frame, streamed = arena.place(IMAGES[0]), arena.place(IMAGES[1])
-
-    def kill():
-        os.kill(process.pid, signal.SIGKILL)
-        return False
-
-    with ThreadPoolExecutor(2) as pool:
-        stream = pool.submit(lambda: next(process.stream(streamed, LONG)))
-        with pytest.raises(EngineDied, match=r"^killed by signal 9$"):
-            process.segment([frame], [Task()], kill)
-        with pytest.raises(EngineDied, match=r"^killed by signal 9$"):
-            stream.result(WAIT_S)
-    frame.release()
-    streamed.release()
-    assert arena.free_bytes == free
-    assert (process.alive, process.death, process.memory_bytes()) == (False, "killed by signal 9", 0)
-    with pytest.raises(EngineDied, match=r"^killed by signal 9$"):
-        process.segment([place(IMAGES[0])], [Task()])
-    with pytest.raises(EngineDied, match=r"^killed by signal 9$"):
-        process.wait_ready()
-
-
-def test_one_that_gives_no_answer_is_killed_but_not_while_it_loads(start, place):
-    process = start(hang_s=0.3)
-    gone = ended(process.pid)
-    process.wait_ready(WAIT_S)  # which takes longer
-    os.kill(process.pid, signal.SIGSTOP)
-    with pytest.raises(EngineDied, match=r"^no answer for 0\.3 s$"):
-        process.segment([place(IMAGES[0])], [Task()])
-    assert wait_for(gone)
-
-
-def test_a_broken_bundle_is_refused_in_the_segmenters_words(start, tmp_path):
-    folder = shutil.copytree(default_bundle_path(), tmp_path / "bundle")
-    with (folder / "templates.json").open("a") as file:
-        file.write(" ")
-    with pytest.raises(BundleError) as wanted:
-        Segmenter.open(folder)
-    process = start(EngineSpec(bundle=folder))
-    with pytest.raises(BundleError) as caught:
-        process.wait_ready(WAIT_S)
-    assert str(caught.value) == str(wanted.value)
-
-
-def test_a_request_to_warm_up_for_that_is_not_usable_is_refused(start):
-    process = start(EngineSpec(threads=1, warm=(Request(Mode.GENERAL),)))
-    with pytest.raises(InputError, match="mode general needs class_name"):
-        process.wait_ready(WAIT_S)
-
-
-def test_one_that_does_not_start_says_its_last_line_which_is_logged(start, monkeypatch, caplog):
-    monkeypatch.setattr(child, "WORKER", "agvas_runtime.no_such_module")
-    caplog.set_level("INFO", "agvas.engine")
-    process = start()
-    line = f"{sys.executable}: No module named agvas_runtime.no_such_module"
-    with pytest.raises(EngineDied) as caught:
-        process.wait_ready(WAIT_S)
-    assert caught.value.reason == f"exit code 1: {line}"
-    assert f"engine process {process.pid}: {line}" in caplog.messages
-
-
-def test_one_that_is_not_ready_in_time_goes_on(start):
-    process = start()
-    with pytest.raises(TimeoutError):
-        process.wait_ready(0)
-    assert process.wait_ready(WAIT_S).pid == process.pid
-    process.close(WAIT_S)
-    assert process.death == "it was closed"
-
-
-def test_one_that_is_closed_before_it_is_ready_ends(start):
-    process = start()
-    gone = ended(process.pid)
-    process.close(WAIT_S)
-    assert wait_for(gone)
-    with pytest.raises(EngineDied, match=r"^it was closed$"):
-        process.wait_ready()
-
-
-def test_a_stopped_one_ends_with_the_server():
-    """Not even what cannot run is left over: the kernel sees to it."""
-    script = (
-        "import sys\n"
-        "from agvas_runtime.server.engine.process import Arena, EngineProcess, EngineSpec\n"
-        "process = EngineProcess(EngineSpec(threads=1), Arena(2**20))\n"
-        "print(process.wait_ready().pid, flush=True)\n"
-        "sys.stdin.read()"
-    )
-    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
-        pid = int(server.stdout.readline())
-        gone = ended(pid)
-        os.kill(pid, signal.SIGSTOP)
-        server.kill()
-        assert wait_for(gone)
-
-
-def test_one_whose_pipe_ends_ends():
-    ours, theirs = socket.socketpair()
-    arena = Arena(2**20)
-    with theirs:
-        command = [sys.executable, "-m", child.WORKER, str(theirs.fileno()), str(arena.fd)]
-        worker = subprocess.Popen(command, pass_fds=(theirs.fileno(), arena.fd))
-    with multiprocessing.connection.Connection(ours.detach()) as link:
-        link.send(child.Hello(SPEC, arena.size))
-        assert link.recv().facts.pid == worker.pid
-    assert worker.wait(WAIT_S) == 0
-    arena.close()

@@ -151,6 +151,20 @@ def test_a_frame_expires_though_nobody_takes_frames(lanes):
     assert lanes.take(1, 0) == [without]
 
 
+def test_a_deadline_may_be_beyond_all_time(lanes):
+    lane = lanes.open("a", "block", 1)
+    lane.offer(ticket(deadline=1e300))
+    far = ticket(deadline=1e299)
+    offering = in_thread(lane.offer, far)
+    (first,) = lanes.take(1, 0)
+    offering.join(SOON_S)
+    late = ticket(deadline=perf_counter() + 0.01)
+    lanes.open("b", "block", 1).offer(late)
+    assert fate(late) is Fate.EXPIRED
+    assert lanes.take(1, 0) == [far]
+    answer(first)
+
+
 def test_a_late_frame_costs_no_compute(lanes):
     lane = lanes.open("a", "block", 2)
     late = ticket(deadline=perf_counter() + 0.005)

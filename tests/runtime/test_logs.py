@@ -145,6 +145,7 @@ def test_a_closed_pipe_a_full_disk_and_no_output_at_all_raise_nothing(logger):
                 logger.info("two")
                 logger.removeHandler(writer)
             assert not writer._thread.is_alive()
+            assert writer._lines.empty()  # it did not end before
 
 
 def test_a_process_whose_stderr_goes_away_ends_as_it_should():

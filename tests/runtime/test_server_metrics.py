@@ -1,13 +1,16 @@
 """What the server measures of itself, and the HTTP port where it is read."""
 
+import re
 import socket
 import struct
 import urllib.error
 import urllib.request
 from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from agvas_runtime.errors import EngineError
@@ -170,19 +173,19 @@ def test_what_cannot_be_measured_is_left_out_and_the_rest_stays():
 class Nvml:
     """The management library of a machine with three GPUs, of which the second does not tell."""
 
-    def nvmlDeviceGetCount_v2(self, count):  # noqa: N802
+    def nvmlDeviceGetCount_v2(self, count):
         count._obj.value = 3
         return 0
 
-    def nvmlDeviceGetHandleByIndex_v2(self, index, device):  # noqa: N802
+    def nvmlDeviceGetHandleByIndex_v2(self, index, device):
         device._obj.value = index + 1
         return int(index == 1)
 
-    def nvmlDeviceGetMemoryInfo(self, device, memory):  # noqa: N802
+    def nvmlDeviceGetMemoryInfo(self, device, memory):
         memory._obj.used, memory._obj.total = device.value * 100, device.value * 1000
         return 0
 
-    def nvmlDeviceGetName(self, device, name, size):  # noqa: N802
+    def nvmlDeviceGetName(self, device, name, size):
         name.value = b"H"
         return 0
 
@@ -261,14 +264,15 @@ def test_a_caller_who_does_not_read_is_hung_up_on(listening, monkeypatch):
     server = listening(render=lambda: b"x" * (64 << 20))
     with connect(server) as deaf:
         deaf.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
-        assert server._server._room.acquire(timeout=30)
-        for _ in range(MOST_CONNECTIONS - 1):  # all places are free again although nobody has read
+        assert deaf.recv(1) == b"H"
+        for _ in range(MOST_CONNECTIONS):  # all places are free again although nobody has read the rest
             assert server._server._room.acquire(timeout=30)
         for _ in range(MOST_CONNECTIONS):
             server._server._room.release()
 
 
-def test_connections_are_few_and_their_places_come_back(listening):
+def test_connections_are_few_and_their_places_come_back(listening, monkeypatch):
+    monkeypatch.setattr(metrics_http, "CONNECTION_S", 600)  # nobody is hung up on for being slow
     server = listening()
     idle = [connect(server) for _ in range(MOST_CONNECTIONS)]
     with connect(server) as one_more:
@@ -300,3 +304,24 @@ def test_nothing_answers_after_the_end():
     server.close()
     with pytest.raises(ConnectionRefusedError):
         connect(server)
+
+
+def test_every_metric_is_in_the_documentation_and_the_alerts_use_no_other(monkeypatch):
+    monkeypatch.setattr(gpu, "_library", Nvml)
+    metrics, answer = Metrics(Live(engines=lambda: [engine("0", True, 1, 1)])), reply()
+    answer.scores.anomaly = 0.5
+    metrics.frame(answer)
+    metrics.call("/a/B", "OK")
+    metrics.swap("switched")
+    families = list(text_string_to_metric_families(metrics.render().decode()))
+    ours = {family.name + ("_total" if family.type == "counter" else "") for family in families}
+    ours = {name for name in ours if name.startswith("agvas_")}
+    text = (Path(__file__).resolve().parents[2] / "docs" / "operation.md").read_text("utf-8")
+    assert set(re.findall(r"^\| `(agvas_\w+)` \|", text, re.MULTILINE)) == ours
+    samples = {sample.name for family in families for sample in family.samples}
+    (alerts,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    rules = yaml.safe_load(alerts)["groups"][0]["rules"]
+    assert rules
+    for rule in rules:
+        used = set(re.findall(r"agvas_\w+", rule["expr"]))
+        assert used <= samples, rule["alert"]

@@ -92,6 +92,14 @@ def _environment(device: str) -> dict[str, str]:
     environment = dict(os.environ)
     if device:
         environment["CUDA_VISIBLE_DEVICES"] = device
-    if not {"", os.getcwd()} & set(sys.path):
-        environment["PYTHONSAFEPATH"] = "1"  # the folder the server was started in holds no modules of ours
+    if not _imports_from_here():
+        environment["PYTHONSAFEPATH"] = "1"
     return environment
+
+
+def _imports_from_here() -> bool:
+    """Whether the server takes modules from the folder it was started in; where it does not, its worker must not."""
+    try:
+        return not {"", os.getcwd()}.isdisjoint(sys.path)
+    except FileNotFoundError:  # the folder is gone
+        return False

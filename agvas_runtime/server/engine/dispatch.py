@@ -75,8 +75,10 @@ class Dispatcher:
     def take_place(self, again: bool) -> EngineProcess | None:
         """The engine, if it is ready and has a place for one more long answer; then call `free_place` after it."""
         process = self.engine.process
+        if process is None or not process.alive:
+            return None
         with self._places:
-            if process is None or self._leaving or self.streams >= MOST_STREAMS or (again and self._again):
+            if self._leaving or self.streams >= MOST_STREAMS or (again and self._again):
                 return None
             self._occupy(again)
         return process
@@ -102,8 +104,7 @@ class Dispatcher:
                 self._around.idleness.busy()
                 self._bring(process, tickets)
             elif not process.alive:
-                process.close(0.0)  # it is known then how it ended
-                self.engine.died(process, process.death or "")
+                self._bury(process)
             elif not self.streams:
                 self._around.idleness.trim()
         with self._places:
@@ -129,9 +130,11 @@ class Dispatcher:
                 self.free_place(again)
                 self._fail(first, EngineError(f"the answer cannot be written beside others: {error}"))
         else:
-            self._again |= again
+            with self._places:
+                self._again |= again
             self._segment(process, tickets)
-            self._again &= not again  # no other can have begun meanwhile
+            with self._places:
+                self._again &= not again
 
     def _segment(self, process: EngineProcess, tickets: list[Ticket]) -> None:
         blocks, tasks = [ticket.block for ticket in tickets], [ticket.task for ticket in tickets]
@@ -153,7 +156,8 @@ class Dispatcher:
 
     def _attempt(self, process: EngineProcess, tickets: list[Ticket], work: Callable[[], list[Result]]) -> None:
         """Have frames worked on, and answer them whatever comes of it."""
-        if not process.alive:  # it died before, and the frames may be those that it died on
+        if not process.alive:  # it died before; these may be the frames that it died on, and it not be known yet
+            self._bury(process)
             for ticket in tickets:
                 ticket.end()
                 self._lanes.give_back(ticket)
@@ -180,6 +184,11 @@ class Dispatcher:
             self.engine.answered()
             for ticket, result in answers:
                 self._answer(process, ticket, result, handed)
+
+    def _bury(self, process: EngineProcess) -> None:
+        """It was found dead."""
+        process.close(0.0)  # how it ended is known after that
+        self.engine.died(process, process.death or "for an unknown reason")
 
     def _answer(self, process: EngineProcess, ticket: Ticket, result: Result, handed: float) -> None:
         assert process.facts is not None

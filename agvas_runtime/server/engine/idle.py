@@ -1,8 +1,8 @@
 """Gives free memory back to the system while no frames come. A line stands still at night."""
 
-import ctypes
 from time import monotonic
 
+from agvas_runtime.server import heap
 from agvas_runtime.server.engine.arena import Arena
 
 IDLE_S = 5.0
@@ -14,7 +14,6 @@ class Idleness:
     def __init__(self, arena: Arena) -> None:
         self._arena = arena
         self._since = monotonic()
-        self._malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
 
     def busy(self) -> None:
         """An engine gets a frame."""
@@ -25,5 +24,4 @@ class Idleness:
         if monotonic() - self._since >= IDLE_S:
             self._since = monotonic()
             self._arena.trim()
-            if self._malloc_trim is not None:
-                self._malloc_trim(0)
+            heap.trim()

@@ -249,4 +249,7 @@ class EnginePool:
             changed = before != (self.reason, self._facts)
         self._freed()
         if changed:
-            self._on_change()
+            try:
+                self._on_change()
+            except Exception:  # an engine's thread is about to go on
+                self._log.exception("whoever is told of the engines' changes failed")

@@ -167,8 +167,9 @@ class EngineProcess:
         """Where the process is gone nothing is sent: its jobs are told by the thread that reads."""
         if isinstance(message, Work | Next):
             with self._lock:
-                self._owed.add(message.job)
-                self._since = self._since or monotonic()
+                if message.job in self._jobs:  # else it has just ended
+                    self._owed.add(message.job)
+                    self._since = self._since or monotonic()
         with self._sending, suppress(OSError):
             self._child.link.send(message)
 
