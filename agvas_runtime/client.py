@@ -6,44 +6,42 @@ with Client("127.0.0.1:50051") as client:
     print(reply.verdict.value, reply.defect_area_px, reply.mask.shape)
     for event in client.explain("part.png"):
         print(event, end="") if isinstance(event, str) else print(type(event))
+    for reply in client.inspect(["a.png", "b.png"], camera_id="line-1"):
+        print(reply.status, reply.verdict.value, reply.gate)
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from time import monotonic, perf_counter, sleep
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from agvas_runtime.asked import Asked, request_of
 from agvas_runtime.errors import EngineError, InputError
-from agvas_runtime.modes import Mode, Request
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.proto.agvas.v1 import inspection_pb2_grpc as pb_grpc
 from agvas_runtime.server.channel import open_channel
-from agvas_runtime.verdict import Recipe
 from agvas_runtime.wire import (
     FrameIdentity,
     GroupMask,
     ImageLike,
     ModelInfo,
     SegmentReply,
-    decoding_to,
     event_from,
     frame,
     identity_to,
     model_from,
-    recipe_to,
     reply_from,
-    request_to,
 )
-from agvas_runtime.writer import Decoding
 
-MaskChoice = Literal["png", "packed_bits", "none", "coco_rle", "polygons"]
-ProbabilityChoice = Literal["none", "float32", "png16", "float16"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _CONNECTION_CODES = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 _ACCESS_CODES = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
@@ -122,36 +120,23 @@ class Client:
         image: ImageLike,
         instruction: str | None = None,
         *,
-        mode: Mode = Mode.DIRECT,
-        class_name: str | None = None,
-        normal_look: str | None = None,
-        decoding: Decoding = Decoding(),
-        recipe: Recipe | None = None,
         identity: FrameIdentity | None = None,
         pixel_format: str | None = None,
-        mask: MaskChoice = "packed_bits",
-        probability: ProbabilityChoice = "none",
         timeout_s: float | None = None,
+        **asked: Unpack[Asked],
     ) -> SegmentReply:
         """Have one frame segmented.
 
         Args:
             image: path or bytes of an image file; or an array: uint8 [H, W, 3] (RGB), uint8 [H, W] (MONO8) or
                 uint16 [H, W] (MONO16).
-            instruction: the user's own instruction or question; the mode's where None.
-            mode: what the model is asked for.
-            class_name: what to look for, put into the mode's instruction.
-            normal_look: a sentence on the normal look of the object, for describe-plus.
-            decoding: how the answer is written.
-            recipe: when a region counts as a defect; what is not set in it is the server's recipe's, or the default.
+            instruction: the user's own instruction or question; the recipe's, or the mode's, where None.
             identity: comes back with the reply.
             pixel_format: names the format of an array where its dtype leaves a choice: BGR8, MONO10 or MONO12.
-            mask: how the mask travels; it arrives as an array either way, of "polygons" the outlines as well. "none"
-                leaves it out.
-            probability: how the probability map travels, if at all; "png16" rounds it to 1/65535, "float16" to 11 bits.
             timeout_s: for this call.
+            asked: see `Asked`.
         """
-        request = _request(Request(mode, instruction, class_name, normal_look), decoding, recipe, mask, probability)
+        request = request_of(instruction, asked)
         _add_frame(request, image, pixel_format, identity)
         started = perf_counter()
         reply = self._call(self._inspection.Segment, request, timeout_s)
@@ -162,28 +147,65 @@ class Client:
         image: ImageLike,
         instruction: str | None = None,
         *,
-        mode: Mode = Mode.EXPLAIN,
-        class_name: str | None = None,
-        normal_look: str | None = None,
-        decoding: Decoding = Decoding(),
-        recipe: Recipe | None = None,
         identity: FrameIdentity | None = None,
         pixel_format: str | None = None,
-        mask: MaskChoice = "packed_bits",
-        probability: ProbabilityChoice = "none",
         timeout_s: float | None = None,
+        **asked: Unpack[Asked],
     ) -> Generator[str | GroupMask | SegmentReply, None, None]:
         """Have one frame segmented and see its answer as it is written.
 
-        Arguments are those of `segment`; `timeout_s` is for the whole answer.
+        Arguments are those of `segment`; the mode is explain where none is said, `timeout_s` is for the whole answer.
 
         Yields:
             Pieces of text, each group's mask as soon as its anchors are written, and last the reply that `segment`
             would have given; that one decides. The call begins with the first; closing the iterator cancels it.
         """
-        request = _request(Request(mode, instruction, class_name, normal_look), decoding, recipe, mask, probability)
+        request = request_of(instruction, asked)
         _add_frame(request, image, pixel_format, identity)
         return self._events(request, self.timeout_s if timeout_s is None else timeout_s)
+
+    def inspect(
+        self,
+        frames: Iterable[ImageLike | tuple[ImageLike, FrameIdentity]],
+        instruction: str | None = None,
+        *,
+        camera_id: str = "",
+        policy: Literal["latest", "block"] = "block",
+        queue: int | None = None,
+        heartbeat_ms: int | None = None,
+        on_heartbeat: Callable[[str], None] = lambda reason: None,
+        pixel_format: str | None = None,
+        **asked: Unpack[Asked],
+    ) -> Generator[SegmentReply, None, None]:
+        """Stream a camera's frames; they are taken and sent from another thread, as they come.
+
+        Args:
+            frames: images as `segment` takes them, each alone or with its identity.
+            instruction: of every frame; as for `segment`.
+            camera_id: of frames whose identity names none; also chooses the camera's recipe.
+            policy: where frames come faster than answers: "latest" answers the oldest waiting one DROPPED, "block"
+                holds the sender back.
+            queue: frames that may wait at the server, 1 to 64; 1 with "latest", 4 with "block" where None.
+            heartbeat_ms: between heartbeats; 1000 where None.
+            on_heartbeat: called with "" while the server has an engine, else with the reason why not.
+            pixel_format: of all arrays, as for `segment`.
+            asked: of every frame, see `Asked`.
+
+        Yields:
+            One reply a frame, in their order. Look at `status`: where it is not "ok" the verdict is NO_ANSWER and the
+            gate does what the recipe says.
+
+        Raises:
+            InputError, AccessDeniedError, EngineError: as every method, and what `frames` raises.
+            ConnectionLostError: the stream broke off; its text says how many frames, the last ones, have no answer.
+        """
+        opening = pb.CameraStream(camera_id=camera_id, defaults=request_of(instruction, asked))
+        opening.policy = pb.QueuePolicy.Value(f"QUEUE_POLICY_{policy.upper()}")
+        if queue is not None:
+            opening.queue = queue
+        if heartbeat_ms is not None:
+            opening.heartbeat_ms = heartbeat_ms
+        return self._answers(_Sent(opening, frames, pixel_format), on_heartbeat)
 
     def model(self) -> ModelInfo:
         """What the server has loaded."""
@@ -208,6 +230,24 @@ class Client:
         finally:
             call.cancel()
 
+    def _answers(self, sent: _Sent, on_heartbeat: Callable[[str], None]) -> Generator[SegmentReply, None, None]:
+        call = self._inspection.Inspect(sent.messages())
+        try:
+            for message in call:
+                if message.WhichOneof("event") == "answer":
+                    yield reply_from(message.answer, (perf_counter() - sent.at.popleft()) * 1000)
+                else:
+                    on_heartbeat(message.heartbeat.reason)
+        except grpc.RpcError as error:
+            lost = self._error(error)
+            if isinstance(lost, ConnectionLostError):
+                lost = ConnectionLostError(f"{lost}; {len(sent.at)} frames have no answer")
+            raise lost from None
+        finally:
+            call.cancel()
+        if sent.failure is not None:
+            raise sent.failure
+
     def _error(self, error: grpc.RpcError) -> Exception:
         """What a failed call means to its caller."""
         code, text = error.code(), f"{self.address}: {_text_of(error)}"
@@ -222,23 +262,33 @@ class Client:
         return EngineError(text)
 
 
-def _request(
-    asked: Request, decoding: Decoding, recipe: Recipe | None, mask: MaskChoice, probability: ProbabilityChoice
-) -> pb.SegmentRequest:
-    """The request without its frame; raises InputError."""
-    request = request_to(asked)
-    request.decoding.CopyFrom(decoding_to(decoding))
-    for field, found, choices in (
-        ("mask", mask, get_args(MaskChoice)),
-        ("probability", probability, get_args(ProbabilityChoice)),
-    ):
-        if found not in choices:
-            raise InputError(f"{field}: found {found!r}, expected {', '.join(choices)}")
-    request.mask_format = pb.MaskFormat.Value(f"MASK_FORMAT_{mask.upper()}")
-    request.probability_format = pb.ProbabilityFormat.Value(f"PROBABILITY_FORMAT_{probability.upper()}")
-    if recipe is not None:
-        request.recipe.CopyFrom(recipe_to(recipe))
-    return request
+class _Sent:
+    """The messages of a stream, and when each frame was sent."""
+
+    def __init__(
+        self,
+        opening: pb.CameraStream,
+        frames: Iterable[ImageLike | tuple[ImageLike, FrameIdentity]],
+        pixel_format: str | None,
+    ) -> None:
+        self.at: deque[float] = deque()
+        """Of the frames that have no answer yet, the oldest first."""
+        self.failure: Exception | None = None
+        """What the frames' iterator raised, which ended the stream."""
+        self._opening, self._frames, self._pixel_format = opening, frames, pixel_format
+
+    def messages(self) -> Iterator[pb.InspectRequest]:
+        """All of them; gRPC iterates them in a thread of its own."""
+        yield pb.InspectRequest(open=self._opening)
+        try:
+            for image in self._frames:
+                of_image, identity = image if isinstance(image, tuple) else (image, None)
+                request = pb.SegmentRequest()
+                _add_frame(request, of_image, self._pixel_format, identity)
+                self.at.append(perf_counter())
+                yield pb.InspectRequest(frame=request)
+        except Exception as error:
+            self.failure = error
 
 
 def _add_frame(

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from agvas_runtime import encoding
 from agvas_runtime.contours import fill
 from agvas_runtime.errors import InputError
-from agvas_runtime.modes import Request
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.regions import Region
 from agvas_runtime.result import AnswerKind, Scores
@@ -189,17 +188,6 @@ def identity_from(message: pb.FrameIdentity) -> FrameIdentity:
     )
 
 
-def request_to(request: Request) -> pb.SegmentRequest:
-    """The message of what the model is asked, the frame still missing; raises InputError naming the field."""
-    request.check()
-    return pb.SegmentRequest(
-        mode=pb.Mode.Value(f"MODE_{request.mode.name}"),
-        instruction=request.instruction or "",
-        class_name=request.class_name or "",
-        normal_look=request.normal_look or "",
-    )
-
-
 def recipe_to(recipe: Recipe) -> pb.Recipe:
     """The message of what was set of a recipe; the rest is left to the server's own recipe, or to the defaults."""
     message = pb.Recipe(**recipe.model_dump(exclude_unset=True, exclude={"on_no_answer", "roi"}))
@@ -212,8 +200,8 @@ def recipe_to(recipe: Recipe) -> pb.Recipe:
 
 
 def decoding_to(decoding: Decoding) -> pb.Decoding:
-    """The message of how the answer is written."""
-    return pb.Decoding(no_text=not decoding.text, **decoding.model_dump(exclude={"text"}))
+    """The message of what was set of how the answer is written."""
+    return pb.Decoding(no_text=not decoding.text, **decoding.model_dump(exclude_unset=True, exclude={"text"}))
 
 
 def event_from(event: pb.ExplainEvent, round_trip_ms: float) -> str | GroupMask | SegmentReply:

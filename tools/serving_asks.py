@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput, service_pb2
 from tritonclient.utils import shared_memory
 
-from agvas_runtime.client import Client, MaskChoice
+from agvas_runtime.asked import MaskChoice
+from agvas_runtime.client import Client
 from agvas_runtime.encoding import mask_from_bits
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from agvas_runtime.client import MaskChoice, ProbabilityChoice
+from agvas_runtime.asked import MaskChoice, ProbabilityChoice
 from agvas_runtime.contours import fill
 from agvas_runtime.modes import Reading
 from agvas_runtime.outcome import Stopwatch, finish
