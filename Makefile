@@ -7,7 +7,8 @@ PIP = -m pip install -q --disable-pip-version-check -c constraints.txt
 # Its stubs run under protobuf 6 and 7 alike. It asks for protobuf 6 without needing it, hence --no-deps where it is used.
 GRPC_TOOLS = grpcio-tools==1.72.0
 
-.PHONY: demo test test-full proof proof-full-size proof-export proof-single-pass proof-single-pass-bench lint proto demo-frames clean
+.PHONY: demo test test-full proof proof-full-size proof-export proof-single-pass proof-single-pass-bench
+.PHONY: proof-drill proof-fuzz proof-serving lint proto demo-frames clean
 
 # Starts the server with the embedded bundle, plays frames to it, stops it. FRAMES=folder plays your own images.
 demo: .venv/installed
@@ -18,7 +19,8 @@ test: lint
 	.venv-test/bin/python -m pytest -m "not slow"
 
 # The same at the sizes that the issues name; hours, not minutes.
-test-full: lint proof proof-full-size proof-export proof-single-pass proof-single-pass-bench
+test-full: lint proof proof-full-size proof-export proof-single-pass proof-single-pass-bench \
+           proof-drill proof-fuzz proof-serving
 	.venv-test/bin/python -m pytest
 
 # The figures behind the README, on an idle machine: benchmarks/full/<date>-<commit>.json.
@@ -41,6 +43,18 @@ proof-single-pass: .venv-test/installed
 # The single pass beside its rivals, tiny and 0.5b: two idle cores, 20 GiB of memory, 25 GB of disk.
 proof-single-pass-bench: .venv-test/installed
 	.venv-test/bin/python tools/single_pass_bench.py
+
+# Everything goes wrong at once for a minute: does every frame get its one answer, in order?
+proof-drill: .venv-test/installed
+	.venv-test/bin/python tools/fault_drill.py
+
+# 100,000 hostile requests to a running server: does each get what the protocol says? A quarter of an hour.
+proof-fuzz: .venv-test/installed
+	.venv-test/bin/python tools/fuzz.py
+
+# Serving beside NVIDIA's Triton: x86-64 Linux, a Python with its shared libpython, ten minutes on two idle cores.
+proof-serving: .venv-triton/installed
+	.venv-triton/bin/python tools/serving_overhead.py
 
 lint: .venv-test/installed
 	.venv-test/bin/ruff check
@@ -68,11 +82,18 @@ demo-frames: .venv-test/installed
 	.venv-test/bin/python $(PIP) --no-deps $(GRPC_TOOLS)
 	@touch $@
 
+# Both ask for older packages than they work with, hence --no-deps; the first line brings what they need here.
+.venv-triton/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-triton
+	.venv-triton/bin/python $(PIP) -e '.[cpu]' ml-dtypes python-rapidjson==1.25
+	.venv-triton/bin/python $(PIP) --no-deps nvidia-pytriton==0.7.0 tritonclient==2.73.0
+	@touch $@
+
 .venv-proto/installed: Makefile
 	$(PYTHON) -m venv .venv-proto
 	.venv-proto/bin/python -m pip install -q --disable-pip-version-check $(GRPC_TOOLS) setuptools
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-test .venv-proto build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo-out
+	rm -rf .venv .venv-test .venv-proto .venv-triton build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo-out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

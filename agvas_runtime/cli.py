@@ -18,6 +18,7 @@ from agvas_runtime.cli_doctor import doctor
 from agvas_runtime.cli_roofline import roofline
 from agvas_runtime.cli_serve import serve
 from agvas_runtime.cli_swap import swap
+from agvas_runtime.cli_token import token
 from agvas_runtime.errors import InputError
 from agvas_runtime.modes import Mode, Request
 
@@ -149,6 +150,7 @@ def _checked(kind: type[Settings], **values: object) -> Settings:
 
 app.command()(serve)
 app.command()(swap)
+app.command()(token)
 app.command()(doctor)
 app.command()(build)
 app.command()(roofline)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from agvas_runtime import console
+from agvas_runtime.connection_options import (
+    DEFAULT_SERVER,
+    CaOption,
+    CertOption,
+    KeyOption,
+    ServerOption,
+    TokenOption,
+)
 from agvas_runtime.errors import EngineError
 
 
 def swap(
     bundle: Annotated[str, typer.Argument(help="Folder of the new bundle, as it lies below the server's bundle root.")],
-    server: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server.")] = "127.0.0.1:50051",
+    server: ServerOption = DEFAULT_SERVER,
     shadow: Annotated[
         int, typer.Option(min=0, help="Frames of the line that both bundles answer first; 0 compares nothing.")
     ] = 200,
@@ -26,17 +33,17 @@ def swap(
     ] = 0.9,
     max_slowdown: Annotated[float, typer.Option(help="Largest ratio of the median times, new to old.")] = 1.5,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare, and leave everything as it was.")] = False,
-    token_file: Annotated[Path | None, typer.Option(help="File with a token that has the right admin.")] = None,
-    ca: Annotated[Path | None, typer.Option(help="PEM file of who signed the server's certificate.")] = None,
-    cert: Annotated[Path | None, typer.Option(help="PEM file with a certificate of your own.")] = None,
-    key: Annotated[Path | None, typer.Option(help="PEM file with its key.")] = None,
+    token_file: TokenOption = None,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> int:
     r"""Swap the bundle of a running server, without stopping the line.
 
     A second engine loads the new bundle and answers frames of the line beside the old one. It takes over only if it
-    agrees. Ctrl-C before that leaves everything as it was. Exits with 0 if the server switched (with --dry-run: would
-    have switched), 1 if it refused, 2 for bad input.
+    agrees. Ctrl-C before that leaves everything as it was. Needs the right admin. Exits with 0 if the server switched
+    (with --dry-run: would have switched), 1 if it refused, 2 for bad input.
 
     \b
     Examples:

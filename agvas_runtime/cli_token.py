@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from agvas_runtime import console
 from agvas_runtime.errors import EngineError, InputError
-from agvas_runtime.server import access_file
+from agvas_runtime.server import access_file, strict_yaml
 
 BITS = 256
 
@@ -38,7 +37,7 @@ def token(
     wanted = [right.strip() for right in rights.split(",") if right.strip()]
     _check(name, wanted)
     made = secrets.token_urlsafe(BITS // 8)
-    shown = name if yaml.safe_load(name) == name else f'"{name}"'  # a name can look like a number, or like no
+    shown = name if strict_yaml.load(name.encode(), "a name") == name else f'"{name}"'  # it can look like a number
     lines = (f"name: {shown}", f"rights: [{', '.join(wanted)}]", f'token_sha256: "{_sha256(made)}"')
     entry = "- " + "\n  ".join(lines) + "\n"
     if access is None:

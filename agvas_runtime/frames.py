@@ -37,8 +37,9 @@ def read_image(path: Path | str) -> NDArray[np.uint8]:
 def decode_image(data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Encoded image -> uint8 RGB [H,W,3], upright by its EXIF orientation; the array may be read-only.
 
-    One of more pixels is refused by its header, before anything is unpacked. Grey deeper than 8 bits is scaled by its nominal depth, never by what a frame holds (of 16-bit colour PIL gives the
-    upper byte); alpha is dropped, the colour kept. Raises InputError with the name and the reason.
+    One of more pixels is refused by its header, before anything is unpacked. Grey deeper than 8 bits is scaled by its
+    nominal depth, never by what a frame holds (of 16-bit colour PIL gives the upper byte); alpha is dropped, the colour
+    kept. Raises InputError with the name and the reason.
     """
     image = open_image(data, name, max_pixels)
     pixels = np.asarray(_to_rgb(image, name))

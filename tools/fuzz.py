@@ -2,8 +2,8 @@
 
 Allowed are a valid result, a documented status whose text names the field (calls), INVALID for a frame (streams), a
 closed connection for bytes that are not HTTP/2. A malformed gRPC frame header is answered by gRPC's own core and
-counted apart. Never UNKNOWN, never INTERNAL; the server neither dies nor grows. A failing case is made again by its seed
-and number.
+counted apart. Never UNKNOWN, never INTERNAL; the server neither dies nor grows. A failing case is made again by its
+seed and number.
 """
 
 from __future__ import annotations

@@ -8,6 +8,14 @@ from typing import Annotated
 import typer
 
 from agvas_runtime import console
+from agvas_runtime.connection_options import (
+    DEFAULT_SERVER,
+    CaOption,
+    CertOption,
+    KeyOption,
+    ServerOption,
+    TokenOption,
+)
 
 app = console.make_app("The camera's side of an inspection line: frames to a server, verdicts back.")
 
@@ -20,7 +28,7 @@ def _group() -> None:
 @app.command("play")
 def play_folder(
     frames: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of images, or one image file.")],
-    server: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where the server listens.")] = "127.0.0.1:50051",
+    server: ServerOption = DEFAULT_SERVER,
     fps: Annotated[float, typer.Option(min=0, help="Triggers a second; 0: as fast as answers come.")] = 0.0,
     count: Annotated[int | None, typer.Option(min=1, help="Frames to send; each file once by default.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Send pixels, as a camera does, not encoded files.")] = False,
@@ -28,6 +36,10 @@ def play_folder(
     min_area: Annotated[int, typer.Option(min=1, help="Smallest region that counts as a defect, in pixels.")] = 1,
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Lowest mean score of such a region.")] = 0.0,
     out: Annotated[Path | None, typer.Option(help="Folder for overlay pictures, one a file.")] = None,
+    token_file: TokenOption = None,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     r"""Play image files to a server as a line camera would. Exits with 0 whatever the verdicts.
@@ -36,17 +48,20 @@ def play_folder(
     Examples:
       agvas-camera play photos/
       agvas-camera play photos/ --server 127.0.0.1:50051 --fps 10 --count 100 --out overlays
+      agvas-camera play photos/ --server line4:50051 --ca ca.pem --token-file line-4.token
     """
     from agvas_runtime.camera.player import Playback
     from agvas_runtime.camera.session import run_playback
     from agvas_runtime.client import Client, ConnectionLostError
     from agvas_runtime.frames import find_images
+    from agvas_runtime.server.channel import read_token
     from agvas_runtime.verdict import Recipe
 
     images = find_images(frames)
     recipe = Recipe(min_area_px=min_area, min_score=min_score)
     playback = Playback(images, count or len(images), fps, raw, instruction=instruction, recipe=recipe)
-    with Client(server) as client:
+    token = None if token_file is None else read_token(token_file)
+    with Client(server, token=token, ca=ca, cert=cert, key=key) as client:
         client.wait_ready(timeout_s=5)
         shots = run_playback(client, playback, out, as_json=as_json)
     lost = sum(shot.connection_lost for shot in shots)

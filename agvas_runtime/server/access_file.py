@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from agvas_runtime.errors import InputError
+from agvas_runtime.server import strict_yaml
 
 Right = Literal["inspect", "admin"]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -59,7 +58,7 @@ def read(path: Path) -> list[Entry]:
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            data = file.read()
+            data = file.read(strict_yaml.MAX_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path}: found no access file: {(error.strerror or str(error)).lower()}") from None
     if os.name == "posix" and mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -70,35 +69,16 @@ def read(path: Path) -> list[Entry]:
 
 def parse(data: bytes, source: str) -> list[Entry]:
     """The same from a file's content; `source` stands in front of errors."""
-    content = _yaml(data, source)
+    try:
+        content = strict_yaml.load(data, "an access file", secret=True)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
     try:
         entries = _ENTRIES.validate_python([] if content is None else content)
     except ValidationError as error:
         raise InputError(f"{source}: {_first_error(error, content)}") from None
     _refuse_twins(entries, source)
     return entries
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's safe subset without repeated fields: of two `rights` it is not clear which one is meant."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if len(set(keys)) < len(keys):
-            raise yaml.MarkedYAMLError(None, None, "found a field twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _yaml(data: bytes, source: str) -> Any:
-    try:
-        return yaml.load(data.decode("utf-8"), Loader=_Loader)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{source}: byte {error.start + 1} is no UTF-8 text") from None
-    except yaml.MarkedYAMLError as error:  # its own text shows the line, in which there may be a token
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise InputError(f"{source}: {line}{error.problem or 'no YAML'}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{source}: no YAML: {type(error).__name__}") from None
 
 
 def _first_error(error: ValidationError, content: Any) -> str:

@@ -12,7 +12,7 @@ from time import monotonic
 import grpc
 
 from agvas_runtime.console import one_line
-from agvas_runtime.errors import EngineError, NotNow
+from agvas_runtime.errors import EngineError, InputError, NotNow
 from agvas_runtime.proto.agvas.v1 import admin_pb2 as pb
 from agvas_runtime.proto.agvas.v1 import admin_pb2_grpc as pb_grpc
 from agvas_runtime.proto.agvas.v1.inspection_pb2 import ModelIdentity
@@ -42,6 +42,7 @@ class AdminService(pb_grpc.AdminServicer):
         bundle_root: the folder below which bundles are found; without one there is no swap.
         drain: refuses new frames, waits for the others and returns how many these were.
         statistics: of the server now.
+        swapped: told how a swap ended that was not called off: "switched", "refused", "compared".
     """
 
     def __init__(
@@ -54,9 +55,10 @@ class AdminService(pb_grpc.AdminServicer):
         *,
         drain: Callable[[], int],
         statistics: Callable[[], pb.Statistics],
+        swapped: Callable[[str], None] = lambda outcome: None,
     ) -> None:
         self._pool, self._arena, self._spec, self._book, self._bundle_root = pool, arena, spec, book, bundle_root
-        self._drain, self._statistics = drain, statistics
+        self._drain, self._statistics, self._swapped = drain, statistics, swapped
         self._swapping = Lock()
 
     def Swap(self, request: pb.SwapRequest, context: grpc.ServicerContext) -> Iterator[pb.SwapEvent]:
@@ -104,11 +106,15 @@ class AdminService(pb_grpc.AdminServicer):
                 event.reason = shadow.failed(limits) or ""
                 if not event.reason and not request.dry_run:
                     trial.settle(lambda: self._pool.replace(trial.engines, spec))
+        except InputError:
+            self._swapped("refused")
+            raise
         except EngineError as error:
             event.reason = one_line(str(error).replace(str(folder), request.bundle)) or "its engine failed"
         done = pb.SwapEvent.PHASE_COMPARED if request.dry_run else pb.SwapEvent.PHASE_SWITCHED
         event.phase = pb.SwapEvent.PHASE_REFUSED if event.reason else done
         outcome = pb.SwapEvent.Phase.Name(event.phase).removeprefix("PHASE_").lower()
+        self._swapped(outcome)
         log.info("swap to %s: %s%s", request.bundle, outcome, f", {event.reason}" if event.reason else "")
         yield _copy(event)
 

@@ -92,7 +92,7 @@ class ServerConfig(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_number_from_a_bool(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML's `yes` is no port and no path."""
+        """YAML's `true` is no port and no path."""
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise PydanticCustomError("no_bool", "found {found}, expected another value", {"found": str(value).lower()})
         return value

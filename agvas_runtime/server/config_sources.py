@@ -7,29 +7,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import ValidationError
 
 from agvas_runtime.console import one_line
 from agvas_runtime.errors import InputError
+from agvas_runtime.server import strict_yaml
 from agvas_runtime.server.config import ServerConfig
+from agvas_runtime.server.strict_yaml import SHOWN_CHARACTERS, shown
 
 PREFIX = "AGVAS_"
 CONFIG = "AGVAS_CONFIG"
 """Variable with the path of the file, where no flag says it."""
-MAX_FILE_BYTES = 1 << 20
 TYPING_ERROR = 0.7
 """How alike (difflib's ratio) an unknown variable must be to a known one to be taken for a typing error of it."""
 OF_KUBERNETES = ("SERVICE_", "_TCP")
 """Parts of the variables that Kubernetes makes for a Service whose name begins with agvas."""
-SHOWN_CHARACTERS = 60
-"""Of a wrong value, in an error."""
 
 EXPECTED = {
     "int": "an integer",
@@ -108,40 +106,21 @@ def load(
         raise InputError(_in_words(error, sources)) from None
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe subset; a key that stands twice is an error, for one of its values would silently be nothing."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(None, None, f"{one_line(str(key.value))} stands twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def _read_file(path: Path, named: str) -> dict[str, Any]:
     """The fields of a file, relative paths made to count from its folder."""
     try:
         with path.open("rb") as opened:
-            data = opened.read(MAX_FILE_BYTES + 1)
+            data = opened.read(strict_yaml.MAX_BYTES + 1)
     except OSError as error:
         raise InputError(f"{named}: {(error.strerror or str(error)).lower()}") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise InputError(f"{path.name}: found more than {MAX_FILE_BYTES} bytes, expected a configuration")
     try:
-        content = yaml.load(data.decode("utf-8-sig"), Loader=_Loader)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path.name}: byte {error.start + 1} is no UTF-8 text") from None
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise InputError(one_line(f"{path.name}: {line}{error.problem or error}")) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(one_line(f"{path.name}: {error}")) from None
+        content = strict_yaml.load(data, "a configuration")
+    except InputError as error:
+        raise InputError(f"{path.name}: {error}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise InputError(f"{path.name}: found {_shown(content)}, expected settings, such as port: 50051")
+        raise InputError(f"{path.name}: found {shown(content)}, expected settings, such as port: 50051")
     for name in content:
         if name not in ServerConfig.model_fields:
             raise InputError(f"{path.name}: {_unknown(str(name), ServerConfig.model_fields)}")
@@ -178,9 +157,9 @@ def _of_variable(variable: str, name: str, text: str) -> Any:
     if not text.startswith("["):
         return [text]
     try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise InputError(f"{variable}: found {_shown(text)}, expected a list, such as [one, two]") from None
+        return strict_yaml.load(text.encode("utf-8", "surrogateescape"), "a list")
+    except InputError:
+        raise InputError(f"{variable}: found {shown(text)}, expected a list, such as [one, two]") from None
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:
@@ -200,9 +179,4 @@ def _in_words(error: ValidationError, sources: Mapping[str, Source]) -> str:
     )
     if expected is None:
         return f"{where}: {first['msg'][:1].lower() + first['msg'][1:]}"
-    return f"{where}: found {_shown(first['input'])}, expected {expected.format(**context)}"
-
-
-def _shown(value: object) -> str:
-    text = ascii(value)
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+    return f"{where}: found {shown(first['input'])}, expected {expected.format(**context)}"

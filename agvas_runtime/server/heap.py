@@ -13,8 +13,8 @@ _libc: Any = ctypes.CDLL(None)
 def keep_apart() -> None:
     """Give every large buffer pages of its own, for good; call it before there are threads.
 
-    By itself glibc learns from the first frame of many megabytes to put the next ones among small objects, and pages that
-    are full of holes never go back to the system: every client that vanished while it sent cost 26 MB of them.
+    By itself glibc learns from the first frame of many megabytes to put the next ones among small objects, and pages
+    that are full of holes never go back to the system: every client that vanished while it sent cost 26 MB of them.
     """
     if hasattr(_libc, "mallopt"):
         _libc.mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)

@@ -8,26 +8,22 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import re
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from agvas_runtime.console import one_line
 from agvas_runtime.errors import InputError
 from agvas_runtime.modes import Mode, Request, with_normal_look
 from agvas_runtime.prompts import MAX_INSTRUCTION_CHARACTERS
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
+from agvas_runtime.server import strict_yaml
+from agvas_runtime.server.strict_yaml import shown
 from agvas_runtime.verdict import Recipe
 from agvas_runtime.writer import Decoding
 
 MAX_BYTES = 64 << 10
 """Of a recipe file."""
-SHOWN_CHARACTERS = 60
-"""Of a wrong value, in an error."""
 
 ModeName = Literal["direct", "describe", "describe-plus", "explain", "fine-grained", "conversation", "general"]
 Pixels = Annotated[int, Field(lt=1 << 32)]
@@ -81,61 +77,13 @@ def parse(name: str, data: bytes) -> NamedRecipe:
     return NamedRecipe(name, hashlib.sha256(data).hexdigest(), message, request)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe subset with the plain types of YAML 1.2, so that `no` and `1:30` are texts and 1e-3 is a number.
-
-    Tags, anchors and aliases are refused: a recipe has no use for them, and they can make a small file very large.
-    """
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
-            found = "an anchor, an alias or a tag"
-            raise yaml.MarkedYAMLError(None, None, f"found {found}, expected plain values", event.start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(None, None, "expected a plain name before the colon", key.start_mark)
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(None, None, f"{_shown(key.value)} stands twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-for _tag, _pattern, _first in (
-    ("null", r"(?:~|null|Null|NULL|)", ["~", "n", "N", ""]),
-    ("bool", r"(?:true|True|TRUE|false|False|FALSE)", list("tTfF")),
-    ("int", r"[-+]?(?:0|[1-9][0-9]*)", list("-+0123456789")),
-    ("float", r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?", list("-+.0123456789")),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"{_pattern}\Z"), _first)
-
-
 def _content(data: bytes) -> dict[str, Any]:
     """The one mapping in the file."""
-    if len(data) > MAX_BYTES:
-        raise InputError(f"found more than {MAX_BYTES // 1024} KiB, expected a recipe")
-    try:
-        content = yaml.load(data.decode("utf-8-sig"), Loader=_Loader)
-    except UnicodeDecodeError as error:
-        raise InputError(f"byte {error.start + 1} is no UTF-8 text") from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise InputError(one_line(f"{where}{error.problem or error}")) from None
-    except RecursionError:
-        raise InputError("found lists within lists without end, expected fields") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(one_line(str(error))) from None
+    content = strict_yaml.load(data, "a recipe", most_bytes=MAX_BYTES)
     if content is None or content == {}:
         raise InputError(f"found nothing, expected at least one of {', '.join(RecipeFile.model_fields)}")
     if not isinstance(content, dict):
-        raise InputError(f"found {_shown(content)}, expected fields, such as threshold: 0.5")
+        raise InputError(f"found {shown(content)}, expected fields, such as threshold: 0.5")
     return content
 
 
@@ -145,7 +93,7 @@ def _said(content: dict[str, Any]) -> dict[str, Any]:
         if name not in RecipeFile.model_fields:
             close = difflib.get_close_matches(str(name), RecipeFile.model_fields, 1)
             expected = f"{close[0]}?" if close else f"one of {', '.join(RecipeFile.model_fields)}"
-            raise InputError(f"found the unknown field {_shown(name)}, expected {expected}")
+            raise InputError(f"found the unknown field {shown(name)}, expected {expected}")
         if content[name] is None:
             raise InputError(f"{name}: found nothing, expected a value, or no such line")
     return _build(RecipeFile, content).model_dump(exclude_none=True)
@@ -195,13 +143,8 @@ def _build(kind: type[BaseModel], values: dict[str, Any]) -> BaseModel:
         first = error.errors()[0]
         rule = first["msg"][:1].lower() + first["msg"][1:]
         where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{where}: found {_shown(first['input'])}, {rule}") from None
+        raise InputError(f"{where}: found {shown(first['input'])}, {rule}") from None
 
 
 def _only(said: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: said[name] for name in names if name in said}
-
-
-def _shown(value: object) -> str:
-    text = ascii(value)
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."

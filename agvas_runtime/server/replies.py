@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from agvas_runtime import __version__, encoding
 from agvas_runtime.bundle import MANIFEST, Bundle
-from agvas_runtime.contours import trace
+from agvas_runtime.contours import corners, trace
+from agvas_runtime.errors import InputError
 from agvas_runtime.hashing import sha256_file
 from agvas_runtime.maps import binarise
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
@@ -29,6 +30,9 @@ ANSWER_KINDS = {
 }
 VERIFIED = {"answer": pb.VERIFIED_ANSWER, "anchors": pb.VERIFIED_ANCHORS}
 GATES = {"pass": pb.GATE_PASS, "reject": pb.GATE_REJECT, "stop": pb.GATE_STOP}
+
+MOST_CORNERS = 1_000_000
+"""Of a mask's polygons. A speckled mask of many megapixels has more, and drawing it would hold up all other answers."""
 
 MASKS: dict[int, Callable[[NDArray[np.bool_]], bytes]] = {
     pb.MASK_FORMAT_PNG: encoding.mask_to_png,
@@ -91,7 +95,8 @@ def group_mask(
 ) -> pb.GroupMask:
     """A group's mask and map, float32 [H, W], in the formats that the request asks for.
 
-    `threshold` is the one that holds for the frame: its recipe's, or else the bundle's.
+    `threshold` is the one that holds for the frame: its recipe's, or else the bundle's. Raises InputError as
+    `add_pictures` does.
     """
     height, width = probability.shape
     group = pb.GroupMask(index=index, width=width, height=height)
@@ -100,7 +105,10 @@ def group_mask(
 
 
 def add_pictures(reply: pb.SegmentResponse, result: Result, asked: pb.SegmentRequest) -> None:
-    """Put masks and probability maps into the reply, in the formats that the request asks for."""
+    """Put masks and probability maps into the reply, in the formats that the request asks for.
+
+    Raises InputError where a mask cannot be written that way.
+    """
     _add_pictures(reply, result.mask, result.probability, asked)
     reply.groups.extend(group_mask(i, each, result.threshold, asked) for i, each in enumerate(result.group_maps))
 
@@ -114,12 +122,19 @@ def _add_pictures(
     mask_format = asked.mask_format or pb.MASK_FORMAT_PNG
     if mask_format == pb.MASK_FORMAT_POLYGONS:
         to.mask.format = mask_format
-        to.mask.polygons.extend(pb.Polygon(points=polygon.ravel().tolist()) for polygon in trace(mask))
+        to.mask.polygons.extend(_polygons(mask))
     elif mask_format in MASKS:
         to.mask.format, to.mask.data = mask_format, MASKS[mask_format](mask)
     if asked.probability_format in PROBABILITIES:
         to.probability.format = asked.probability_format
         to.probability.data = PROBABILITIES[asked.probability_format](probability)
+
+
+def _polygons(mask: NDArray[np.bool_]) -> list[pb.Polygon]:
+    if (count := corners(mask)) > MOST_CORNERS:
+        found = f"found POLYGONS for a mask of {count} corners, expected at most {MOST_CORNERS}"
+        raise InputError(f"mask_format: {found}; any other format has room for it")
+    return [pb.Polygon(points=polygon.ravel().tolist()) for polygon in trace(mask)]
 
 
 def model_reply(bundle: Bundle) -> pb.GetModelResponse:

@@ -1,4 +1,4 @@
-"""What a caller asks for: protocol messages -> task, deadline and pixels in shared memory. The way back is `replies.py`.
+"""What a caller asks for: messages -> task, deadline, pixels in shared memory. The way back is `replies.py`.
 
 Settings are read once: frames of a stream that ask the same share them.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from threading import BoundedSemaphore, Lock
 from time import perf_counter
@@ -21,7 +22,7 @@ from agvas_runtime.frames import decode_image
 from agvas_runtime.maps import window
 from agvas_runtime.modes import Mode, Request
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
-from agvas_runtime.server.engine.arena import Arena, Block
+from agvas_runtime.server.engine.arena import Arena, ArenaFull, Block
 from agvas_runtime.server.engine.task import Task
 from agvas_runtime.server.pixels import raw_to_rgb
 from agvas_runtime.server.recipes import NamedRecipe, RecipeBook, merge
@@ -94,10 +95,18 @@ class Intake:
                 self._kept.popitem(last=False)
         return settings
 
-    def place(self, frame: pb.Frame, settings: Settings, wait_s: float = 0.0) -> tuple[Block, float]:
+    def place(
+        self,
+        frame: pb.Frame,
+        settings: Settings,
+        wait_s: float = 0.0,
+        waits_on: Callable[[], bool] = lambda: False,
+    ) -> tuple[Block, float]:
         """The frame in shared memory, upright RGB, and the milliseconds that decoding it took.
 
-        Raises InputError naming the field; ArenaFull where there is no room in that time.
+        Where there is no room in that time it asks `waits_on` whether to wait as long again.
+
+        Raises InputError naming the field; ArenaFull where there is no room.
         """
         with self._decoding:
             started = perf_counter()
@@ -105,8 +114,12 @@ class Intake:
             decoded = perf_counter()
         if settings.task.recipe.roi is not None:
             window(settings.task.recipe.roi, image.shape[:2])  # one that misses its frame would spoil a whole batch
-        block = self._arena.place(image, wait_s=wait_s)
-        return block, (decoded - started) * 1000
+        while True:
+            try:
+                return self._arena.place(image, wait_s=wait_s), (decoded - started) * 1000
+            except ArenaFull:
+                if not waits_on():
+                    raise
 
     def _named(
         self, request: pb.SegmentRequest, defaults: pb.SegmentRequest | None, camera_id: str
@@ -119,7 +132,7 @@ class Intake:
 
 
 def own_fields(request: pb.SegmentRequest) -> pb.SegmentRequest:
-    """The request without its frame, whose bytes are not copied."""
+    """The request without its frame, whose bytes are not copied, and without what no field is: it is kept."""
     rest = pb.SegmentRequest()
     for field, value in request.ListFields():
         if field.name == "frame":
@@ -128,6 +141,7 @@ def own_fields(request: pb.SegmentRequest) -> pb.SegmentRequest:
             setattr(rest, field.name, value)
         else:
             getattr(rest, field.name).CopyFrom(value)
+    rest.DiscardUnknownFields()
     return rest
 
 
@@ -154,7 +168,7 @@ def check_formats(message: pb.SegmentRequest) -> None:
         found = getattr(message, field)
         if found not in kind.values():
             prefix = f"{field.upper()}_"
-            *names, last = (name.removeprefix(prefix) for name in kind.keys()[1:])  # noqa: SIM118
+            *names, last = (name.removeprefix(prefix) for name in kind.keys()[1:])
             raise InputError(f"{field}: found {found}, expected {', '.join(names)} or {last}")
 
 

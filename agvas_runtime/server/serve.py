@@ -50,6 +50,8 @@ ADMIN: str = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
 SPARE_WORKERS = 8
 """Threads beyond those of calls and streams, so that health checks and administration are answered under load."""
 STOPPED = "the server is being stopped"
+FINISH_S = 1.0
+"""How long engines may take to end."""
 LOOK_S = 0.1
 """How often a signal is looked for while something else is waited for."""
 
@@ -75,6 +77,7 @@ class InspectionServer:
         self._cameras, self._lanes = Cameras(), Lanes()
         self._spare = self._lanes.open("recipes", "block", MOST_WARM)
         self._closing = ExitStack()
+        self._telling = threading.Lock()
         self._health = health.HealthServicer()
         self._arena = Arena(config.max_memory_mb * MEBIBYTE)
         self._closing.callback(self._arena.close)
@@ -90,13 +93,20 @@ class InspectionServer:
         spec = replace(config.engine_spec(), warm=self._requests(config.engine_spec().warm))
         devices = config.devices or ("",)
         self._pool = EnginePool(
-            spec, self._lanes, self._arena, devices=devices, hang_s=config.hang_s, on_change=self._engines_changed
+            spec,
+            self._lanes,
+            self._arena,
+            devices=devices,
+            hang_s=config.hang_s,
+            on_change=self._engines_changed,
+            on_batch=lambda size: self._metrics.batch(size),
         )
         self._service = InspectionService(
             Intake(self._book, self._arena, int(config.max_megapixels * 1e6)),
             self._lanes,
             self._pool,
             self._answered,
+            self._cameras.opened,
             max_waiting=config.max_waiting,
             max_streams=config.max_streams,
             rate_per_s=config.rate_per_s,
@@ -145,7 +155,6 @@ class InspectionServer:
             hurried: set where there is no more time for that.
         """
         notify("STOPPING=1")
-        until = monotonic() + self._config.drain_s
         self._refuse(STOPPED)
         self._service.stop(STOPPED)
         self._health.enter_graceful_shutdown()
@@ -153,7 +162,8 @@ class InspectionServer:
         while not ended.wait(LOOK_S):
             if hurried is not None and hurried.is_set():
                 self._server.stop(0)
-        self._pool.stop(max(until - monotonic(), 1.0))
+        # Nobody waits for an answer any more; an engine that still computes one may end by itself, but not for long.
+        self._pool.stop(0.0 if hurried is not None and hurried.is_set() else FINISH_S)
         self._book.close()
         if self._tracing is not None:
             self._tracing.close()
@@ -229,6 +239,7 @@ class InspectionServer:
             self._config.bundle_root,
             drain=self.drain,
             statistics=self.statistics,
+            swapped=self._metrics.swap,
         )
         inspection_pb2_grpc.add_InspectionServicer_to_server(self._service, self._server)
         admin_pb2_grpc.add_AdminServicer_to_server(admin, self._server)
@@ -296,10 +307,11 @@ class InspectionServer:
         self._set_health()
 
     def _set_health(self) -> None:
-        serving = health_pb2.HealthCheckResponse.SERVING
-        status = health_pb2.HealthCheckResponse.NOT_SERVING if self._why_not() else serving
-        for service in ("", INSPECTION, ADMIN):
-            self._health.set(service, status)
+        with self._telling:  # threads that change places in here would leave the older news behind
+            serving = health_pb2.HealthCheckResponse.SERVING
+            status = health_pb2.HealthCheckResponse.NOT_SERVING if self._why_not() else serving
+            for service in ("", INSPECTION, ADMIN):
+                self._health.set(service, status)
 
 
 def serve(config: ServerConfig, ready: Callable[[InspectionServer], None]) -> None:

@@ -22,6 +22,7 @@ from agvas_runtime.server import replies
 from agvas_runtime.server.access import Bucket
 from agvas_runtime.server.answers import message_of, result_message
 from agvas_runtime.server.engine.pool import EnginePool
+from agvas_runtime.server.engine.task import EngineFacts
 from agvas_runtime.server.guard import TooMuch, Undecodable, caller
 from agvas_runtime.server.lanes import Fate, Lane, Lanes, NoResult, Ticket
 from agvas_runtime.server.patience import while_taken
@@ -40,6 +41,7 @@ class InspectionService(pb_grpc.InspectionServicer):
         lanes: where frames wait.
         pool: the engines.
         answered: told of every answer before it is sent, with the id of the call.
+        opened: told of every stream that opens (1) and ends (-1), by its camera's id.
         max_waiting: calls of `Segment` and `Explain` that may be served at a time; one more is refused at once.
         max_streams: streams of `Inspect` that may be open at a time.
         rate_per_s: frames a second of a stream; any number where None.
@@ -51,12 +53,14 @@ class InspectionService(pb_grpc.InspectionServicer):
         lanes: Lanes,
         pool: EnginePool,
         answered: Callable[..., None] = lambda reply, request_id: None,
+        opened: Callable[[str, int], None] = lambda camera_id, by: None,
         *,
         max_waiting: int = 16,
         max_streams: int = 32,
         rate_per_s: float | None = None,
     ) -> None:
-        self._intake, self._lanes, self._pool, self._answered = intake, lanes, pool, answered
+        self._intake, self._lanes, self._pool = intake, lanes, pool
+        self._answered, self._opened = answered, opened
         self._max_waiting, self._max_streams, self._rate_per_s = max_waiting, max_streams, rate_per_s
         self._calls, self._streams = BoundedSemaphore(max_waiting), BoundedSemaphore(max_streams)
         self._call_lanes = _CallLanes(lanes, max_waiting)
@@ -112,7 +116,7 @@ class InspectionService(pb_grpc.InspectionServicer):
             lane = self._lanes.open(plan.camera_id or context.peer(), plan.policy, plan.capacity)
             answered = partial(self._answered, request_id=caller(context).request_id)
             session = CameraSession(plan, self._intake, lane, lambda: self._pool.reason, answered, bucket)
-            with self._open(session), closing(session.answers(request_iterator)) as answers:
+            with self._open(session, plan.camera_id), closing(session.answers(request_iterator)) as answers:
                 if not context.add_callback(session.leave):
                     session.leave()
                 yield from while_taken(answers, context, PATIENCE_S)
@@ -133,21 +137,21 @@ class InspectionService(pb_grpc.InspectionServicer):
         self, request: pb.SegmentRequest, context: grpc.ServicerContext
     ) -> Generator[pb.ExplainEvent, None, None]:
         arrived, gone, waited_ms, result = perf_counter(), Event(), 0.0, None
+        engines: list[EngineFacts] = []
         if not context.add_callback(gone.set):
             gone.set()
         with self._place():
             settings = self._intake.settings(request, request.frame.identity.camera_id, Mode.EXPLAIN)
             block, decode_ms = self._intake.place(request.frame, settings)
             try:
-                facts = self._pool.facts
-                with closing(self._pool.stream(block, settings.task, gone.is_set)) as events:
+                with closing(self._pool.stream(block, settings.task, gone.is_set, engines.append)) as events:
                     asked = perf_counter()
                     for event in events:
                         waited_ms += (perf_counter() - asked) * 1000
                         if isinstance(event, Text):
                             yield pb.ExplainEvent(text=event.text)
                         elif isinstance(event, GroupMap):
-                            threshold = settings.task.recipe.threshold_or(facts.threshold)
+                            threshold = settings.task.recipe.threshold_or(engines[-1].threshold)
                             group = replies.group_mask(event.index, event.probability, threshold, settings.message)
                             yield pb.ExplainEvent(group=group)
                         else:
@@ -156,7 +160,7 @@ class InspectionService(pb_grpc.InspectionServicer):
                 if not isinstance(result, Result):
                     raise AssertionError("a stream ends with its result")
                 queue_ms = max(waited_ms - result.timings_ms["total"], 0.0)
-                reply = message_of(result, facts, settings, arrived, decode_ms, queue_ms)
+                reply = message_of(result, engines[-1], settings, arrived, decode_ms, queue_ms)
             finally:
                 block.release()
         yield pb.ExplainEvent(result=self._sent(reply, request, context))
@@ -169,8 +173,9 @@ class InspectionService(pb_grpc.InspectionServicer):
         return reply
 
     @contextmanager
-    def _open(self, session: CameraSession) -> Iterator[None]:
+    def _open(self, session: CameraSession, camera_id: str) -> Iterator[None]:
         """Keep a session among those that `stop` ends."""
+        self._opened(camera_id, 1)
         with self._lock:
             self._sessions.add(session)
             if self._stopping:
@@ -180,6 +185,7 @@ class InspectionService(pb_grpc.InspectionServicer):
         finally:
             with self._lock:
                 self._sessions.discard(session)
+            self._opened(camera_id, -1)
 
     @contextmanager
     def _place(self) -> Iterator[None]:

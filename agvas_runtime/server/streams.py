@@ -22,10 +22,13 @@ from agvas_runtime.server.answers import free_unread, result_message
 from agvas_runtime.server.engine.arena import ArenaFull
 from agvas_runtime.server.guard import Undecodable
 from agvas_runtime.server.lanes import Answered, Fate, Lane, NoResult, Policy, Ticket
-from agvas_runtime.server.requests import Intake, Settings
+from agvas_runtime.server.requests import Intake, Settings, own_fields
 
 MOST_UNTAKEN = 64
 """Answers that may wait to be taken, or made, before no further frame is read."""
+MOST_SPARE = 8
+"""Frames of a stream in shared memory beyond those in its queue: in engines, or answered and not taken yet. Without this
+bound one caller who does not read would fill the memory of all."""
 MOST_WAITING = 64
 USUAL_WAITING = {"latest": 1, "block": 4}
 POLICIES: dict[int, Policy] = {
@@ -41,7 +44,7 @@ STATUSES = {
     Fate.CANCELLED: pb.FRAME_STATUS_REFUSED,
 }
 ROOM_S = 1.0
-"""How long a frame may wait for room in shared memory."""
+"""How long a frame that may be dropped waits for room in shared memory."""
 
 log = logging.getLogger("agvas.stream")
 Message = pb.InspectRequest | Undecodable
@@ -62,10 +65,11 @@ class StreamPlan:
 
 def read_opening(message: Message | None, intake: Intake) -> StreamPlan:
     """The first message of a stream, read; raises InputError naming the field."""
-    if not isinstance(message, pb.InspectRequest):
-        raise InputError(f"event: found {message.reason if message else 'nothing'}, expected open")
-    if message.WhichOneof("event") != "open":
-        found = message.WhichOneof("event") or "nothing"
+    if isinstance(message, Undecodable):
+        raise InputError(message.reason)
+    found = None if message is None else message.WhichOneof("event")
+    if message is None or found != "open":
+        found = found or "nothing"
         raise InputError(f"event: the first message of a stream opens it: found {found}, expected open")
     asked = message.open
     if asked.policy not in POLICIES:
@@ -79,8 +83,9 @@ def read_opening(message: Message | None, intake: Intake) -> StreamPlan:
         raise InputError(f"open.heartbeat_ms: found {heartbeat_ms}, expected 100 to 60000")
     if asked.defaults.HasField("frame"):
         raise InputError("open.defaults.frame: found a frame, expected none")
-    settings = intake.settings(pb.SegmentRequest(), asked.camera_id, Mode.DIRECT, asked.defaults)
-    return StreamPlan(asked.camera_id, policy, capacity, heartbeat_ms / 1000, asked.defaults, settings)
+    defaults = own_fields(asked.defaults)
+    settings = intake.settings(pb.SegmentRequest(), asked.camera_id, Mode.DIRECT, defaults)
+    return StreamPlan(asked.camera_id, policy, capacity, heartbeat_ms / 1000, defaults, settings)
 
 
 @dataclass
@@ -98,6 +103,12 @@ class _Place:
 
     def done(self) -> bool:
         return bool(self.status) or (self.ticket is not None and self.ticket.outcome.done())
+
+    @property
+    def holds_memory(self) -> bool:
+        """Whether its frame lies in shared memory, as its answer does."""
+        outcome = self.ticket.outcome if self.ticket is not None else None
+        return outcome is not None and not (outcome.done() and outcome.exception())
 
     def fail(self, status: pb.FrameStatus, reason: object) -> None:
         self.reason, self.status = str(reason), status
@@ -213,8 +224,12 @@ class CameraSession:
     def _room(self) -> bool:
         """Wait until a further answer may wait; whether a further frame is wanted at all."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._places) < MOST_UNTAKEN or self._gone or self._stopping)
+            self._changed.wait_for(lambda: self._may_grow() or self._gone or self._stopping)
             return not (self._gone or self._stopping)
+
+    def _may_grow(self) -> bool:
+        held = sum(place.holds_memory for place in self._places)
+        return len(self._places) < MOST_UNTAKEN and held < self._plan.capacity + MOST_SPARE
 
     def _accept(self, message: Message) -> None:
         """Give a frame its place in line and its ticket, or the reason why it has none."""
@@ -246,12 +261,24 @@ class CameraSession:
             raise InputError(f"event: found {message.WhichOneof('event') or 'nothing'}, expected frame")
         request = message.frame
         place.identity.MergeFrom(request.frame.identity)
+        place.settings = self._intake.settings(request, place.identity.camera_id, Mode.DIRECT, self._plan.defaults)
         if self._stopping:
             raise NoResult(Fate.REFUSED, self._stopping)
         self._pace()
-        place.settings = self._intake.settings(request, place.identity.camera_id, Mode.DIRECT, self._plan.defaults)
-        block, place.decode_ms = self._intake.place(request.frame, place.settings, ROOM_S)
-        return Ticket(block, place.settings.task, place.settings.deadline(place.arrived), arrived=place.arrived)
+        deadline = place.settings.deadline(place.arrived)
+        wait_s = ROOM_S if deadline is None else max(min(ROOM_S, deadline - perf_counter()), 0)
+        block, place.decode_ms = self._intake.place(
+            request.frame, place.settings, wait_s, lambda: self._waits_on(deadline)
+        )
+        return Ticket(block, place.settings.task, deadline, arrived=place.arrived)
+
+    def _waits_on(self, deadline: float | None) -> bool:
+        """Whether a frame waits on for room in memory. Raises NoResult where nobody would have anything of that."""
+        if self._gone or self._stopping:
+            raise NoResult(Fate.REFUSED, self._stopping or "the caller is gone")
+        if deadline is not None and perf_counter() >= deadline:
+            raise NoResult(Fate.EXPIRED, "the deadline passed before there was room in memory")
+        return self._plan.policy == "block"
 
     def _pace(self) -> None:
         """Hold a camera to its rate: by waiting where frames may wait, else by dropping them."""

@@ -1,8 +1,8 @@
 """YAML files that people write for a server: one document of plain values, in which nothing is left to be guessed.
 
-The plain types are those of YAML 1.2, so that `no` and `1:30` are texts and 1e-3 is a number. A key that stands twice is
-refused, for one of its values would silently be nothing. So are tags, anchors and aliases: no such file has a use for
-them, and they can make a small file very large.
+The plain types are those of YAML 1.2, so that `no` and `1:30` are texts and 1e-3 is a number. A key that stands twice
+is refused, for one of its values would silently be nothing. So are tags, anchors and aliases: no such file has a use
+for them, and they can make a small file very large.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class _Loader(yaml.SafeLoader):
         return shown(key)
 
     def _error(self, problem: str, mark: yaml.Mark | None = None) -> yaml.MarkedYAMLError:
-        return yaml.MarkedYAMLError(None, None, problem, mark or self.get_mark())  # type: ignore[no-untyped-call]
+        return yaml.MarkedYAMLError(None, None, problem, mark or self.get_mark())
 
 
 for _tag, _pattern, _first in (

@@ -1,45 +1,37 @@
-"""What became of the frames of every camera: counted here, passed on to metrics and traces."""
+"""What became of the frames of every camera, as `Admin.GetStatistics` tells it. Metrics count by themselves."""
 
 from __future__ import annotations
 
 from collections import Counter
 from threading import Lock
 
-from agvas_runtime.console import one_line
 from agvas_runtime.proto.agvas.v1 import admin_pb2
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
-
-MOST_CAMERAS = 64
-"""Callers choose the names of cameras: further ones are counted together."""
-OTHERS = "other"
-LONGEST_NAME = 64
+from agvas_runtime.server.metrics import Names
 
 
 class Cameras:
     """Frames and verdicts of every camera, since the start."""
 
     def __init__(self) -> None:
+        self._names = Names()
         self._counts: dict[str, Counter[str]] = {}
         self._open: Counter[str] = Counter()
         self._lock = Lock()
 
-    def name(self, camera_id: str) -> str:
-        """The name that this camera is counted under."""
-        with self._lock:
-            return self._name(camera_id)
-
     def count(self, reply: pb.SegmentResponse) -> None:
         """Count an answer."""
         status, verdict = pb.FrameStatus.Name(reply.status), pb.Verdict.Name(reply.verdict)
+        name = self._names.of(reply.identity.camera_id)
         with self._lock:
-            counts = self._counts.setdefault(self._name(reply.identity.camera_id), Counter())
+            counts = self._counts.setdefault(name, Counter())
             counts[status] += 1
             counts[verdict] += 1
 
     def opened(self, camera_id: str, by: int) -> None:
         """Count a stream that opens (1) or closes (-1)."""
+        name = self._names.of(camera_id)
         with self._lock:
-            name = self._name(camera_id)
             self._counts.setdefault(name, Counter())
             self._open[name] += by
 
@@ -55,10 +47,6 @@ class Cameras:
                 )
                 for name, counts in sorted(self._counts.items())
             ]
-
-    def _name(self, camera_id: str) -> str:
-        name = one_line(camera_id)[:LONGEST_NAME]
-        return name if name in self._counts or len(self._counts) < MOST_CAMERAS else OTHERS
 
 
 def _of(prefix: str, counts: Counter[str]) -> dict[str, int]:

@@ -2,11 +2,14 @@
 
 import socket
 import struct
+from time import monotonic
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RESET, SETTINGS, PING, WINDOW = 0, 1, 3, 4, 6, 8
 INITIAL_WINDOW = 4
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
+LONGEST_S = 10
+"""For a test that fails to fail, in spite of pings that go on."""
 
 
 def frame(kind: int, flags: int, stream: int, data: bytes) -> bytes:
@@ -27,7 +30,7 @@ class RawCaller:
     """One connection. With a window of 0 it never takes a byte of a reply, and still answers pings."""
 
     def __init__(self, port: int, window: int = 65535) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=LONGEST_S)
         self._unread = b""
         self._ends: dict[int, bytes] = {}
         self.socket.sendall(PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW, window)))
@@ -69,7 +72,9 @@ class RawCaller:
 
     def end_of(self, stream: int) -> bytes:
         """What ended a call: its trailing headers, which hold the status, or nothing for a reset."""
+        until = monotonic() + LONGEST_S
         while stream not in self._ends:
+            assert monotonic() < until, "the call does not end"
             found = self.read()
             assert found is not None, "the server hung up"
             kind, flags, of, content = found

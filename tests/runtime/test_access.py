@@ -14,6 +14,7 @@ from agvas_runtime.errors import InputError
 from agvas_runtime.server import access_file
 from agvas_runtime.server.access import Access, Bucket, Buckets, Principals
 from agvas_runtime.server.channel import open_channel, read_token
+from agvas_runtime.server.reread import Reread
 from agvas_runtime.server.tls import check_exposure, is_loopback
 
 
@@ -87,7 +88,7 @@ def test_a_certificate_s_name_is_that_of_its_entry_and_a_token_decides_where_the
         (entry(rights="[inspect, root]"), "entry 1 (camera): rights: found 'root', expected a list of inspect, admin"),
         (entry(rights="admin"), "entry 1 (camera): rights: found 'admin', expected a list of inspect, admin or both"),
         (entry(rights="[]"), "entry 1 (camera): rights: found [], expected a list of inspect, admin or both"),
-        (entry(rights="[inspect]\n  rights: [admin]"), "line 1: found a field twice"),
+        (entry(rights="[inspect]\n  rights: [admin]"), "line 3, column 3: a field stands twice"),
         (
             "- name: x\n  rights: [admin]",
             "entry 1 (x): found neither token_sha256 nor certificate, expected at",
@@ -96,8 +97,8 @@ def test_a_certificate_s_name_is_that_of_its_entry_and_a_token_decides_where_the
         (entry("a") + entry("b") + entry("a", certificate="c"), "entry 3 (a): name: found that of entry 1"),
         (entry("a") + entry("b", token_sha256=f'"{sha256("a")}"'), "entry 2 (b): token_sha256: found that of entry 1"),
         (entry("a", certificate="c") + entry("b", certificate="c"), "entry 2 (b): certificate: found that of entry 1"),
-        ("- name: [", "line 1: "),
-        ("- name: !!python/object/apply:os.system [ls]", "line 1: "),
+        ("- name: [", "line 1, column 10: expected the node content"),
+        ("- name: !!python/object/apply:os.system [ls]", "line 1, column 9: found an anchor, an alias or a tag"),
         ("- name: \x00", "no YAML"),
         ("- name: \udcff", "byte 9 is no UTF-8 text"),
     ],
@@ -110,7 +111,18 @@ def test_a_wrong_access_file_is_refused_in_one_line_with_entry_and_field(text, e
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("field", ["token_sha256: {}", "token: {}", "certificate: [{}]", "token_sha256: {}\n  : ]"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "token_sha256: {}",
+        "token: {}",
+        "certificate: [{}]",
+        "token_sha256: {}\n  : ]",
+        "token_sha256: !{}",
+        "token_sha256: *{}",
+        "{0}: 1\n  {0}: 2",
+    ],
+)
 def test_a_token_that_stands_in_the_file_by_mistake_is_not_shown(field):
     secret = "hunter2-hunter2-hunter2"
     with pytest.raises(InputError) as caught:
@@ -165,6 +177,20 @@ def test_a_broken_access_file_leaves_the_old_rights_and_says_why_once(tmp_path, 
         assert reason in caplog.text
         written(path, entry("repaired"))
         assert access.current().names == ["repaired"]
+
+
+def test_a_file_that_is_written_while_it_is_read_is_read_again(tmp_path):
+    path, later = written(tmp_path / "file", "1"), iter(["22", "333"])
+
+    def read() -> str:
+        found = path.read_text()
+        if found == "22":
+            path.write_text(next(later))
+        return found
+
+    file = Reread([path], read, logging.getLogger("agvas"), poll_s=0)
+    path.write_text(next(later))
+    assert [file.current(), file.current()] == ["1", "333"]
 
 
 def test_a_bucket_gives_its_burst_at_once_and_then_its_rate():
@@ -310,6 +336,12 @@ def test_the_command_without_a_file_shows_the_entry_on_stderr(capsys):
     out, err = capsys.readouterr()
     entries = yaml.safe_load(err.partition("\n")[2])
     assert entries == [{"name": "1.5", "rights": ["admin"], "token_sha256": sha256(out.strip())}]
+
+
+@pytest.mark.parametrize("name", ["1.5", "1e3", "12", "no", "null", "True"])
+def test_a_name_may_look_like_something_else_to_yaml(tmp_path, name):
+    token_command(name, "inspect", tmp_path / "access.yaml")
+    assert Principals.read(tmp_path / "access.yaml").names == [name]
 
 
 def test_the_command_keeps_what_is_in_the_file_comments_included(tmp_path):

@@ -105,10 +105,12 @@ def test_the_printed_configuration_gives_the_same_again_and_names_every_source(f
     [
         ("port: x", "agvas.yaml: port: found 'x', expected an integer"),
         ("port: 65536", "agvas.yaml: port: found 65536, expected at most 65535"),
-        ("port: yes", "agvas.yaml: port: found true, expected another value"),
+        ("port: true", "agvas.yaml: port: found true, expected another value"),
+        ("port: yes", "agvas.yaml: port: found 'yes', expected an integer"),
         ("port: [1]", "agvas.yaml: port: found [1], expected an integer"),
         ("threads: 0", "agvas.yaml: threads: found 0, expected at least 1"),
-        ("drain_s: .nan", "agvas.yaml: drain_s: found nan, expected a finite number"),
+        ("drain_s: .nan", "agvas.yaml: drain_s: found '.nan', expected a number"),
+        ("drain_s: 1e999", "agvas.yaml: drain_s: found inf, expected a finite number"),
         ("rate_per_s: 0", "agvas.yaml: rate_per_s: found 0, expected more than 0"),
         ("tracing: 7", "agvas.yaml: tracing: found 7, expected true or false"),
         ("log_format: xml", "agvas.yaml: log_format: found 'xml', expected 'text' or 'json'"),
@@ -118,11 +120,12 @@ def test_the_printed_configuration_gives_the_same_again_and_names_every_source(f
         ("bundle: [a]", "agvas.yaml: bundle: found ['a'], expected a path"),
         ("prot: 1", "agvas.yaml: prot: no such setting; did you mean port?"),
         ("zzz: 1", "agvas.yaml: zzz: no such setting; `agvas-runtime serve --print-config` shows those there are"),
-        ("port: 1\nport: 2", "agvas.yaml: line 2: port stands twice"),
-        ("port: [1", "agvas.yaml: line 1: expected ',' or ']', but got '<stream end>'"),
+        ("port: 1\nport: 2", "agvas.yaml: line 2, column 1: 'port' stands twice"),
+        ("port: [1", "agvas.yaml: line 1, column 9: expected ',' or ']', but got '<stream end>'"),
         ("- port", "agvas.yaml: found ['port'], expected settings, such as port: 50051"),
-        ("port: !!python/object:os.system x", "agvas.yaml: line 1: could not determine a constructor for the tag"),
-        ("warm: &a [*a]", "agvas.yaml: "),
+        ("port: !!python/object:os.system x", "agvas.yaml: line 1, column 7: found an anchor, an alias or a tag"),
+        ("warm: &a [*a]", "agvas.yaml: line 1, column 7: found an anchor, an alias or a tag, expected plain values"),
+        ("? [a]\n: 1", "agvas.yaml: line 1, column 3: expected a plain name before the colon"),
     ],
 )
 def test_a_fault_in_the_file_names_file_field_and_what_was_expected(file, text, expected):
@@ -141,11 +144,17 @@ def test_a_value_that_nobody_can_read_in_a_line_is_cut(file):
     assert error({"port": "x" * 1000 + "\n\x1b"}) == f"--port: found '{'x' * 59}..., expected an integer"
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"port: 1\n" + b"#" * (1 << 20)])
-def test_a_file_that_is_no_configuration_is_one_line(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"\xff\xfe", "byte 1 is no UTF-8 text"),
+        (b"port: 1\n" + b"#" * (1 << 20), "found more than 1024 KiB, expected a configuration"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_one_line(tmp_path, content, expected):
     path = tmp_path / "agvas.yaml"
     path.write_bytes(content)
-    assert error(file=path).startswith("agvas.yaml: ")
+    assert error(file=path) == f"agvas.yaml: {expected}"
 
 
 def test_a_missing_file_is_named_with_who_asked_for_it(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from agvas_runtime.contours import fill, trace
+from agvas_runtime.contours import corners, fill, trace
 from agvas_runtime.errors import InputError
 from agvas_runtime.regions import find_regions
 from tests.runtime.test_regions import MASKS
@@ -39,6 +39,7 @@ def winding(polygons, size):
 
 def assert_outlines_of(mask):
     polygons = trace(mask)
+    assert corners(mask) == sum(map(len, polygons))
     np.testing.assert_array_equal(fill(polygons, mask.shape), mask)
     np.testing.assert_array_equal(winding(polygons, mask.shape), mask)
     areas = np.array([area(polygon) for polygon in polygons])

@@ -38,6 +38,8 @@ class Surroundings:
     log: logging.Logger
     freed: Callable[[], None]
     """Called when an engine has a place for another long answer."""
+    batched: Callable[[int], None] = lambda size: None
+    """Called with the number of frames that an engine has answered together."""
     observe: Observer | None = None
     """Called with every answered frame, just before its caller has it."""
 
@@ -182,6 +184,7 @@ class Dispatcher:
                 self._segment(process, [ticket])
         else:
             self.engine.answered()
+            self._around.batched(len(tickets))
             for ticket, result in answers:
                 self._answer(process, ticket, result, handed)
 

@@ -37,6 +37,7 @@ class EnginePool:
         devices: of each, CUDA_VISIBLE_DEVICES of its process; the server's own where empty.
         hang_s: an engine that says nothing for so long is killed.
         on_change: called when `ready`, `reason` or `facts` changed; must not block.
+        on_batch: called with the number of frames that were segmented together; must not block.
         log: gets a line for every death.
     """
 
@@ -49,6 +50,7 @@ class EnginePool:
         devices: Sequence[str] = ("",),
         hang_s: float = 120.0,
         on_change: Callable[[], None] = lambda: None,
+        on_batch: Callable[[int], None] = lambda size: None,
         log: logging.Logger = logging.getLogger("agvas.engine"),
     ) -> None:
         self.reason = "the engine is starting"
@@ -60,7 +62,7 @@ class EnginePool:
         self._dispatchers: list[Dispatcher] = []
         self._replaced: list[Dispatcher] = []
         self._changing, self._places = RLock(), Condition()
-        self._around = Surroundings(lanes, Idleness(arena), log, self._freed)
+        self._around = Surroundings(lanes, Idleness(arena), log, self._freed, on_batch)
 
     @property
     def ready(self) -> bool:
@@ -145,11 +147,16 @@ class EnginePool:
             dispatcher.left()
 
     def stream(
-        self, block: Block, task: Task, cancelled: Callable[[], bool] = lambda: False
+        self,
+        block: Block,
+        task: Task,
+        cancelled: Callable[[], bool] = lambda: False,
+        given_to: Callable[[EngineFacts], None] = lambda facts: None,
     ) -> Generator[Event, None, None]:
         """Have a frame's answer written, see `Segmenter.stream`. The block remains the caller's.
 
-        When the engine dies it is written once more, and what was passed on already is left out.
+        When the engine dies it is written once more, and what was passed on already is left out. `given_to` is called
+        with the facts of the engine that writes, before each first event.
 
         Raises EngineLost, EngineError, InputError, Cancelled.
         """
@@ -160,6 +167,7 @@ class EnginePool:
                 if passed_on and facts.bundle_sha256 != bundle:
                     raise EngineLost(f"the bundle was replaced after the engine died on this frame: {reason}")
                 bundle = facts.bundle_sha256
+                given_to(facts)
                 with closing(process.stream(block, task, cancelled)) as events:
                     for number, event in enumerate(events):
                         if number >= passed_on:

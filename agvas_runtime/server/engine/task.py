@@ -9,6 +9,8 @@ from agvas_runtime.modes import Request
 from agvas_runtime.verdict import Recipe
 from agvas_runtime.writer import Decoding
 
+_REQUEST, _RECIPE, _DECODING = Request(), Recipe(), Decoding()
+
 TOKENS_A_JOB = 128
 """An answer that may be longer is written in turns of a token, so that other frames need not wait for its end."""
 
@@ -17,9 +19,9 @@ TOKENS_A_JOB = 128
 class Task:
     """What is asked about a frame. Hashable."""
 
-    request: Request = Request()
-    recipe: Recipe = Recipe()
-    decoding: Decoding = Decoding()
+    request: Request = _REQUEST
+    recipe: Recipe = _RECIPE
+    decoding: Decoding = _DECODING
     probability: bool = False
     """Whether the probability map (and every group's) is wanted, besides the mask."""
 
