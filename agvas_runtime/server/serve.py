@@ -14,7 +14,7 @@ from time import monotonic
 
 import grpc
 import numpy as np
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from PIL import Image
 
@@ -31,6 +31,7 @@ from agvas_runtime.server.engine.pool import EnginePool
 from agvas_runtime.server.engine.supervision import EngineState
 from agvas_runtime.server.engine.task import EngineSpec, Task
 from agvas_runtime.server.guard import CallEnd, Guard
+from agvas_runtime.server.health_service import HealthService
 from agvas_runtime.server.heap import keep_apart
 from agvas_runtime.server.lanes import Lanes, Ticket
 from agvas_runtime.server.logs import CallLog
@@ -47,8 +48,11 @@ from agvas_runtime.writer import Decoding
 
 INSPECTION: str = inspection_pb2.DESCRIPTOR.services_by_name["Inspection"].full_name
 ADMIN: str = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
+HEALTH: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 SPARE_WORKERS = 8
-"""Threads beyond those of calls and streams, so that health checks and administration are answered under load."""
+"""Threads beyond those of calls and streams, so that administration is answered under load."""
+SPARE_CALLS = 128
+"""Calls beyond these threads: health and reflection have threads of their own, and replies wait for their takers."""
 STOPPED = "the server is being stopped"
 FINISH_S = 1.0
 """How long engines may take to end."""
@@ -78,7 +82,7 @@ class InspectionServer:
         self._spare = self._lanes.open("recipes", "block", MOST_WARM)
         self._closing = ExitStack()
         self._telling = threading.Lock()
-        self._health = health.HealthServicer()
+        self._health = HealthService([INSPECTION, ADMIN])
         self._arena = Arena(config.max_memory_mb * MEBIBYTE)
         self._closing.callback(self._arena.close)
         try:
@@ -157,7 +161,6 @@ class InspectionServer:
         notify("STOPPING=1")
         self._refuse(STOPPED)
         self._service.stop(STOPPED)
-        self._health.enter_graceful_shutdown()
         ended = self._server.stop(self._config.drain_s)
         while not ended.wait(LOOK_S):
             if hurried is not None and hurried.is_set():
@@ -221,13 +224,13 @@ class InspectionServer:
         config = self._config
         workers = config.max_streams + config.max_waiting + SPARE_WORKERS
         access = None if config.access is None else Access(config.access)
-        guard = Guard(access, rate_per_s=config.rate_per_s, most_open=workers, on_end=self._ended)
+        guard = Guard(access, rate_per_s=config.rate_per_s, most_open=workers + SPARE_CALLS, on_end=self._ended)
         self._closing.callback(guard.close)
         return grpc.server(
             ThreadPoolExecutor(workers, thread_name_prefix="grpc"),
             options=server_options(config.max_message_mb),
             interceptors=[guard],
-            maximum_concurrent_rpcs=workers,
+            maximum_concurrent_rpcs=workers + SPARE_CALLS,
         )
 
     def _register(self, spec: EngineSpec) -> None:
@@ -244,7 +247,7 @@ class InspectionServer:
         inspection_pb2_grpc.add_InspectionServicer_to_server(self._service, self._server)
         admin_pb2_grpc.add_AdminServicer_to_server(admin, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (INSPECTION, ADMIN, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (INSPECTION, ADMIN, HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         self._set_health()
 
@@ -308,10 +311,7 @@ class InspectionServer:
 
     def _set_health(self) -> None:
         with self._telling:  # threads that change places in here would leave the older news behind
-            serving = health_pb2.HealthCheckResponse.SERVING
-            status = health_pb2.HealthCheckResponse.NOT_SERVING if self._why_not() else serving
-            for service in ("", INSPECTION, ADMIN):
-                self._health.set(service, status)
+            self._health.set(not self._why_not())
 
 
 def serve(config: ServerConfig, ready: Callable[[InspectionServer], None]) -> None:
