@@ -34,9 +34,9 @@ from agvas_runtime.wire import (
     ModelInfo,
     SegmentReply,
     event_from,
-    frame,
     identity_to,
     model_from,
+    put_image,
     reply_from,
 )
 
@@ -294,7 +294,7 @@ class _Sent:
 def _add_frame(
     request: pb.SegmentRequest, image: ImageLike, pixel_format: str | None, identity: FrameIdentity | None
 ) -> None:
-    request.frame.CopyFrom(frame(image, pixel_format))
+    put_image(request.frame, image, pixel_format)
     if identity is not None:
         request.frame.identity.CopyFrom(identity_to(identity))
 

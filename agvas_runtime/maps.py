@@ -11,6 +11,9 @@ Matrix = NDArray[np.float32]
 Box = tuple[int, int, int, int]
 """(x0, y0, x1, y1) in pixels; x1 and y1 lie just outside."""
 
+KEPT_SIDE = 4096
+"""Steps to a longer side are made anew for each frame: of 2 MB each a few may be kept, whatever sizes callers send."""
+
 
 def window(roi: Box | None, size: tuple[int, int]) -> tuple[slice, slice]:
     """Rows and columns of a frame of this size (H, W) that lie in the region of interest; None means all of them.
@@ -54,8 +57,11 @@ def binarise(p: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
     return p > np.float32(threshold)
 
 
-@lru_cache(maxsize=64)
 def _two_steps(cells: int, canvas: int, resized: int, size: int) -> Matrix:
+    return (_kept_steps if size <= KEPT_SIDE else _made_steps)(cells, canvas, resized, size)
+
+
+def _made_steps(cells: int, canvas: int, resized: int, size: int) -> Matrix:
     """The two steps along one axis as one float32 [size, cells] matrix: cells -> canvas, cropped to resized -> size."""
     low, high, weight = _taps(canvas, cells)
     first = np.zeros((canvas, cells))
@@ -65,6 +71,9 @@ def _two_steps(cells: int, canvas: int, resized: int, size: int) -> Matrix:
     matrix = (first[low] * (1 - weight[:, None]) + first[high] * weight[:, None]).astype(np.float32)
     matrix.setflags(write=False)
     return matrix
+
+
+_kept_steps = lru_cache(maxsize=32)(_made_steps)
 
 
 def _taps(outputs: int, inputs: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:

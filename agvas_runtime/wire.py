@@ -127,21 +127,26 @@ class ModelInfo:
     """How many of each kind of sentence the model knows."""
 
 
-def frame(image: ImageLike, pixel_format: str | None) -> pb.Frame:
-    """The frame's content; raises InputError for an array of another kind or a file that cannot be read."""
+def put_image(frame: pb.Frame, image: ImageLike, pixel_format: str | None) -> None:
+    """Put an image into a frame where it is: every message around it that is copied costs a copy of its pixels.
+
+    Raises InputError for an array of another kind or a file that cannot be read.
+    """
     if isinstance(image, np.ndarray):
-        return pb.Frame(raw=_raw(image, pixel_format))
+        _put_pixels(frame.raw, image, pixel_format)
+        return
     if pixel_format is not None:
         raise InputError(f"pixel_format: found {pixel_format} for an image file, expected none")
     if isinstance(image, bytes):
-        return pb.Frame(encoded=image)
+        frame.encoded = image
+        return
     try:
-        return pb.Frame(encoded=Path(image).read_bytes())
+        frame.encoded = Path(image).read_bytes()
     except OSError as error:
         raise InputError(f"{image}: {error.strerror}") from None
 
 
-def _raw(image: NDArray[Any], pixel_format: str | None) -> pb.RawImage:
+def _put_pixels(raw: pb.RawImage, image: NDArray[Any], pixel_format: str | None) -> None:
     kind = (image.dtype.name, image.shape[2:])
     formats = {
         ("uint8", ()): ("MONO8",),
@@ -155,9 +160,9 @@ def _raw(image: NDArray[Any], pixel_format: str | None) -> pb.RawImage:
     if name not in formats[kind]:
         raise InputError(f"pixel_format: found {name}, expected {' or '.join(formats[kind])} for {image.dtype}")
     little_endian = np.ascontiguousarray(image, image.dtype.newbyteorder("<"))
-    height, width = image.shape[:2]
-    number = pb.PixelFormat.Value(f"PIXEL_FORMAT_{name}")
-    return pb.RawImage(pixel_format=number, width=width, height=height, data=little_endian.tobytes())
+    raw.height, raw.width = image.shape[:2]
+    raw.pixel_format = pb.PixelFormat.Value(f"PIXEL_FORMAT_{name}")
+    raw.data = little_endian.tobytes()
 
 
 def identity_to(identity: FrameIdentity) -> pb.FrameIdentity:

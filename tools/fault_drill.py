@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import psutil
 
 from agvas_runtime import console
 from agvas_runtime.bench.machine import describe_machine, git_commit
@@ -39,6 +38,9 @@ from agvas_runtime.proto.agvas.v1 import inspection_pb2_grpc as pb_grpc
 from agvas_runtime.server.channel import client_options
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+from tools.resident import resident_bytes  # noqa: E402
+
 FRAMES = REPOSITORY / "agvas_runtime" / "demo" / "frames"
 RATES = (2.0, 3.0, 5.0, 5.0, 8.0, 10.0, 20.0, 30.0)
 """Frames a second of the cameras; together more than two cores answer."""
@@ -219,12 +221,6 @@ def other_bundle(root: Path) -> None:
     shutil.copytree(default_bundle_path(), root / "other")
     manifest = Bundle.open(root / "other").manifest
     write_manifest(root / "other", manifest.model_copy(update={"name": f"{manifest.name}-other"}))
-
-
-def resident_bytes(pid: int) -> list[int]:
-    """Memory of the server and of each of its engines, pages that they share counted once."""
-    process = psutil.Process(pid)
-    return [each.memory_full_info().pss for each in [process, *process.children(recursive=True)]]
 
 
 def drill(seconds: float, kills: int = KILLS, shadow: int = 40) -> dict[str, Any]:

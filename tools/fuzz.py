@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import psutil
 
 from agvas_runtime import console
 from agvas_runtime.bench.machine import describe_machine, git_commit
@@ -35,6 +34,7 @@ from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 from tools.fuzz_cases import BOTH_WAYS, STREAMED, Call, Case, Wire, cases  # noqa: E402
+from tools.resident import resident_bytes  # noqa: E402
 
 THREADS, TIMEOUT_S, IDLE_S, MOST_GROWTH = 8, 60.0, 10.0, 1.05
 FIELDS = {"message", "service"} | {
@@ -158,12 +158,6 @@ def _names_a_field(text: str) -> bool:
     return bool(FIELDS & set(re.findall(r"\w+", text)))
 
 
-def resident_bytes(pid: int) -> int:
-    """Memory of the server and its engines."""
-    process = psutil.Process(pid)
-    return sum(each.memory_full_info().uss for each in [process, *process.children(recursive=True)])
-
-
 def fuzz(port: int, pid: int, seed: int, count: int, first: int = 0) -> dict[str, Any]:
     """Send the cases; what they got, what was wrong, and the server's memory before and after."""
     sender, counts = Sender(port), Counter[tuple[str, str]]()
@@ -192,14 +186,14 @@ def fuzz(port: int, pid: int, seed: int, count: int, first: int = 0) -> dict[str
                 gate.acquire()
                 threads.submit(one, each).add_done_callback(lambda _: gate.release())
 
-    warm = max(count // 20, 50)
+    warm = max(count // 20, min(count // 2, 1000))
     run(first, first + warm, "first cases")
     time.sleep(IDLE_S)
-    before, began = resident_bytes(pid), time.perf_counter()
+    before, began = sum(resident_bytes(pid)), time.perf_counter()
     run(first + warm, first + count, "cases")
     seconds = time.perf_counter() - began
     time.sleep(IDLE_S)
-    after = resident_bytes(pid)
+    after = sum(resident_bytes(pid))
     with Client(f"127.0.0.1:{port}") as client:
         client.wait_ready()
     return {

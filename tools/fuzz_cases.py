@@ -251,7 +251,11 @@ def _odd_image(rng: Random) -> Case:
 
 
 def _large_bomb(rng: Random) -> Case:
-    """Within the limit of pixels by its header: it must be unpacked to be found wanting, or answered."""
+    """Within the limit of pixels: it must be unpacked to be found wanting, or answered."""
+    if rng.random() < 0.3:
+        width = rng.choice((65_536, 65_537, 20_000_000))  # a row
+        raw = pb.RawImage(pixel_format=pb.PIXEL_FORMAT_MONO8, width=width, height=1, data=bytes(width))
+        return Call("/agvas.v1.Inspection/Segment", (pb.SegmentRequest(frame=pb.Frame(raw=raw)).SerializeToString(),))
     data = png_claiming(4000, 4000, zlib.compress(bytes(rng.choice((4000 * 12001, 4000 * 6000))), 9))
     return Call("/agvas.v1.Inspection/Segment", (pb.SegmentRequest(frame=pb.Frame(encoded=data)).SerializeToString(),))
 

@@ -17,6 +17,9 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 UNSAFE_OPTIMIZER = "ReluQuantRewrite"
 """ONNX Runtime 1.32 drops every Relu before a quantisation to fp8, as if what is negative were cut there."""
 
+SPIN_US, KNOWS_SPIN_TIME = "50", (1, 32)
+"""How long threads wait for work before they sleep, and the first version of ONNX Runtime known to heed that."""
+
 Providers = Mapping[str, Mapping[str, str]]
 """Execution providers with their options, the wanted one first."""
 ON_CPU: Providers = {CPU: {}}
@@ -133,13 +136,16 @@ def share_threads(threads: int | None) -> None:
 def _give_threads(options: Any, threads: int) -> None:
     """Let a graph use the process's pool where there is one, else threads of its own.
 
-    Those must not spin: they would take the cores from the next graph.
+    Those may spin for a moment only: they would take the cores from the next graph, and from other processes.
     """
     if _shares_threads:
         options.use_per_session_threads = False
         return
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if tuple(map(int, onnxruntime().__version__.split(".")[:2])) >= KNOWS_SPIN_TIME:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
+    else:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
 
 
 def _cores() -> int:

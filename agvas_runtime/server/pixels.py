@@ -76,11 +76,12 @@ def _rows(raw: pb.RawImage, layout: _Layout, max_pixels: int) -> NDArray[np.uint
     stride = raw.stride or packed
     if stride < packed:
         raise InputError(f"frame.raw.stride: found {stride}, expected at least {packed} bytes for {_named(raw)}")
-    least, most, size = stride * (raw.height - 1) + packed, stride * raw.height, len(raw.data)
+    content = raw.data  # each access copies it
+    least, most, size = stride * (raw.height - 1) + packed, stride * raw.height, len(content)
     if not least <= size <= most:
         expected = f"{most}" if least == most else f"{least} to {most}"
         raise InputError(f"frame.raw.data: found {size} bytes, expected {expected} for {_named(raw)}, stride {stride}")
-    data = np.frombuffer(raw.data, np.uint8)
+    data = np.frombuffer(content, np.uint8)
     return np.lib.stride_tricks.as_strided(data, (raw.height, packed), (stride, 1), writeable=False)
 
 

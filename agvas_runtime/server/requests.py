@@ -38,6 +38,9 @@ NO_ANSWER_ACTIONS = {
     pb.NO_ANSWER_ACTION_STOP: "stop",
 }
 MODES = {pb.Mode.Value(f"MODE_{mode.name}"): mode for mode in Mode}
+MOST_SIDE = 65_536
+"""Pixels. The engine takes some kilobytes for each of a frame's longer side: one of many megapixels in a single row would
+take all memory there is."""
 SETTINGS_KEPT = 256
 """Settings that were read and may come again; each is small."""
 NO_MAP = (pb.PROBABILITY_FORMAT_UNSPECIFIED, pb.PROBABILITY_FORMAT_NONE)
@@ -204,10 +207,16 @@ def image_of(frame: pb.Frame, max_pixels: int) -> NDArray[np.uint8]:
     """The frame as upright RGB, uint8 [H, W, 3]; raises InputError naming the field."""
     content = frame.WhichOneof("content")
     if content == "raw":
-        return raw_to_rgb(frame.raw, max_pixels)
-    if content == "encoded":
-        return decode_image(frame.encoded, "frame.encoded", max_pixels)
-    raise InputError("frame.content: found nothing, expected raw or encoded")
+        image = raw_to_rgb(frame.raw, max_pixels)
+    elif content == "encoded":
+        image = decode_image(frame.encoded, "frame.encoded", max_pixels)
+    else:
+        raise InputError("frame.content: found nothing, expected raw or encoded")
+    height, width, _ = image.shape
+    if max(height, width) > MOST_SIDE:
+        found = f"found {width} x {height} pixels, expected at most {MOST_SIDE} along either side"
+        raise InputError(f"frame.{content}: {found}")
+    return image
 
 
 def _present(message: Any, *names: str) -> dict[str, Any]:

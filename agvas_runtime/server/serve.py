@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -41,6 +40,7 @@ from agvas_runtime.server.notify import notify
 from agvas_runtime.server.recipes import NamedRecipe, RecipeBook
 from agvas_runtime.server.requests import Intake
 from agvas_runtime.server.service import InspectionService
+from agvas_runtime.server.signals import heard
 from agvas_runtime.server.tally import Cameras
 from agvas_runtime.server.tls import server_credentials
 from agvas_runtime.server.tracing import Tracing
@@ -322,27 +322,26 @@ def serve(config: ServerConfig, ready: Callable[[InspectionServer], None]) -> No
         ready: called once the server answers.
     """
     keep_apart()
-    stopped, hurried = threading.Event(), threading.Event()
+    stopped, hurried, started = (threading.Event() for _ in range(3))
 
-    def stop(number: int, frame: object) -> None:
+    def stop() -> None:
         (hurried if stopped.is_set() else stopped).set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    server = InspectionServer(config)
-    threading.Thread(target=_abandon, args=(server, stopped, started := threading.Event()), daemon=True).start()
-    try:
-        server.start()
-        started.set()
-        if not stopped.is_set():
-            ready(server)
-            stopped.wait()
-    except EngineLost:
-        if not stopped.is_set():
-            raise
-    finally:
-        started.set()
-        server.stop(hurried)
+    with heard(stop):
+        server = InspectionServer(config)
+        threading.Thread(target=_abandon, args=(server, stopped, started), daemon=True).start()
+        try:
+            server.start()
+            started.set()
+            if not stopped.is_set():
+                ready(server)
+                stopped.wait()
+        except EngineLost:
+            if not stopped.is_set():
+                raise
+        finally:
+            started.set()
+            server.stop(hurried)
 
 
 def _abandon(server: InspectionServer, stopped: threading.Event, started: threading.Event) -> None:

@@ -29,6 +29,8 @@ from agvas_runtime.server.patience import while_taken
 from agvas_runtime.server.requests import Intake, Settings
 from agvas_runtime.server.streams import CameraSession, read_opening
 
+NO_DEADLINE_S = 1e6
+"""What gRPC says is left of a call without a deadline is a number, too."""
 PATIENCE_S = 30.0
 """How long a caller of `Inspect` or `Explain` may leave an answer untaken."""
 
@@ -230,7 +232,7 @@ class _CallLanes:
 def _deadline(settings: Settings, arrived: float, context: grpc.ServicerContext) -> float | None:
     """The earlier one of what the request and what the call says."""
     own, left = settings.deadline(arrived), context.time_remaining()
-    if left is None:
+    if left is None or left > NO_DEADLINE_S:
         return own
     of_call = perf_counter() + float(left)
     return of_call if own is None else min(own, of_call)

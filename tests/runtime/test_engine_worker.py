@@ -127,20 +127,36 @@ def test_an_error_that_nobody_foresaw_is_the_jobs_and_its_traceback_is_told(segm
     assert "in segment_batch" in capsys.readouterr().err
 
 
+class Independent:
+    """The embedded bundle as if it had no scales of a whole batch: together, every frame is answered as alone."""
+
+    def __init__(self, segmenter):
+        self.manifest, self._segmenter = segmenter.manifest, segmenter
+
+    def segment_batch(self, images):
+        return [self._segmenter.segment(image) for image in images]
+
+
+def test_frames_whose_answers_depend_on_each_other_are_never_segmented_together(segmenter):
+    assert not opening.apart_and_together_alike(segmenter)
+    assert list(measure(segmenter, 4, budget_s=1e9)) == [1]
+
+
 def test_more_frames_are_measured_together_as_long_as_more_pay(segmenter):
-    found = measure(segmenter, 5, budget_s=1e9)
+    assert opening.apart_and_together_alike(Independent(segmenter))
+    found = measure(Independent(segmenter), 5, budget_s=1e9)
     assert list(found) in ([1, 2], [1, 2, 4], [1, 2, 4, 5])
     assert all(found[more] <= 0.95 * found[fewer] for fewer, more in pairwise(list(found)[:-1]))
     assert all(ms > 0 for ms in found.values())
 
 
 def test_only_one_frame_is_measured_where_the_time_does_not_suffice_for_more(segmenter):
-    assert list(measure(segmenter, 4, budget_s=0)) == [1]
+    assert list(measure(Independent(segmenter), 4, budget_s=0)) == [1]
 
 
 def test_only_one_frame_is_measured_where_it_takes_long(segmenter, monkeypatch):
     monkeypatch.setattr(opening, "LONG_MS", 0)
-    assert list(measure(segmenter, 4, budget_s=1e9)) == [1]
+    assert list(measure(Independent(segmenter), 4, budget_s=1e9)) == [1]
 
 
 def test_only_as_many_frames_are_measured_as_the_engines_take(segmenter):

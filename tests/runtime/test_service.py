@@ -1,5 +1,6 @@
 """`Segment`, `Explain` and `GetModel` of a whole server: settings, limits, deadlines, callers who go, engines that die."""
 
+import io
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import signal
 import grpc
 import numpy as np
 import pytest
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from agvas_runtime.bundle import Bundle, default_bundle_path, write_manifest
@@ -17,9 +19,10 @@ from agvas_runtime.proto.agvas.v1 import admin_pb2
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.server import replies
 from agvas_runtime.server.engine.dispatch import MOST_STREAMS
+from agvas_runtime.server.requests import MOST_SIDE
 from agvas_runtime.verdict import Recipe
 from agvas_runtime.writer import Decoding
-from tests.runtime.live_server import DEFECT, IMAGES, NORMAL, WAIT_S, live_server, request, until
+from tests.runtime.live_server import DEFECT, IMAGES, NORMAL, WAIT_S, live_server, raw, request, until
 from tools.fuzz_cases import BOMB, png_claiming
 
 MOST_WAITING = MOST_STREAMS + 2
@@ -73,6 +76,12 @@ def in_flight(live, **fields):
     call = live.inspection.Segment.future(request(**fields))
     until(lambda: live.accepted == 1 and live.waiting == 0)
     return call
+
+
+def png_of(image: np.ndarray) -> pb.Frame:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return pb.Frame(encoded=buffer.getvalue())
 
 
 def swap(live, bundle: str, **fields) -> admin_pb2.SwapEvent:
@@ -152,13 +161,24 @@ def test_an_image_of_more_pixels_than_there_may_be_is_refused_by_its_header(live
     bomb = pb.Frame(encoded=png_claiming(100_000, 100_000, BOMB))
     for asked, field in (
         (request(np.zeros((1000, 1001, 3), np.uint8)), "frame.raw: found 1001 x 1000 pixels, expected at most 1 mega"),
-        (pb.SegmentRequest(frame=bomb), "frame.encoded: found 100000 x 100000 pixels, expected at most 1 mega"),
+        (pb.SegmentRequest(frame=bomb), "frame.encoded: 100000 x 100000 pixels are more than the limit"),
     ):
         code, text = failure(lambda asked=asked: live.inspection.Segment(asked))
         assert code is grpc.StatusCode.INVALID_ARGUMENT
         assert text.startswith(field)
     assert live.inspection.Segment(request(np.zeros((1000, 1000, 3), np.uint8))).width == 1000
     assert live.arena.free_bytes == live.arena.size
+
+
+def test_a_frame_whose_side_would_take_all_of_the_engine_s_memory_is_refused(live):
+    row = png_of(np.zeros((1, MOST_SIDE + 1, 3), np.uint8))
+    for frame, field in ((row, "encoded"), (raw(np.zeros((MOST_SIDE + 1, 1, 3), np.uint8)), "raw")):
+        code, text = failure(lambda frame=frame: live.inspection.Segment(pb.SegmentRequest(frame=frame)))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert text.startswith(f"frame.{field}: found ")
+        assert text.endswith(" pixels, expected at most 65536 along either side")
+    for shape in ((1, MOST_SIDE, 3), (MOST_SIDE, 1, 3)):
+        assert live.inspection.Segment(request(np.zeros(shape, np.uint8))).status == pb.FRAME_STATUS_OK
 
 
 def test_one_call_more_than_may_wait_is_refused_at_once_whichever_method_it_is(live):

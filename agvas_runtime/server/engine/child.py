@@ -9,13 +9,12 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO
 
 from agvas_runtime.console import one_line
 from agvas_runtime.server.engine.arena import Arena
-from agvas_runtime.server.engine.messages import Hello
+from agvas_runtime.server.engine.messages import Hello, Link
 from agvas_runtime.server.engine.task import EngineSpec
 
 LOG = logging.getLogger("agvas.engine")
@@ -46,7 +45,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 env=_environment(spec.device),
             )
-            self.link = Connection(ours.detach())
+            self.link = Link(ours.detach())
         self._last_line = ""
         self._talk = threading.Thread(target=self._log, name="engine-log", daemon=True)
         self._talk.start()

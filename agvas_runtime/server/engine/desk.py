@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -23,9 +22,10 @@ from agvas_runtime.errors import Cancelled, EngineError, InputError
 from agvas_runtime.result import Result
 from agvas_runtime.segmenter import Event, Segmenter
 from agvas_runtime.server.engine.arena import Arena, Block
-from agvas_runtime.server.engine.messages import START, Answer, Cancel, Failed, Hello, Next, Ready, Stop, Work
+from agvas_runtime.server.engine.messages import START, Answer, Cancel, Failed, Hello, Link, Next, Ready, Stop, Work
 from agvas_runtime.server.engine.opening import open_engine
 from agvas_runtime.server.engine.task import Task
+from agvas_runtime.server.heap import keep_apart
 
 NO_MAP, NO_MASK = np.zeros((0, 0), np.float32), np.zeros((0, 0), np.bool_)
 """In results that travel: theirs lie in the block."""
@@ -48,7 +48,7 @@ class Inbox:
     When the server is gone the process ends here and now.
     """
 
-    def __init__(self, link: Connection) -> None:
+    def __init__(self, link: Link) -> None:
         self.stopping = threading.Event()
         """Nothing more is to be begun."""
         self.turns: SimpleQueue[Job | None] = SimpleQueue()
@@ -178,7 +178,8 @@ def work(link_fd: int, arena_fd: int) -> int:
     """Be an engine process, by the numbers of its two open files. Returns its exit code."""
     for fd in (link_fd, arena_fd):
         os.set_inheritable(fd, False)
-    link = Connection(link_fd)
+    keep_apart()
+    link = Link(link_fd)
     hello: Hello = link.recv()
     arena, inbox = Arena.attach(arena_fd, hello.arena_bytes), Inbox(link)
     inbox.listen()

@@ -6,7 +6,10 @@ Pixels, masks and maps do not go this way but through the arena.
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
 
 from agvas_runtime import errors
 from agvas_runtime.console import one_line
@@ -17,6 +20,18 @@ from agvas_runtime.server.engine.task import EngineFacts, EngineSpec, Task
 
 START = 0
 """The job of an engine process before all others: to become ready."""
+
+
+class Link(Connection):
+    """An end of the pipe, as `Connection` is one, but with the plain pickler, which is the faster one."""
+
+    def send(self, message: Any) -> None:
+        """Send a message. Raises OSError."""
+        self.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+
+    def recv(self) -> Any:
+        """Wait for a message. Raises EOFError, OSError."""
+        return pickle.loads(self.recv_bytes())
 
 
 @dataclass(frozen=True)

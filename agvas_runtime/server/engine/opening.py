@@ -12,7 +12,6 @@ import numpy as np
 
 from agvas_runtime.console import note
 from agvas_runtime.engines.choice import Stopped, open_bundle
-from agvas_runtime.engines.ort import share_threads
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.modes import Request
 from agvas_runtime.segmenter import Segmenter
@@ -23,6 +22,8 @@ RUNS = 3
 """Of each size; their median counts."""
 PAYS = 0.95
 """What a frame may cost among more, beside its cost among fewer, for more to be worth trying."""
+ALIKE = 1e-3
+"""Most that a probability may differ where frames are segmented together: other kernels round otherwise, no more."""
 LONG_MS = 2000.0
 """A frame that takes longer is measured once, and never among others."""
 LEAST_BUDGET_S = 0.3
@@ -35,7 +36,6 @@ def open_engine(spec: EngineSpec, stopping: threading.Event) -> tuple[Segmenter,
     Raises what `open_bundle` raises, and InputError for a request to warm up for that is not usable.
     """
     begun = perf_counter()
-    share_threads(spec.threads)
     segmenter = open_bundle(spec.engine, spec.bundle, spec.threads, build_unless=stopping)
     try:
         _unless(stopping)
@@ -60,8 +60,9 @@ def open_engine(spec: EngineSpec, stopping: threading.Event) -> tuple[Segmenter,
 def measure(segmenter: Segmenter, max_batch: int, budget_s: float) -> dict[int, float]:
     """Milliseconds a frame, by how many are segmented together: 1, 2, 4 and so on, and `max_batch`.
 
-    Goes on while more pay, as far as the engines take so many, and the time suffices. Raises EngineError, InputError
-    where not even one frame can be segmented.
+    Goes on while more pay, as far as the engines take so many, and the time suffices; not at all where a frame's answer
+    depends on the others, as with scales that are taken from a whole batch: a part is judged alone. Raises EngineError,
+    InputError where not even one frame can be segmented.
     """
     until = perf_counter() + budget_s
     canvas = segmenter.manifest.model.canvas
@@ -80,6 +81,8 @@ def measure(segmenter: Segmenter, max_batch: int, budget_s: float) -> dict[int, 
         if perf_counter() + (RUNS + 1) * count * found[fewer] / 1000 > until:
             break
         try:
+            if count == 2 and not apart_and_together_alike(segmenter):
+                break
             run_ms(count)
             found[count] = median(run_ms(count) for _ in range(RUNS))
         except InputError:  # not built for so many
@@ -90,6 +93,19 @@ def measure(segmenter: Segmenter, max_batch: int, budget_s: float) -> dict[int, 
         if found[count] > PAYS * found[fewer]:
             break
     return found
+
+
+def apart_and_together_alike(segmenter: Segmenter) -> bool:
+    """Whether a dark and a bright frame are answered together as each is alone. Raises EngineError, InputError."""
+    canvas, rng = segmenter.manifest.model.canvas, np.random.default_rng(1)
+    frames = [rng.integers(0, bright, (canvas, canvas, 3), np.uint8) for bright in (40, 256)]
+    alone = [segmenter.segment_batch([frame])[0] for frame in frames]
+    return all(
+        one.answer == other.answer
+        and abs(one.scores.anomaly - other.scores.anomaly) <= ALIKE
+        and float(np.abs(one.probability - other.probability).max()) <= ALIKE
+        for one, other in zip(alone, segmenter.segment_batch(frames), strict=True)
+    )
 
 
 def _unless(stopping: threading.Event) -> None:
