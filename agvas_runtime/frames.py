@@ -23,6 +23,8 @@ AnyImage = NDArray[np.uint8] | bytes | Path | str
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 200_000_000
+MOST_SCANS = 100
+"""Of a JPEG file, which a few bytes let pass over all its pixels once more. libtiff has the same limit for those in TIFF."""
 
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274
@@ -85,6 +87,8 @@ def open_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Im
     if image.width * image.height > max_pixels:
         limit = f"the limit of {max_pixels / 10**6:g} megapixels"
         raise InputError(f"{name}: {image.width} x {image.height} pixels are more than {limit}")
+    if (scans := _scans(data)) > MOST_SCANS:
+        raise InputError(f"{name}: found a JPEG file of {scans} scans, expected at most {MOST_SCANS}")
     try:
         image.load()
     except Exception as error:  # decoders meet hostile bytes here and raise nearly anything
@@ -145,6 +149,17 @@ def _open(data: bytes, name: str) -> Image.Image:
             raise InputError(f"{name}: {_damage(error, data)}") from None
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+def _scans(data: bytes) -> int:
+    """How many scans a JPEG file may have: no fewer than are decoded. 0 for other files.
+
+    A scan begins with a marker, the length of its header and its number of components, of which the length follows:
+    libjpeg takes no other. Looking for all of that finds none in what some cameras put behind the image.
+    """
+    if not data.startswith(b"\xff\xd8"):
+        return 0
+    return sum(data.count(bytes((0xFF, 0xDA, 0, 6 + 2 * components, components))) for components in range(5))
 
 
 def _damage(error: Exception, data: bytes) -> str:

@@ -169,12 +169,13 @@ class StoppedReader:
         self._channel.close()
 
 
-def kill_engine(admin: admin_pb2_grpc.AdminStub) -> dict[str, Any]:
-    """SIGKILL one engine process, once one is ready."""
+def kill_engine(admin: admin_pb2_grpc.AdminStub, killed: set[int]) -> dict[str, Any]:
+    """SIGKILL an engine process that was not killed yet, once one is ready."""
     deadline = time.monotonic() + END_S
     while time.monotonic() < deadline:
         for engine in admin.GetStatistics(admin_pb2.GetStatisticsRequest()).engines:
-            if engine.ready:
+            if engine.ready and engine.pid not in killed:
+                killed.add(engine.pid)
                 os.kill(engine.pid, signal.SIGKILL)
                 return {"event": "engine killed", "pid": engine.pid}
         time.sleep(0.05)
@@ -249,17 +250,18 @@ def drill(seconds: float, kills: int = KILLS, shadow: int = 40) -> dict[str, Any
         before = resident_bytes(server.process.pid)
 
         events: list[dict[str, Any]] = []
+        killed: set[int] = set()
         reader = StoppedReader(address)
         plan: list[Callable[[], dict[str, Any]]] = [
-            lambda: kill_engine(admin),
+            lambda: kill_engine(admin, killed),
             lambda: garbage(server.port),
             lambda: _rewrite(admin, recipe, RECIPE.format(area=20), broken=False),
             lambda: vanish(address),
             lambda: swap(admin, shadow),
             lambda: _rewrite(admin, recipe, "min_area_px: [", broken=True),
-            lambda: kill_engine(admin),
+            lambda: kill_engine(admin, killed),
         ]
-        plan += [lambda: kill_engine(admin)] * (kills - 2)
+        plan += [lambda: kill_engine(admin, killed)] * (kills - 2)
         faults: list[str] = []
 
         def run_plan() -> None:

@@ -6,12 +6,23 @@ from concurrent.futures import Future
 from dataclasses import replace
 from time import perf_counter
 
+from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.result import Result
 from agvas_runtime.server import replies
+from agvas_runtime.server.engine.arena import ArenaFull
 from agvas_runtime.server.engine.task import EngineFacts
-from agvas_runtime.server.lanes import Answered
+from agvas_runtime.server.lanes import Answered, Fate, NoResult
 from agvas_runtime.server.requests import Settings
+from agvas_runtime.server.statuses import TooMuch
+
+_OF_FATE = {
+    Fate.DROPPED: pb.FRAME_STATUS_DROPPED,
+    Fate.EXPIRED: pb.FRAME_STATUS_EXPIRED,
+    Fate.ENGINE_FAILED: pb.FRAME_STATUS_ENGINE_FAILED,
+    Fate.REFUSED: pb.FRAME_STATUS_REFUSED,
+    Fate.CANCELLED: pb.FRAME_STATUS_REFUSED,
+}
 
 
 def result_message(answered: Answered, settings: Settings, arrived: float, decode_ms: float) -> pb.SegmentResponse:
@@ -34,6 +45,26 @@ def message_of(
     reply.timings.add(stage="queue", ms=queue_ms)
     reply.timings.add(stage="encode", ms=(done - encoding) * 1000)
     reply.timings.add(stage="server", ms=(done - arrived) * 1000)
+    return reply
+
+
+def failure_message(error: Exception, on_no_answer: str, arrived: float) -> pb.SegmentResponse:
+    """The message of a frame that has no result because of this, but for the frame's identity.
+
+    Raises the error again where nobody foresaw it.
+    """
+    if isinstance(error, NoResult):
+        status = _OF_FATE[error.fate]
+    elif isinstance(error, InputError):
+        status = pb.FRAME_STATUS_INVALID
+    elif isinstance(error, ArenaFull | TooMuch):
+        status = pb.FRAME_STATUS_DROPPED
+    elif isinstance(error, EngineError):
+        status = pb.FRAME_STATUS_ENGINE_FAILED
+    else:
+        raise error
+    reply = replies.no_result_reply(status, str(error), on_no_answer)
+    reply.timings.add(stage="server", ms=(perf_counter() - arrived) * 1000)
     return reply
 
 

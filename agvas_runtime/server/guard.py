@@ -21,7 +21,7 @@ import grpc
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.server.access import Access, Buckets, Principal
 from agvas_runtime.server.callers import Caller, Denials, Unauthenticated, presented, request_id
-from agvas_runtime.server.open_calls import GIVE_S, TAKE_S, OpenCall, OpenCalls
+from agvas_runtime.server.open_calls import GIVE_S, MOST_SILENT, TAKE_S, OpenCall, OpenCalls, Silent
 from agvas_runtime.server.statuses import Code, Denied, NoSuchMethod
 from agvas_runtime.server.statuses import TooMuch as TooMuch
 from agvas_runtime.server.statuses import status_of as status_of
@@ -37,8 +37,9 @@ INSPECT_SERVICES = (
     "/grpc.reflection.v1.ServerReflection/",
 )
 """What the right to inspect is good for; everything else needs admin."""
-ASIDE = {"/grpc.health.v1.Health/": 40, "/grpc.reflection.": 4}
-"""Services with threads of their own, at most so many: nobody who holds all the others makes the server look dead."""
+ASIDE = {"/grpc.health.v1.Health/": (40, 4), "/grpc.reflection.": (4, 2), "/agvas.v1.Admin/": (8, 4)}
+"""Services with threads of their own, at most so many: nobody who holds all the others makes the server look dead, or
+keeps its operator out. The second number is that of calls whose messages are waited for."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc]
         rate_per_s: calls that a principal may make from one address, twice as many at once; any number where None.
         on_end: told of the end of every call.
         most_open: calls that may be open at a time, those included whose reply nobody has taken yet.
+        most_silent: see `Silent`; of the server's own threads, of which there have to be more.
         give_s, take_s: see `OpenCalls`.
         log: where denials and what nobody foresaw are told. Never what a caller sent.
     """
@@ -87,6 +89,7 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc]
         *,
         rate_per_s: float | None = None,
         most_open: int = 512,
+        most_silent: int = MOST_SILENT,
         on_end: Callable[[CallEnd], None] = lambda end: None,
         give_s: float = GIVE_S,
         take_s: float = TAKE_S,
@@ -97,13 +100,19 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc]
         self.rate_per_s, self.most_open = rate_per_s, most_open
         self.open = OpenCalls(give_s, take_s)
         self.denials = Denials(log)
-        self._pools = {prefix: ThreadPoolExecutor(count, "aside") for prefix, count in ASIDE.items()}
+        self._pools = {prefix: ThreadPoolExecutor(count, "aside") for prefix, (count, _) in ASIDE.items()}
+        self._silent = Silent(most_silent)
+        self._silent_aside = {prefix: Silent(most) for prefix, (_, most) in ASIDE.items()}
 
     def close(self) -> None:
         """Free its threads."""
         self.open.close()
         for pool in self._pools.values():
             pool.shutdown(wait=False)
+
+    def silent(self, method: str) -> Silent:
+        """The calls whose messages are waited for beside one of this method."""
+        return next((calls for prefix, calls in self._silent_aside.items() if method.startswith(prefix)), self._silent)
 
     def intercept_service(
         self,
@@ -183,7 +192,7 @@ class _Call:
         """What the handler gets: its message, or the iterator of its messages."""
         if self._handler.request_streaming:
             return self._messages(messages)
-        with self._open.awaiting_message():
+        with self._open.awaiting_message(self._guard.silent(self._method)):
             data = next(messages, None)
         if data is None:
             raise InputError(f"message: found none, expected one {self._type()}")
@@ -201,10 +210,10 @@ class _Call:
 
     def _messages(self, messages: Iterator[bytes]) -> Iterator[Any]:
         """The messages of a stream. Once it is open a camera may be silent as long as it likes, nobody else."""
-        patient = False
+        patient, silent = False, self._guard.silent(self._method)
         try:
             while True:
-                with nullcontext() if patient else self._open.awaiting_message():
+                with nullcontext() if patient else self._open.awaiting_message(silent):
                     data = next(messages, None)
                 if data is None:
                     return

@@ -31,7 +31,7 @@ class HealthService(pb_grpc.HealthServicer):  # type: ignore[misc]
     """
 
     def __init__(self, services: Sequence[str]) -> None:
-        self._serving = False
+        self._serving = self._closed = False
         self._names = ("", *services)
         self._changed = Condition()
         self._watchers = 0
@@ -41,6 +41,12 @@ class HealthService(pb_grpc.HealthServicer):  # type: ignore[misc]
         with self._changed:
             self._serving = serving
             self._changed.notify_all()
+
+    def close(self) -> None:
+        """Not serving any more: all who watch are told so, and that was the last. A server could not end before them."""
+        with self._changed:
+            self._closed = True
+        self.set(False)
 
     def Check(self, request: pb.HealthCheckRequest, context: grpc.ServicerContext) -> pb.HealthCheckResponse:
         """The status now."""
@@ -55,7 +61,7 @@ class HealthService(pb_grpc.HealthServicer):  # type: ignore[misc]
         return pb.HealthListResponse(statuses=statuses)
 
     def Watch(self, request: pb.HealthCheckRequest, context: grpc.ServicerContext) -> Iterator[pb.HealthCheckResponse]:
-        """The status now, and whenever it changes; of an unknown service that it is unknown."""
+        """The status now, and whenever it changes until `close`; of an unknown service that it is unknown."""
         gone = Event()
 
         def leave() -> None:
@@ -70,13 +76,15 @@ class HealthService(pb_grpc.HealthServicer):  # type: ignore[misc]
             while not gone.is_set():
                 with self._changed:
                     while not gone.is_set() and self._response(request) == told:
+                        if self._closed:
+                            return
                         self._changed.wait()
                     told = self._response(request)
                 if not gone.is_set():
                     yield told
 
     def _response(self, request: pb.HealthCheckRequest) -> pb.HealthCheckResponse:
-        status = "SERVING" if self._serving else "NOT_SERVING"
+        status = "SERVING" if self._serving and not self._closed else "NOT_SERVING"
         return pb.HealthCheckResponse(status=status if request.service in self._names else "SERVICE_UNKNOWN")
 
     @contextmanager

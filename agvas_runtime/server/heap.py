@@ -5,23 +5,24 @@ import gc
 from typing import Any
 
 LARGE_BYTES = 1536 << 10
-KEPT_BYTES = 8 << 20
-"""Free memory at the heap's end that is kept while frames come; `trim` gives it back."""
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+KEPT_BYTES, PARTS = 8 << 20, 2
+"""Free memory that each part of the heap keeps at its end, and how many parts there are for all threads together."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 _libc: Any = ctypes.CDLL(None)
 
 
 def keep_apart() -> None:
-    """Give every large buffer pages of its own, and smaller ones none that are new each time; before there are threads.
+    """Give every large buffer pages of its own, and frames of a megabyte the same pages again. Call it before threads.
 
     By itself glibc learns from the first frame of many megabytes to put the next ones among small objects, and pages
-    that are full of holes never go back to the system: every client that vanished while it sent cost 26 MB of them.
+    that are full of holes never go back to the system: every client that vanished while it sent cost 26 MB of them. And
+    it gives the end of the heap back with every frame, to get it again, page by page, with the next one.
     """
     if hasattr(_libc, "mallopt"):
         _libc.mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
         _libc.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
-        _libc.mallopt(-8, 2)
+        _libc.mallopt(_M_ARENA_MAX, PARTS)
 
 
 def trim() -> None:

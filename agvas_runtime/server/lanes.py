@@ -41,6 +41,11 @@ class Lanes:
         self._watch: Thread | None = None
 
     @property
+    def unanswered(self) -> int:
+        """Frames that wait, or that engines have."""
+        return len(self._open)
+
+    @property
     def waiting(self) -> int:
         """Frames that no engine has."""
         with self.lock:

@@ -3,6 +3,8 @@
 gRPC holds a call, with its reply, for as long as the caller likes; a pong to a ping is all that it asks for.
 """
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,8 @@ TAKE_S = 30.0
 """How long a caller may leave a reply untaken."""
 GIVE_S = 60.0
 """How long a caller may take to send a message that the server waits for: 64 MiB at 10 Mbit/s."""
+MOST_SILENT = 32
+"""Calls whose messages are waited for, of those without threads of their own: as many cameras may begin at once."""
 
 
 class OpenCall:
@@ -26,12 +30,14 @@ class OpenCall:
         self._context, self._give_s, self._take_s = context, give_s, take_s
 
     @contextmanager
-    def awaiting_message(self) -> Iterator[None]:
-        """While the block lasts, the next message is waited for."""
+    def awaiting_message(self, silent: Silent) -> Iterator[None]:
+        """While the block lasts, the next message is waited for, unless the call has to give way to younger ones."""
         self.until = monotonic() + self._give_s
+        silent.add(self)
         try:
             yield
         finally:
+            silent.discard(self)
             self.until = inf
 
     @contextmanager
@@ -50,6 +56,36 @@ class OpenCall:
     def cancel(self) -> None:
         """End it."""
         self._context.cancel()
+
+
+class Silent:
+    """Calls of one pool of threads whose messages are waited for: each holds a thread.
+
+    Of too many the one that has waited longest is ended, not the newcomer refused: its message is most likely there.
+
+    Args:
+        most: how many there may be; fewer than the pool's threads.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._calls: dict[OpenCall, None] = {}
+        self._lock = threading.Lock()
+
+    def add(self, call: OpenCall) -> None:
+        """One more."""
+        with self._lock:
+            self._calls[call] = None
+            longest = next(iter(self._calls)) if len(self._calls) > self._most else None
+            if longest is not None:
+                del self._calls[longest]
+        if longest is not None:
+            longest.cancel()
+
+    def discard(self, call: OpenCall) -> None:
+        """Its message has come, or it is over."""
+        with self._lock:
+            self._calls.pop(call, None)
 
 
 class OpenCalls:

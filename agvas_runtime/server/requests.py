@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from threading import BoundedSemaphore, Lock
 from time import perf_counter
@@ -39,8 +40,8 @@ NO_ANSWER_ACTIONS = {
 }
 MODES = {pb.Mode.Value(f"MODE_{mode.name}"): mode for mode in Mode}
 MOST_SIDE = 65_536
-"""Pixels. The engine takes some kilobytes for each of a frame's longer side: one of many megapixels in a single row would
-take all memory there is."""
+"""Pixels. The engine takes some kilobytes for each of a frame's longer side: one of many megapixels in a single row
+would take all memory there is."""
 SETTINGS_KEPT = 256
 """Settings that were read and may come again; each is small."""
 NO_MAP = (pb.PROBABILITY_FORMAT_UNSPECIFIED, pb.PROBABILITY_FORMAT_NONE)
@@ -75,6 +76,11 @@ class Intake:
         self._decoding = BoundedSemaphore(max(2, os.cpu_count() or 1))
         self._kept: OrderedDict[tuple[object, ...], Settings] = OrderedDict()
         self._lock = Lock()
+
+    @property
+    def memory_bytes(self) -> int:
+        """Shared memory for all frames."""
+        return self._arena.size
 
     def settings(
         self, request: pb.SegmentRequest, camera_id: str, usual: Mode, defaults: pb.SegmentRequest | None = None
@@ -111,7 +117,8 @@ class Intake:
 
         Raises InputError naming the field; ArenaFull where there is no room.
         """
-        with self._decoding:
+        slow = frame.WhichOneof("content") == "encoded"  # raw frames wait for no image that takes long to decode
+        with self._decoding if slow else nullcontext():
             started = perf_counter()
             image = image_of(frame, self._max_pixels)
             decoded = perf_counter()

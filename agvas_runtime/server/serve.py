@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from PIL import Image
 
-from agvas_runtime.errors import EngineError, EngineLost
+from agvas_runtime.errors import EngineError, EngineLost, NotNow
 from agvas_runtime.modes import Request
 from agvas_runtime.proto.agvas.v1 import admin_pb2, admin_pb2_grpc, inspection_pb2, inspection_pb2_grpc
 from agvas_runtime.server.access import Access
@@ -173,12 +173,13 @@ class InspectionServer:
         self._closing.close()
 
     def drain(self) -> int:
-        """Refuse new frames and wait for the others; how many these were."""
-        waiting = self._lanes.waiting
+        """Refuse new frames and wait for the others; how many these were. Raises NotNow where that takes too long."""
+        unanswered, until = self._lanes.unanswered, monotonic() + self._config.drain_s
         self._refuse("the server is drained: it takes no new frames")
-        if not self._lanes.wait_drained(self._config.drain_s):
-            log.warning("frames are still being answered after %g s", self._config.drain_s)
-        return waiting
+        drained = self._lanes.wait_drained(self._config.drain_s)
+        if not drained or not self._service.wait_idle(max(until - monotonic(), 0)):
+            raise NotNow(f"frames are still being answered after {self._config.drain_s:g} s; no new ones are taken")
+        return unanswered
 
     def statistics(self) -> admin_pb2.Statistics:
         """Figures so far."""
@@ -301,7 +302,7 @@ class InspectionServer:
                 block = self._arena.place(np.zeros((64, 64, 3), np.uint8))
             except ArenaFull:
                 return
-            ticket = Ticket(block, Task(recipe.request, decoding=Decoding(max_new_tokens=1)))
+            ticket = Ticket(block, Task(recipe.request, decoding=Decoding(max_new_tokens=1)), spare=True)
             ticket.outcome.add_done_callback(free_unread)
             self._spare.offer(ticket)
 

@@ -13,6 +13,7 @@ from time import perf_counter
 
 import grpc
 
+from agvas_runtime.errors import Cancelled, EngineError, InputError
 from agvas_runtime.modes import Mode
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.proto.agvas.v1 import inspection_pb2_grpc as pb_grpc
@@ -20,7 +21,8 @@ from agvas_runtime.result import Result
 from agvas_runtime.segmenter import GroupMap, Text
 from agvas_runtime.server import replies
 from agvas_runtime.server.access import Bucket
-from agvas_runtime.server.answers import message_of, result_message
+from agvas_runtime.server.answers import failure_message, message_of, result_message
+from agvas_runtime.server.engine.arena import ArenaFull
 from agvas_runtime.server.engine.pool import EnginePool
 from agvas_runtime.server.engine.task import EngineFacts
 from agvas_runtime.server.guard import TooMuch, Undecodable, caller
@@ -87,9 +89,21 @@ class InspectionService(pb_grpc.InspectionServicer):
         """Streams of `Inspect` now."""
         return len(self._sessions)
 
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Wait until no call of `Segment` or `Explain` is served any more; false where that took too long."""
+        until, taken = perf_counter() + timeout_s, 0
+        while taken < self._max_waiting and self._calls.acquire(timeout=max(until - perf_counter(), 0)):
+            taken += 1
+        for _ in range(taken):
+            self._calls.release()
+        return taken == self._max_waiting
+
     def Segment(self, request: pb.SegmentRequest, context: grpc.ServicerContext) -> pb.SegmentResponse:
         """One frame in, one verdict with its mask out."""
-        arrived = perf_counter()
+        with self._told(request, context) as arrived:
+            return self._segment(request, context, arrived)
+
+    def _segment(self, request: pb.SegmentRequest, context: grpc.ServicerContext, arrived: float) -> pb.SegmentResponse:
         camera = request.frame.identity.camera_id
         with self._place():
             settings = self._intake.settings(request, camera, Mode.DIRECT)
@@ -127,7 +141,7 @@ class InspectionService(pb_grpc.InspectionServicer):
 
     def Explain(self, request: pb.SegmentRequest, context: grpc.ServicerContext) -> Iterator[pb.ExplainEvent]:
         """One frame in, its answer out as it is written."""
-        with closing(self._explain(request, context)) as events:
+        with self._told(request, context) as arrived, closing(self._explain(request, context, arrived)) as events:
             yield from while_taken(events, context, PATIENCE_S)
 
     def GetModel(self, request: pb.GetModelRequest, context: grpc.ServicerContext) -> pb.GetModelResponse:
@@ -136,17 +150,23 @@ class InspectionService(pb_grpc.InspectionServicer):
         return reply
 
     def _explain(
-        self, request: pb.SegmentRequest, context: grpc.ServicerContext
+        self, request: pb.SegmentRequest, context: grpc.ServicerContext, arrived: float
     ) -> Generator[pb.ExplainEvent, None, None]:
-        arrived, gone, waited_ms, result = perf_counter(), Event(), 0.0, None
+        gone, waited_ms, result = Event(), 0.0, None
         engines: list[EngineFacts] = []
         if not context.add_callback(gone.set):
             gone.set()
         with self._place():
             settings = self._intake.settings(request, request.frame.identity.camera_id, Mode.EXPLAIN)
+            deadline = settings.deadline(arrived)
+
+            def late() -> bool:
+                return deadline is not None and not engines and perf_counter() >= deadline
+
             block, decode_ms = self._intake.place(request.frame, settings)
             try:
-                with closing(self._pool.stream(block, settings.task, gone.is_set, engines.append)) as events:
+                unwanted = lambda: gone.is_set() or late()  # noqa: E731
+                with closing(self._pool.stream(block, settings.task, unwanted, engines.append)) as events:
                     asked = perf_counter()
                     for event in events:
                         waited_ms += (perf_counter() - asked) * 1000
@@ -163,6 +183,11 @@ class InspectionService(pb_grpc.InspectionServicer):
                     raise AssertionError("a stream ends with its result")
                 queue_ms = max(waited_ms - result.timings_ms["total"], 0.0)
                 reply = message_of(result, engines[-1], settings, arrived, decode_ms, queue_ms)
+            except Cancelled:
+                if not late():
+                    raise
+                passed = f"the deadline of {settings.message.deadline_ms:g} ms passed before an engine was free"
+                raise NoResult(Fate.EXPIRED, passed) from None
             finally:
                 block.release()
         yield pb.ExplainEvent(result=self._sent(reply, request, context))
@@ -173,6 +198,16 @@ class InspectionService(pb_grpc.InspectionServicer):
         reply.identity.CopyFrom(request.frame.identity)
         self._answered(reply, request_id=caller(context).request_id)
         return reply
+
+    @contextmanager
+    def _told(self, request: pb.SegmentRequest, context: grpc.ServicerContext) -> Iterator[float]:
+        """Tell of a frame that has no result, too; gives the time when the call came."""
+        arrived = perf_counter()
+        try:
+            yield arrived
+        except (InputError, NoResult, EngineError, ArenaFull, TooMuch) as error:
+            self._sent(failure_message(error, "reject", arrived), request, context)
+            raise
 
     @contextmanager
     def _open(self, session: CameraSession, camera_id: str) -> Iterator[None]:

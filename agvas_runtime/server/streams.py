@@ -16,32 +16,23 @@ from time import perf_counter
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.modes import Mode
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
-from agvas_runtime.server import replies
 from agvas_runtime.server.access import Bucket
-from agvas_runtime.server.answers import free_unread, result_message
-from agvas_runtime.server.engine.arena import ArenaFull
+from agvas_runtime.server.answers import failure_message, free_unread, result_message
 from agvas_runtime.server.guard import Undecodable
 from agvas_runtime.server.lanes import Answered, Fate, Lane, NoResult, Policy, Ticket
 from agvas_runtime.server.requests import Intake, Settings, own_fields
 
 MOST_UNTAKEN = 64
 """Answers that may wait to be taken, or made, before no further frame is read."""
-MOST_SPARE = 8
-"""Frames of a stream in shared memory beyond those in its queue: in engines, or answered and not taken yet. Without this
-bound one caller who does not read would fill the memory of all."""
+MOST_SPARE, MOST_SHARE = 8, 0.25
+"""Frames of a stream in shared memory beyond those in its queue: in engines, or answered and not taken yet; and what
+share of the memory they may take, unless it is one alone. Else one who does not read would fill the memory of all."""
 MOST_WAITING = 64
 USUAL_WAITING = {"latest": 1, "block": 4}
 POLICIES: dict[int, Policy] = {
     pb.QUEUE_POLICY_UNSPECIFIED: "latest",
     pb.QUEUE_POLICY_LATEST: "latest",
     pb.QUEUE_POLICY_BLOCK: "block",
-}
-STATUSES = {
-    Fate.DROPPED: pb.FRAME_STATUS_DROPPED,
-    Fate.EXPIRED: pb.FRAME_STATUS_EXPIRED,
-    Fate.ENGINE_FAILED: pb.FRAME_STATUS_ENGINE_FAILED,
-    Fate.REFUSED: pb.FRAME_STATUS_REFUSED,
-    Fate.CANCELLED: pb.FRAME_STATUS_REFUSED,
 }
 ROOM_S = 1.0
 """How long a frame that may be dropped waits for room in shared memory."""
@@ -98,20 +89,18 @@ class _Place:
     identity: pb.FrameIdentity = field(default_factory=pb.FrameIdentity)
     decode_ms: float = 0.0
     ticket: Ticket | None = None
-    status: pb.FrameStatus = pb.FRAME_STATUS_UNSPECIFIED
-    reason: str = ""
+    failure: Exception | None = None
+    """Why there is no ticket."""
 
     def done(self) -> bool:
-        return bool(self.status) or (self.ticket is not None and self.ticket.outcome.done())
+        return self.failure is not None or (self.ticket is not None and self.ticket.outcome.done())
 
     @property
-    def holds_memory(self) -> bool:
-        """Whether its frame lies in shared memory, as its answer does."""
-        outcome = self.ticket.outcome if self.ticket is not None else None
-        return outcome is not None and not (outcome.done() and outcome.exception())
-
-    def fail(self, status: pb.FrameStatus, reason: object) -> None:
-        self.reason, self.status = str(reason), status
+    def held_bytes(self) -> int:
+        """Of shared memory, where its frame lies, as its answer does."""
+        if self.ticket is None or (self.ticket.outcome.done() and self.ticket.outcome.exception()):
+            return 0
+        return self.ticket.block.token.nbytes
 
 
 class CameraSession:
@@ -210,9 +199,12 @@ class CameraSession:
         """Accept frames until the caller has no more, goes away, or the server stops."""
         try:
             for message in messages:
-                if not self._room():
+                wanted = self._room()
+                if self._gone:
                     return
                 self._accept(message)
+                if not wanted:  # it was read all the same
+                    return
         except Exception as error:  # so gRPC ends the iterator of a call that is cancelled
             if not self._gone:
                 log.debug("the stream of %s broke off: %s", self._plan.camera_id, error)
@@ -228,12 +220,14 @@ class CameraSession:
             return not (self._gone or self._stopping)
 
     def _may_grow(self) -> bool:
-        held = sum(place.holds_memory for place in self._places)
-        return len(self._places) < MOST_UNTAKEN and held < self._plan.capacity + MOST_SPARE
+        held = [size for place in self._places if (size := place.held_bytes)]
+        if len(self._places) >= MOST_UNTAKEN or len(held) >= self._plan.capacity + MOST_SPARE:
+            return False
+        return not held or sum(held) + max(held) <= MOST_SHARE * self._intake.memory_bytes
 
     def _accept(self, message: Message) -> None:
         """Give a frame its place in line and its ticket, or the reason why it has none."""
-        place = _Place(self._index, perf_counter(), self._plan.settings)
+        place = _Place(self._index, perf_counter(), self._usual_settings())
         self._index += 1
         place.identity.camera_id = self._plan.camera_id
         with self._changed:
@@ -242,16 +236,16 @@ class CameraSession:
             place.ticket = ticket = self._ticket(place, message)
             ticket.outcome.add_done_callback(lambda _: self._notify())
             self._lane.offer(ticket)
-        except NoResult as error:
-            place.fail(STATUSES[error.fate], error)
-        except InputError as error:
-            place.fail(pb.FRAME_STATUS_INVALID, error)
-        except ArenaFull as error:
-            place.fail(pb.FRAME_STATUS_DROPPED, error)
         except Exception as error:
-            log.exception("a frame of %s could not be accepted", self._plan.camera_id)
-            place.fail(pb.FRAME_STATUS_ENGINE_FAILED, type(error).__name__)
+            place.failure = error
         self._notify()
+
+    def _usual_settings(self) -> Settings:
+        """Of a frame that asks for nothing of its own, by the recipe as it is now."""
+        try:
+            return self._intake.settings(pb.SegmentRequest(), self._plan.camera_id, Mode.DIRECT, self._plan.defaults)
+        except InputError:  # the recipe is gone
+            return self._plan.settings
 
     def _ticket(self, place: _Place, message: Message) -> Ticket:
         """Read a frame. Raises InputError, NoResult, ArenaFull."""
@@ -295,17 +289,16 @@ class CameraSession:
 
     def _answer(self, place: _Place) -> pb.SegmentResponse:
         """The message for a place that is done."""
+        on_no_answer = str(place.settings.task.recipe.on_no_answer)
         try:
             reply = self._result(place)
-        except NoResult as error:
-            reply = _no_result(place, STATUSES[error.fate], error)
-        except InputError as error:
-            reply = _no_result(place, pb.FRAME_STATUS_INVALID, error)
-        except EngineError as error:
-            reply = _no_result(place, pb.FRAME_STATUS_ENGINE_FAILED, error)
         except Exception as error:
-            log.exception("a frame of %s could not be answered", self._plan.camera_id)
-            reply = _no_result(place, pb.FRAME_STATUS_ENGINE_FAILED, type(error).__name__)
+            try:
+                reply = failure_message(error, on_no_answer, place.arrived)
+            except Exception as unforeseen:
+                log.exception("a frame of %s could not be answered", self._plan.camera_id)
+                told = EngineError(type(unforeseen).__name__)
+                reply = failure_message(told, on_no_answer, place.arrived)
         reply.index = place.index
         reply.identity.CopyFrom(place.identity)
         reply.recipe_name = place.settings.recipe_name
@@ -313,8 +306,9 @@ class CameraSession:
         return reply
 
     def _result(self, place: _Place) -> pb.SegmentResponse:
-        if place.ticket is None or place.status:
-            return _no_result(place, place.status, place.reason)
+        if place.failure is not None:
+            raise place.failure
+        assert place.ticket is not None
         answered: Answered = place.ticket.outcome.result()
         try:
             return result_message(answered, place.settings, place.arrived, place.decode_ms)
@@ -328,9 +322,3 @@ class CameraSession:
         for ticket in (place.ticket for place in places if place.ticket is not None):
             ticket.cancel()
             ticket.outcome.add_done_callback(free_unread)
-
-
-def _no_result(place: _Place, status: pb.FrameStatus, reason: object) -> pb.SegmentResponse:
-    reply = replies.no_result_reply(status, str(reason), str(place.settings.task.recipe.on_no_answer))
-    reply.timings.add(stage="server", ms=(perf_counter() - place.arrived) * 1000)
-    return reply

@@ -64,8 +64,16 @@ class Ticket:
         arrived: when the frame came, by the performance counter; now where None.
     """
 
-    def __init__(self, block: Block, task: Task, deadline: float | None = None, arrived: float | None = None) -> None:
-        self.block, self.task = block, task
+    def __init__(
+        self,
+        block: Block,
+        task: Task,
+        deadline: float | None = None,
+        arrived: float | None = None,
+        *,
+        spare: bool = False,
+    ) -> None:
+        self.block, self.task, self.spare = block, task, spare
         self.deadline = inf if deadline is None else deadline
         self.queued = perf_counter()
         """When it was made, by the performance counter."""

@@ -23,6 +23,7 @@ from agvas_runtime.server.channel import client_options
 from agvas_runtime.server.config import ServerConfig
 from agvas_runtime.server.lanes import Ticket
 from agvas_runtime.server.serve import InspectionServer
+from agvas_runtime.server.streams import CameraSession
 from tests.conftest import DEMO_FRAMES
 
 WAIT_S = 60.0
@@ -141,10 +142,15 @@ class Live:
         reply = self.health.Check(health_pb2.HealthCheckRequest(service="agvas.v1.Inspection"))
         return reply.status == health_pb2.HealthCheckResponse.SERVING
 
-    def places(self) -> list:
-        """The frames of the only stream that is open, in the line of their answers."""
-        (session,) = self.server._service._sessions
-        return list(session._places)
+    def session(self, camera_id: str = "camera") -> CameraSession:
+        """The server's side of a camera's stream that is open."""
+        sessions = self.server._service._sessions
+        (session,) = (session for session in list(sessions) if session._plan.camera_id == camera_id)
+        return session
+
+    def places(self, camera_id: str = "camera") -> list:
+        """Its frames in the line of their answers."""
+        return list(self.session(camera_id)._places)
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)

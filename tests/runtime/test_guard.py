@@ -276,6 +276,21 @@ def test_a_message_above_the_limit_is_resource_exhausted(stub):
     assert "larger than max" in caught.value.details()
 
 
+def test_a_frame_above_the_limit_ends_its_stream(stub):
+    """As docs/protocol.md says: gRPC's core does it, no frame's status can tell of it."""
+    frames = Queue()
+    replies = stub.Inspect(iter(frames.get, None), timeout=10)
+    small = pb.InspectRequest(frame=pb.SegmentRequest())
+    frames.put(small)
+    assert next(replies).answer.reason == "ok"
+    frames.put(pb.InspectRequest(frame=pb.SegmentRequest(frame=pb.Frame(encoded=bytes(2 << 20)))))
+    frames.put(small)
+    frames.put(None)
+    with pytest.raises(grpc.RpcError) as caught:
+        next(replies)
+    assert caught.value.code() is Code.RESOURCE_EXHAUSTED
+
+
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
 def test_a_compressed_message_is_refused_unpacked(free, algorithm):
     packer = zlib.compressobj(9, zlib.DEFLATED, 31 if algorithm == "gzip" else 15)
@@ -495,6 +510,31 @@ def test_a_caller_who_sends_no_message_is_let_go():
         raw.end_of(9)
 
 
+@pytest.mark.parametrize("method", ["Segment", "Explain", "Inspect"])
+def test_callers_who_send_no_message_hold_no_thread_that_others_need(method):
+    with running(most_silent=2) as server, RawCaller(server.port) as raw:
+        for stream in range(1, 17, 2):  # twice as many as there are threads
+            raw.call(stream, f"/{INSPECTION}/{method}")
+        assert outcome(server.address, f"/{INSPECTION}/Segment")[0] is Code.OK
+
+
+def test_who_has_sent_its_message_gives_way_to_nobody():
+    frames = Queue()
+    with running(most_silent=1) as server, open_channel(server.address) as channel:
+        replies = pb_grpc.InspectionStub(channel).Inspect(iter(frames.get, None), timeout=10)
+        frames.put(pb.InspectRequest())
+        next(replies)
+        with RawCaller(server.port) as raw:
+            raw.call(1, f"/{INSPECTION}/Segment")
+            raw.call(3, f"/{INSPECTION}/Segment")
+            raw.end_of(1)
+            raw.send(3, grpc_message(b""))
+            assert b"camera" not in raw.end_of(3)
+        frames.put(pb.InspectRequest())
+        assert next(replies).answer.reason == "ok"
+        frames.put(None)
+
+
 def test_a_camera_may_be_silent_once_it_has_begun(free):
     frames = Queue()
     with running(give_s=0.1) as server, open_channel(server.address) as channel:
@@ -557,12 +597,33 @@ def test_watchers_are_bounded_and_hold_up_nobody(free):
             assert stub.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING
 
 
+def test_those_who_watch_are_told_the_end_and_do_not_hold_up_the_server_s():
+    with running() as server, open_channel(server.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        watched = [stub.Watch(health_pb2.HealthCheckRequest(service=name), timeout=30) for name in ("", "nothing")]
+        assert [next(watcher).status for watcher in watched] == [1, 3]  # SERVING, SERVICE_UNKNOWN
+        server.health.close()
+        assert server.server.stop(60).wait(10)
+        assert [[reply.status for reply in watcher] for watcher in watched] == [[2], []]  # NOT_SERVING
+        assert {watcher.code() for watcher in watched} == {Code.OK}
+
+
 def test_health_is_answered_while_every_thread_of_the_others_waits(free):
     with RawCaller(free.port) as raw:
         for stream in range(1, 17, 2):  # twice as many as there are threads
             raw.call(stream, f"/{INSPECTION}/Segment")
         for stream in range(17, 33, 2):
             raw.call(stream, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+        assert health_command.status(free.address) == "SERVING"
+
+
+@pytest.mark.parametrize("silent", [f"/{INSPECTION}/Segment", f"/{ADMIN}/GetStatistics", f"/{HEALTH}/Check"])
+def test_nobody_keeps_the_operator_or_the_health_check_out(free, silent):
+    """No message comes, twice for every thread that there is."""
+    with RawCaller(free.port) as raw:
+        for stream in range(1, 161, 2):
+            raw.call(stream, silent)
+        assert outcome(free.address, f"/{ADMIN}/GetStatistics")[0] is Code.OK
         assert health_command.status(free.address) == "SERVING"
 
 

@@ -197,7 +197,7 @@ class Dispatcher:
         assert process.facts is not None
         answered = Answered(result, process.facts, (handed - ticket.queued) * 1000, ticket.block)
         try:
-            if (observe := self._around.observe) is not None:
+            if (observe := self._around.observe) is not None and not ticket.spare:
                 observe(ticket, answered)
         except Exception:
             self._around.log.exception("whoever observes the answers failed")

@@ -12,16 +12,14 @@ import numpy as np
 
 from agvas_runtime.console import note
 from agvas_runtime.engines.choice import Stopped, open_bundle
-from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.errors import BundleError, EngineError, InputError
 from agvas_runtime.modes import Request
 from agvas_runtime.segmenter import Segmenter
-from agvas_runtime.server.engine.task import EngineFacts, EngineSpec
+from agvas_runtime.server.engine.task import PAYS, EngineFacts, EngineSpec
 from agvas_runtime.server.replies import model_reply
 
 RUNS = 3
 """Of each size; their median counts."""
-PAYS = 0.95
-"""What a frame may cost among more, beside its cost among fewer, for more to be worth trying."""
 ALIKE = 1e-3
 """Most that a probability may differ where frames are segmented together: other kernels round otherwise, no more."""
 LONG_MS = 2000.0
@@ -38,12 +36,17 @@ def open_engine(spec: EngineSpec, stopping: threading.Event) -> tuple[Segmenter,
     begun = perf_counter()
     segmenter = open_bundle(spec.engine, spec.bundle, spec.threads, build_unless=stopping)
     try:
+        model = model_reply(segmenter.bundle)
+        if spec.bundle_sha256 not in ("", model.model.bundle_sha256):
+            found = f"found {model.model.bundle_sha256[:12]}, expected {spec.bundle_sha256[:12]}"
+            raise BundleError(
+                f"{segmenter.bundle.folder}: the bundle was changed under the server: {found}; swap to it"
+            )
         _unless(stopping)
         segmenter.warm([*spec.warm, Request()])
         _unless(stopping)
         budget_s = max(LEAST_BUDGET_S, (perf_counter() - begun) / 2)
         ms_per_frame = measure(segmenter, spec.max_batch, budget_s)
-        model = model_reply(segmenter.bundle)
     except BaseException:
         segmenter.close()
         raise

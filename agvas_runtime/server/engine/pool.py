@@ -225,7 +225,8 @@ class EnginePool:
         with self._changing:
             if self._stopped:
                 raise EngineLost(STOPPED)
-            old, self._spec = self._dispatchers, spec
+            old, hashes = self._dispatchers, [process.facts.bundle_sha256 for process in processes if process.facts]
+            spec = replace(spec, bundle_sha256=hashes[0])  # what is started again is the same
             self._dispatchers = [Dispatcher(self._supervised(process, spec), self._around) for process in processes]
             for dispatcher in old:
                 dispatcher.leave(FINISH_S)

@@ -11,6 +11,8 @@ from agvas_runtime.writer import Decoding
 
 _REQUEST, _RECIPE, _DECODING = Request(), Recipe(), Decoding()
 
+PAYS = 0.95
+"""What a frame may cost among more, beside its cost among fewer, for more to be worth it."""
 TOKENS_A_JOB = 128
 """An answer that may be longer is written in turns of a token, so that other frames need not wait for its end."""
 
@@ -52,6 +54,8 @@ class EngineSpec:
     """Most frames that may be segmented together."""
     device: str = ""
     """CUDA_VISIBLE_DEVICES of the process; the server's own where empty."""
+    bundle_sha256: str = ""
+    """What the bundle must be, where that is known: another one serves after a swap only."""
 
 
 @dataclass(frozen=True)
@@ -72,4 +76,4 @@ class EngineFacts:
         """How many waiting frames are best segmented together: more than one only where it saves 5 % a frame."""
         best = min(self.ms_per_frame, key=lambda count: self.ms_per_frame[count], default=1)
         alone = self.ms_per_frame.get(1, 0.0)
-        return best if self.ms_per_frame.get(best, alone) < 0.95 * alone else 1
+        return best if self.ms_per_frame.get(best, alone) <= PAYS * alone else 1

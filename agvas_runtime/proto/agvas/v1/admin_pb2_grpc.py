@@ -82,6 +82,7 @@ class AdminServicer(object):
 
     def Drain(self, request, context):
         """Answers what was accepted, refuses new frames and reports NOT_SERVING. The process goes on until it is told to stop.
+        FAILED_PRECONDITION: frames are still being answered after the server's time for that; no new ones are taken.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

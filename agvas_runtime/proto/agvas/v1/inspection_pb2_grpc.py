@@ -96,6 +96,8 @@ class InspectionServicer(object):
         """One stream a camera: frames in, answers out in the order of the frames, exactly one each, whatever happens. The first
         message opens the stream, every other one is a frame. A frame without a result is answered too, with its status, its
         identity, verdict NO_ANSWER and the gate's action. A caller who takes no answer for 30 seconds is cancelled.
+        Only a message that gRPC itself refuses ends the stream, RESOURCE_EXHAUSTED where it is too large, UNIMPLEMENTED where
+        it is compressed: that frame, all behind it, and those before it whose answers have not come yet, get none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
