@@ -24,7 +24,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 200_000_000
 MOST_SCANS = 100
-"""Of a JPEG file, which a few bytes let pass over all its pixels once more. libtiff has the same limit for those in TIFF."""
+"""Of a JPEG file: a few bytes are one, and one goes over all pixels. libtiff has the same limit for JPEG in TIFF."""
 
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274

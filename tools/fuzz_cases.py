@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from agvas_runtime.proto.agvas.v1 import admin_pb2
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 
 Random = random.Random
@@ -63,6 +64,8 @@ class Wire:
     """Bytes written to the port as they are."""
 
     data: bytes
+    half_close: bool = True
+    """Whether the caller says that nothing more comes; else the server must close by itself."""
     grpc_frame: bool = False
     """Whether it is HTTP/2 with a malformed gRPC frame in it: gRPC's own core answers that."""
 
@@ -137,7 +140,7 @@ ODD_CHOICES = tuple(range(-5, 50))
 ODD_INTEGERS = (0, 1, 2**31 - 1, 2**32 - 1)
 ODD_TEXTS = (
     *("", " ", "\x00", "\n", "a" * 5000, "\u202e", "\U0001f4a5" * 70),
-    *("[NOR][ANO][SEG]", "<image>", "<|im_end|>", "../../etc/passwd"),
+    *("bracket", "default", "cam-03", "[NOR][ANO][SEG]", "<image>", "<|im_end|>", "../../etc/passwd"),
 )
 
 
@@ -325,6 +328,19 @@ def _metadata(rng: Random) -> tuple[tuple[str, str], ...]:
     )
 
 
+def _swap(rng: Random) -> Case:
+    request = admin_pb2.SwapRequest(
+        bundle=rng.choice((*ODD_TEXTS, "bundle", "..", "/", "bundle/..", "a/b", ".", "bundle\0")),
+        shadow_frames=rng.choice(ODD_INTEGERS),
+        shadow_timeout_s=rng.choice((*ODD_NUMBERS, 0.1)),
+        max_disagreement=rng.choice(ODD_NUMBERS),
+        min_iou=rng.choice(ODD_NUMBERS),
+        max_slowdown=rng.choice(ODD_NUMBERS),
+        dry_run=True,
+    )
+    return Call("/agvas.v1.Admin/Swap", (request.SerializeToString(),))
+
+
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = b"\0\0\0\x04\0\0\0\0\0"
 
@@ -351,14 +367,17 @@ def _wire(rng: Random) -> Case:
     if rng.random() < 0.3:
         body = rng.choice((b"\xff" + some_bytes(rng, 30), b"\0\xff\xff\xff\xff", b"\x02\0\0\0\0", b"\0\0"))
         return Wire(malformed_grpc_frame(body), grpc_frame=True)
+    if rng.random() < 0.5:
+        http = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
+        return Wire(
+            rng.choice((http, b"\x16\x03\x01" + rng.randbytes(200), b"\0" + rng.randbytes(500))), half_close=False
+        )
     return Wire(
         rng.choice(
             (
                 lambda: some_bytes(rng, 2000),
-                lambda: b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n",
                 lambda: PREFACE + some_bytes(rng, 500),
                 lambda: PREFACE + SETTINGS + http2_frame(rng.randrange(12), rng.randrange(256), 1, some_bytes(rng)),
-                lambda: b"\x16\x03\x01" + some_bytes(rng, 200),
                 lambda: b"",
             )
         )()
@@ -375,6 +394,7 @@ KINDS: dict[str, tuple[Callable[[Random], Case], float]] = {
     "streams": (_stream, 0.05),
     "endless streams": (_endless, 0.001),
     "compressed": (_compressed, 0.002),
+    "swaps": (_swap, 0.01),
     "connections": (_wire, 0.06),
 }
 """Name of a kind of case -> how one is made, and its share."""

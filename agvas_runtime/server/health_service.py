@@ -43,7 +43,7 @@ class HealthService(pb_grpc.HealthServicer):  # type: ignore[misc]
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Not serving any more: all who watch are told so, and that was the last. A server could not end before them."""
+        """Not serving any more: all who watch are told so, and no more. A server ends only after them."""
         with self._changed:
             self._closed = True
         self.set(False)

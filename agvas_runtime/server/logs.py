@@ -13,6 +13,7 @@ import os
 import queue
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -46,6 +47,8 @@ def set_up(level: str = "info", format: str = "text", stream: TextIO | None = No
     root.handlers = [writer]
     root.setLevel(logging.WARNING)
     logging.getLogger(ROOT).setLevel(level.upper())
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it says of broken images what their senders are told anyway
+    warnings.filterwarnings("ignore", module="PIL")
     return writer
 
 

@@ -6,6 +6,7 @@ gRPC holds a call, with its reply, for as long as the caller likes; a pong to a 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import inf
@@ -27,6 +28,8 @@ class OpenCall:
     def __init__(self, context: grpc.ServicerContext, give_s: float, take_s: float) -> None:
         self.until = inf
         """When the caller must have moved."""
+        self.peer = context.peer()
+        """Of which connection it is."""
         self._context, self._give_s, self._take_s = context, give_s, take_s
 
     @contextmanager
@@ -61,7 +64,8 @@ class OpenCall:
 class Silent:
     """Calls of one pool of threads whose messages are waited for: each holds a thread.
 
-    Of too many the one that has waited longest is ended, not the newcomer refused: its message is most likely there.
+    Of too many one is ended: of the connection with the most of them the one that has waited longest. The newcomer is
+    not refused: its message is most likely there.
 
     Args:
         most: how many there may be; fewer than the pool's threads.
@@ -76,16 +80,20 @@ class Silent:
         """One more."""
         with self._lock:
             self._calls[call] = None
-            longest = next(iter(self._calls)) if len(self._calls) > self._most else None
-            if longest is not None:
-                del self._calls[longest]
-        if longest is not None:
-            longest.cancel()
+            ended = self._longest() if len(self._calls) > self._most else None
+            if ended is not None:
+                del self._calls[ended]
+        if ended is not None:
+            ended.cancel()
 
     def discard(self, call: OpenCall) -> None:
         """Its message has come, or it is over."""
         with self._lock:
             self._calls.pop(call, None)
+
+    def _longest(self) -> OpenCall:
+        [(peer, _)] = Counter(call.peer for call in self._calls).most_common(1)
+        return next(call for call in self._calls if call.peer == peer)
 
 
 class OpenCalls:

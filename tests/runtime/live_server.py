@@ -142,15 +142,15 @@ class Live:
         reply = self.health.Check(health_pb2.HealthCheckRequest(service="agvas.v1.Inspection"))
         return reply.status == health_pb2.HealthCheckResponse.SERVING
 
-    def session(self, camera_id: str = "camera") -> CameraSession:
-        """The server's side of a camera's stream that is open."""
-        sessions = self.server._service._sessions
-        (session,) = (session for session in list(sessions) if session._plan.camera_id == camera_id)
-        return session
+    def session(self, camera_id: str) -> CameraSession | None:
+        """The server's side of a camera's stream, once it is open."""
+        sessions = list(self.server._service._sessions)
+        return next((session for session in sessions if session._plan.camera_id == camera_id), None)
 
     def places(self, camera_id: str = "camera") -> list:
         """Its frames in the line of their answers."""
-        return list(self.session(camera_id)._places)
+        session = self.session(camera_id)
+        return [] if session is None else list(session._places)
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)

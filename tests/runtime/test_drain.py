@@ -167,7 +167,7 @@ def drained():
 def test_a_drain_returns_once_what_waited_is_answered(drained):
     _, _, answers, reply = drained
     assert [answer.status for answer in answers] == [pb.FRAME_STATUS_OK] * 4
-    assert reply.answered == 3
+    assert reply.answered == 4
 
 
 def test_a_drained_server_lives_and_refuses_new_frames_in_streams_old_and_new(drained):

@@ -424,7 +424,7 @@ def test_a_caller_who_went_away_waits_neither_for_a_place_nor_for_memory_nor_for
     with live.full_memory():
         stream = live.open(policy=pb.QUEUE_POLICY_BLOCK)
         stream.send(request())
-        until(lambda: live.server._service.open_streams == 1 and live.places())
+        until(live.places)
         stream.close()
         until(lambda: not any(thread.name == "frames" for thread in threading.enumerate()))
     monkeypatch.setattr(live.server._service, "_rate_per_s", 0.01)
@@ -448,8 +448,7 @@ def test_from_a_caller_who_takes_no_answers_nothing_more_is_read(live, policy):
             yield pb.InspectRequest(frame=asked)
 
     call = live.inspection.Inspect(messages())
-    until(lambda: live.server._service.open_streams == 1)
-    until(lambda: not live.session("does not read")._may_grow())
+    until(lambda: (session := live.session("does not read")) and not session._may_grow())
     assert live.arena.size - live.arena.free_bytes <= streams.MOST_SHARE * live.arena.size
     read = live.places("does not read")[-1].index
     other = live.open(policy=pb.QUEUE_POLICY_BLOCK)
