@@ -79,7 +79,7 @@ class Sender:
         try:
             return self._stream(case) if case.method in BOTH_WAYS else self._call(case)
         except grpc.RpcError as error:
-            return _allowed(error, case)
+            return _allowed(error)
 
     def _channel(self) -> grpc.Channel:
         if not hasattr(self._local, "channel"):
@@ -150,7 +150,7 @@ class Sender:
         return "gRPC frame" if case.grpc_frame else "closed"
 
 
-def _allowed(error: grpc.RpcError, case: Call) -> str:
+def _allowed(error: grpc.RpcError) -> str:
     code, text = error.code().name, error.details() or ""
     if code not in ALLOWED or (code == "DEADLINE_EXCEEDED" and not text.startswith("the deadline of")):
         raise Wrong(f"{code}: {text}") from None

@@ -37,9 +37,9 @@ INSPECT_SERVICES = (
     "/grpc.reflection.v1.ServerReflection/",
 )
 """What the right to inspect is good for; everything else needs admin."""
-ASIDE = {"/grpc.health.v1.Health/": (40, 4), "/grpc.reflection.": (4, 2), "/agvas.v1.Admin/": (8, 4)}
+ASIDE = {"/grpc.health.v1.Health/": (40, 4), "/grpc.reflection.": (4, 1), "/agvas.v1.Admin/": (8, 2)}
 """Services with threads of their own, at most so many: nobody who holds all the others makes the server look dead, or
-keeps its operator out. The second number is that of calls whose messages are waited for."""
+keeps its operator out. The second number is that of calls that `Silent` leaves."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,11 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc]
         self.access, self.on_end, self.log = access, on_end, log
         self.buckets = Buckets(rate_per_s) if rate_per_s else None
         self.rate_per_s, self.most_open = rate_per_s, most_open
-        self.open = OpenCalls(give_s, take_s)
         self.denials = Denials(log)
         self._pools = {prefix: ThreadPoolExecutor(count, "aside") for prefix, (count, _) in ASIDE.items()}
         self._silent = Silent(most_silent)
         self._silent_aside = {prefix: Silent(most) for prefix, (_, most) in ASIDE.items()}
+        self.open = OpenCalls([self._silent, *self._silent_aside.values()], give_s, take_s)
 
     def close(self) -> None:
         """Free its threads."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import inf
 from time import monotonic
@@ -19,7 +19,9 @@ TAKE_S = 30.0
 GIVE_S = 60.0
 """How long a caller may take to send a message that the server waits for: 64 MiB at 10 Mbit/s."""
 MOST_SILENT = 32
-"""Calls whose messages are waited for, of those without threads of their own: as many cameras may begin at once."""
+"""Calls whose messages are waited for longer than SILENT_S, of those without threads of their own."""
+SILENT_S = 0.5
+"""Calls that come all at once have their messages by then."""
 
 
 class OpenCall:
@@ -64,47 +66,50 @@ class OpenCall:
 class Silent:
     """Calls of one pool of threads whose messages are waited for: each holds a thread.
 
-    Of too many one is ended: of the connection with the most of them the one that has waited longest. The newcomer is
-    not refused: its message is most likely there.
-
     Args:
-        most: how many there may be; fewer than the pool's threads.
+        most: how many there may be for longer than SILENT_S; fewer than the pool's threads.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._calls: dict[OpenCall, None] = {}
+        self._calls: dict[OpenCall, float] = {}
         self._lock = threading.Lock()
 
     def add(self, call: OpenCall) -> None:
         """One more."""
         with self._lock:
-            self._calls[call] = None
-            ended = self._longest() if len(self._calls) > self._most else None
-            if ended is not None:
-                del self._calls[ended]
-        if ended is not None:
-            ended.cancel()
+            self._calls[call] = monotonic()
 
     def discard(self, call: OpenCall) -> None:
         """Its message has come, or it is over."""
         with self._lock:
             self._calls.pop(call, None)
 
-    def _longest(self) -> OpenCall:
-        [(peer, _)] = Counter(call.peer for call in self._calls).most_common(1)
-        return next(call for call in self._calls if call.peer == peer)
+    def surplus(self) -> list[OpenCall]:
+        """Take out those that are too many: of the connection with the most of them the one that has waited longest."""
+        until = monotonic() - SILENT_S
+        with self._lock:
+            old = [call for call, since in self._calls.items() if since < until]
+            ended = []
+            while len(old) > self._most:
+                [(peer, _)] = Counter(call.peer for call in old).most_common(1)
+                ended.append(next(call for call in old if call.peer == peer))
+                old.remove(ended[-1])
+                del self._calls[ended[-1]]
+        return ended
 
 
 class OpenCalls:
     """All of them. A thread ends those whose callers are waited for too long.
 
     Args:
+        silent: in each of them, calls that are too many are ended as well.
         give_s: how long a message may take.
         take_s: how long a reply may lie untaken.
     """
 
-    def __init__(self, give_s: float = GIVE_S, take_s: float = TAKE_S) -> None:
+    def __init__(self, silent: Sequence[Silent], give_s: float = GIVE_S, take_s: float = TAKE_S) -> None:
+        self._silent = silent
         self._give_s, self._take_s = give_s, take_s
         self._calls: set[OpenCall] = set()
         self._lock = threading.Lock()
@@ -132,10 +137,11 @@ class OpenCalls:
             self._calls.discard(call)
 
     def _watch(self) -> None:
-        while not self._closed.wait(min(self._give_s, self._take_s, 2.0) / 2):
+        while not self._closed.wait(min(self._give_s, self._take_s, 2 * SILENT_S) / 2):
             now = monotonic()
             with self._lock:
                 late = [call for call in self._calls if call.until < now]
+            late += [call for calls in self._silent for call in calls.surplus()]
             for call in late:
                 call.until = inf  # once
                 call.cancel()

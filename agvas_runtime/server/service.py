@@ -69,7 +69,7 @@ class InspectionService(pb_grpc.InspectionServicer):
         self._calls, self._streams = BoundedSemaphore(max_waiting), BoundedSemaphore(max_streams)
         self._call_lanes = _CallLanes(lanes, max_waiting)
         self._sessions: set[CameraSession] = set()
-        self._lock = Lock()
+        self._lock, self._idling = Lock(), Lock()
         self._refusing = self._stopping = ""
 
     def refuse(self, reason: str) -> None:
@@ -92,10 +92,13 @@ class InspectionService(pb_grpc.InspectionServicer):
     def wait_idle(self, timeout_s: float) -> bool:
         """Wait until no call of `Segment` or `Explain` is served any more; false where that took too long."""
         until, taken = perf_counter() + timeout_s, 0
+        if not self._idling.acquire(timeout=timeout_s):  # two that take places in turns would wait for each other
+            return False
         while taken < self._max_waiting and self._calls.acquire(timeout=max(until - perf_counter(), 0)):
             taken += 1
         for _ in range(taken):
             self._calls.release()
+        self._idling.release()
         return taken == self._max_waiting
 
     def Segment(self, request: pb.SegmentRequest, context: grpc.ServicerContext) -> pb.SegmentResponse:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from queue import SimpleQueue
 from time import monotonic
 
@@ -51,7 +51,9 @@ def raw(image: np.ndarray) -> pb.Frame:
     )
 
 
-def request(image: int | np.ndarray = DEFECT, *, identity: pb.FrameIdentity | None = None, **fields) -> pb.SegmentRequest:
+def request(
+    image: int | np.ndarray = DEFECT, *, identity: pb.FrameIdentity | None = None, **fields
+) -> pb.SegmentRequest:
     """A request for one of `IMAGES`, or for an image."""
     asked = pb.SegmentRequest(frame=raw(IMAGES[image] if isinstance(image, int) else image), **fields)
     if identity is not None:
@@ -98,11 +100,9 @@ class Stream:
 
     def code(self) -> grpc.StatusCode:
         """How it ended, once it has; what still comes is passed over."""
-        try:
+        with suppress(grpc.RpcError):
             for _ in self.call:
                 pass
-        except grpc.RpcError as error:
-            assert error is self.call
         return self.call.code()
 
 

@@ -515,21 +515,19 @@ def test_callers_who_send_no_message_hold_no_thread_that_others_need(method):
     with running(most_silent=2) as server, RawCaller(server.port) as raw:
         for stream in range(1, 17, 2):  # twice as many as there are threads
             raw.call(stream, f"/{INSPECTION}/{method}")
+        raw.end_of(1)
         assert outcome(server.address, f"/{INSPECTION}/Segment")[0] is Code.OK
 
 
 def test_who_has_sent_its_message_gives_way_to_nobody():
     frames = Queue()
-    with running(most_silent=1) as server, open_channel(server.address) as channel:
+    with running(most_silent=0) as server, open_channel(server.address) as channel:
         replies = pb_grpc.InspectionStub(channel).Inspect(iter(frames.get, None), timeout=10)
         frames.put(pb.InspectRequest())
         next(replies)
         with RawCaller(server.port) as raw:
             raw.call(1, f"/{INSPECTION}/Segment")
-            raw.call(3, f"/{INSPECTION}/Segment")
             raw.end_of(1)
-            raw.send(3, grpc_message(b""))
-            assert b"camera" not in raw.end_of(3)
         frames.put(pb.InspectRequest())
         assert next(replies).answer.reason == "ok"
         frames.put(None)
@@ -617,12 +615,26 @@ def test_health_is_answered_while_every_thread_of_the_others_waits(free):
         assert health_command.status(free.address) == "SERVING"
 
 
-@pytest.mark.parametrize("silent", [f"/{INSPECTION}/Segment", f"/{ADMIN}/GetStatistics", f"/{HEALTH}/Check"])
-def test_nobody_keeps_the_operator_or_the_health_check_out(free, silent):
-    """No message comes, twice for every thread that there is."""
+def test_the_operator_is_answered_while_every_thread_of_the_others_is_taken(free):
+    frames = [Queue() for _ in range(4)]
+    with open_channel(free.address) as channel:
+        stub = pb_grpc.InspectionStub(channel)
+        streams = [stub.Inspect(iter(each.get, None), timeout=30) for each in frames]
+        for each, replies in zip(frames, streams, strict=True):
+            each.put(pb.InspectRequest())
+            next(replies)
+        assert outcome(free.address, f"/{ADMIN}/GetStatistics")[0] is Code.OK
+        for each, replies in zip(frames, streams, strict=True):
+            each.put(None)
+            list(replies)
+
+
+@pytest.mark.parametrize(("silent", "threads"), [(f"/{ADMIN}/GetStatistics", 8), (f"/{HEALTH}/Check", 40)])
+def test_no_calls_without_a_message_keep_the_operator_or_the_health_check_out(free, silent, threads):
     with RawCaller(free.port) as raw:
-        for stream in range(1, 161, 2):
-            raw.call(stream, silent)
+        for number in range(threads + 4):
+            raw.call(2 * number + 1, silent)
+        raw.end_of(1)
         assert outcome(free.address, f"/{ADMIN}/GetStatistics")[0] is Code.OK
         assert health_command.status(free.address) == "SERVING"
 

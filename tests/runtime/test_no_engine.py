@@ -1,4 +1,4 @@
-"""While engines die one after the other: every frame is answered at once, everybody is told why, and it ends by itself."""
+"""While engines die one after the other: frames are answered at once, everybody is told why, it ends by itself."""
 
 import os
 import signal

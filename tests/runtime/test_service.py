@@ -1,4 +1,4 @@
-"""`Segment`, `Explain` and `GetModel` of a whole server: settings, limits, deadlines, callers who go, engines that die."""
+"""`Segment`, `Explain`, `GetModel` of a whole server: settings, limits, deadlines, callers who go, engines that die."""
 
 import io
 import os
@@ -110,7 +110,9 @@ def test_a_request_s_recipe_gives_what_the_segmenter_gives_with_it(live, segment
 
 
 @pytest.mark.parametrize("mask", ["none", "png", "packed_bits", "coco_rle", "polygons"])
-@pytest.mark.parametrize(("probability", "off"), [("none", 0), ("float32", 0), ("png16", 1 / 65535), ("float16", 1 / 4096)])
+@pytest.mark.parametrize(
+    ("probability", "off"), [("none", 0), ("float32", 0), ("png16", 1 / 65535), ("float16", 1 / 4096)]
+)
 def test_masks_and_maps_come_in_the_formats_that_are_asked_for(live, segmenter, mask, probability, off):
     with Client(live.address) as client:
         reply = client.segment(IMAGES[DEFECT], mask=mask, probability=probability)
@@ -240,6 +242,29 @@ def test_a_frame_whose_caller_s_time_is_up_is_not_computed(live, deadline_ms):
         until(lambda: live.waiting == 0 and live.accepted == 1)
     first.result()
     assert len(live.computed) == 1
+
+
+def test_an_explanation_whose_deadline_passed_is_not_begun(live):
+    others = [live.inspection.Explain(request(decoding=LONG), timeout=WAIT_S) for _ in range(MOST_STREAMS)]
+    for other in others:
+        next(other)
+    code, text = failure(lambda: list(live.inspection.Explain(request(deadline_ms=50))))
+    assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert text == "the deadline of 50 ms passed before an engine was free"
+    for other in others:
+        other.cancel()
+
+
+def test_frames_without_a_result_are_counted_for_the_operator_too(live):
+    identity = pb.FrameIdentity(camera_id="counted")
+    live.inspection.Segment(request(identity=identity))
+    failure(lambda: live.inspection.Segment(request(identity=identity, mask_format=99)))
+    failure(lambda: list(live.inspection.Explain(request(identity=identity, mask_format=99))))
+    with live.full_memory():
+        failure(lambda: live.inspection.Segment(request(identity=identity)))
+    (state,) = (state for state in live.server.statistics().cameras if state.camera_id == "counted")
+    assert dict(state.frames) == {"OK": 1, "INVALID": 2, "DROPPED": 1}
+    assert state.verdicts["NO_ANSWER"] == 3
 
 
 def test_a_frame_whose_caller_went_away_is_not_computed(live):

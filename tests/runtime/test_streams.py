@@ -204,9 +204,7 @@ def test_a_camera_is_told_as_connected_while_its_stream_is_open(live):
         ("x", {"recipe_name": "bolt"}, {"recipe": pb.Recipe(min_area_px=1, min_score=0)}, "bolt", (1, 0)),
     ],
 )
-def test_a_frame_s_own_settings_precede_the_stream_s_and_these_the_recipe_s(
-    live, camera, defaults, asked, taken, rule
-):
+def test_a_frame_s_own_settings_precede_the_stream_s_and_these_the_recipe_s(live, camera, defaults, asked, taken, rule):
     stream = live.open(camera_id=camera, defaults=pb.SegmentRequest(**defaults))
     stream.send(request(**asked))
     (answer,) = stream.answers(1)
@@ -227,8 +225,12 @@ def test_a_wrong_frame_is_told_with_its_field_and_the_next_one_answered(live):
     wrong = {
         "frame.content: found nothing, expected raw or encoded": pb.SegmentRequest(),
         "frame.encoded: not an image file": pb.SegmentRequest(frame=pb.Frame(encoded=b"nothing")),
-        "frame.raw.data: found 1 bytes": pb.SegmentRequest(frame=pb.Frame(raw=pb.RawImage(pixel_format=5, width=3, height=3, data=b"1"))),
-        "frame.raw: found 1000 x 1001 pixels, expected at most 1 megapixels": request(np.zeros((1001, 1000, 3), np.uint8)),
+        "frame.raw.data: found 1 bytes": pb.SegmentRequest(
+            frame=pb.Frame(raw=pb.RawImage(pixel_format=5, width=3, height=3, data=b"1"))
+        ),
+        "frame.raw: found 1000 x 1001 pixels, expected at most 1 megapixels": request(
+            np.zeros((1001, 1000, 3), np.uint8)
+        ),
         "mask_format: found 99": request(mask_format=99),
         "recipe.threshold: found nan": request(recipe=pb.Recipe(threshold=float("nan"))),
         "deadline_ms: found -1": request(deadline_ms=-1),
@@ -247,7 +249,9 @@ def test_a_wrong_frame_is_told_with_its_field_and_the_next_one_answered(live):
 
 def test_a_stream_that_is_opened_twice_goes_on_and_so_does_one_with_a_message_that_is_none(live):
     messages = [
-        opening(camera_id="c", policy=pb.QUEUE_POLICY_BLOCK, defaults=pb.SegmentRequest(recipe=STOP)).SerializeToString(),
+        opening(
+            camera_id="c", policy=pb.QUEUE_POLICY_BLOCK, defaults=pb.SegmentRequest(recipe=STOP)
+        ).SerializeToString(),
         opening(camera_id="d", policy=9).SerializeToString(),
         b"",
         b"\xff\xff",

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as triton
 
-from agvas_runtime.engines.ort import share_threads
 from agvas_runtime.segmenter import Segmenter
 
 
@@ -19,7 +18,6 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the embedded bundle as `agvas-runtime serve` does, with AGVAS_THREADS threads, and warm it up."""
         threads = int(os.environ["AGVAS_THREADS"])
-        share_threads(threads)
         self._segmenter = Segmenter.open(threads=threads)
         self._segmenter.warm()
 
