@@ -49,10 +49,11 @@ from agvas_runtime.writer import Decoding
 INSPECTION: str = inspection_pb2.DESCRIPTOR.services_by_name["Inspection"].full_name
 ADMIN: str = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
 HEALTH: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-SPARE_WORKERS = 8
-"""Threads beyond those of calls and streams, so that administration is answered under load."""
+SPARE_WORKERS = 40
+"""Threads beyond those of calls and streams: more than there are calls that wait for a message, `MOST_SILENT`."""
 SPARE_CALLS = 128
-"""Calls beyond these threads: health and reflection have threads of their own, and replies wait for their takers."""
+"""Calls beyond these threads: health, reflection and administration have threads of their own, and replies wait to be
+taken."""
 STOPPED = "the server is being stopped"
 FINISH_S = 1.0
 """How long engines may take to end."""
@@ -161,6 +162,7 @@ class InspectionServer:
         notify("STOPPING=1")
         self._refuse(STOPPED)
         self._service.stop(STOPPED)
+        self._health.close()
         ended = self._server.stop(self._config.drain_s)
         while not ended.wait(LOOK_S):
             if hurried is not None and hurried.is_set():
