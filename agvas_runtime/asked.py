@@ -40,6 +40,10 @@ class Asked(TypedDict, total=False):
 
 def request_of(instruction: str | None, asked: Asked) -> pb.SegmentRequest:
     """The message without a frame. Raises InputError naming what makes no sense whatever the recipe says."""
+    if unknown := [name for name in asked if name not in Asked.__annotations__]:
+        hint = "; did you mean recipe=Recipe(...)" if unknown[0] in Recipe.model_fields else ""
+        hint = "; did you mean decoding=Decoding(...)" if unknown[0] in Decoding.model_fields else hint
+        raise InputError(f"found the argument {unknown[0]}, expected {', '.join(Asked.__annotations__)}{hint}")
     mode, class_name, normal_look = asked.get("mode"), asked.get("class_name"), asked.get("normal_look")
     for field, text in (("instruction", instruction), ("class_name", class_name), ("normal_look", normal_look)):
         if text == "":  # the message has no place for one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -97,8 +98,10 @@ def serve(
     def ready(server: InspectionServer) -> None:
         if json_line:
             print(json.dumps(ready_event(server)), flush=True)
-        else:
+        elif loaded.config.log_format == "text":
             console.note(f"ready: {server.model.name} on {address(server.host, server.port)}")
+        else:
+            logging.getLogger("agvas.server").warning("ready", extra=ready_event(server))
         notify("READY=1")
 
     writer = set_up(loaded.config.log_level, loaded.config.log_format)

@@ -51,6 +51,10 @@ class ConnectionLostError(EngineError):
     """No server answered: it is not there, went away, or took too long."""
 
 
+class DeadlineMissedError(EngineError):
+    """The server did not compute the frame, since its deadline had passed before an engine was free."""
+
+
 class AccessDeniedError(EngineError):
     """The server does not know who calls, or does not let this caller do that."""
 
@@ -67,8 +71,9 @@ class Client:
         key: PEM file with its private key.
 
     Every method raises InputError with the server's text for a request the server finds wrong, AccessDeniedError where
-    it turns the caller away, ConnectionLostError when no server answers, and EngineError for everything else. The
-    constructor raises InputError for files or a token that cannot be used; it does not connect.
+    it turns the caller away, DeadlineMissedError for a frame whose deadline passed there, ConnectionLostError when no
+    server answers, and EngineError for everything else. The constructor raises InputError for files or a token that
+    cannot be used; it does not connect.
     """
 
     def __init__(
@@ -81,7 +86,7 @@ class Client:
         cert: Path | str | None = None,
         key: Path | str | None = None,
     ) -> None:
-        self.address, self.timeout_s = address, timeout_s
+        self.address, self.timeout_s, self._with_tls = address, timeout_s, ca is not None
         self._channel = open_channel(address, token=token, ca=ca, cert=cert, key=key)
         self._inspection = pb_grpc.InspectionStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
@@ -113,7 +118,8 @@ class Client:
                 return
             found = "not serving"
             sleep(min(0.05, left))
-        raise ConnectionLostError(f"{self.address}: not ready after {timeout_s:g} s: {found}")
+        hint = "" if self._with_tls else "; if it asks for TLS, give ca"
+        raise ConnectionLostError(f"{self.address}: not ready after {timeout_s:g} s: {found}{hint}")
 
     def segment(
         self,
@@ -199,6 +205,8 @@ class Client:
             InputError, AccessDeniedError, EngineError: as every method, and what `frames` raises.
             ConnectionLostError: the stream broke off; its text says how many frames, the last ones, have no answer.
         """
+        if policy not in ("latest", "block"):
+            raise InputError(f"policy: found {policy!r}, expected latest or block")
         opening = pb.CameraStream(camera_id=camera_id, defaults=request_of(instruction, asked))
         opening.policy = pb.QueuePolicy.Value(f"QUEUE_POLICY_{policy.upper()}")
         if queue is not None:
@@ -253,6 +261,8 @@ class Client:
         code, text = error.code(), f"{self.address}: {_text_of(error)}"
         if code is grpc.StatusCode.INVALID_ARGUMENT:
             return InputError(_text_of(error))
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED and "the deadline of" in text:
+            return DeadlineMissedError(text)
         if code in _CONNECTION_CODES:
             return ConnectionLostError(text)
         if code in _ACCESS_CODES:

@@ -9,6 +9,7 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
 import typer
@@ -39,6 +40,7 @@ def make_app(summary: str) -> typer.Typer:
 
 def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
     """Run a command line and leave the process with its exit code; every expected error is one line on stderr."""
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names may be no valid text
@@ -69,6 +71,17 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
     sys.exit(result if isinstance(result, int) else 0)
 
 
+def _open_streams() -> None:
+    """Give closed standard streams something behind them: else the next file or socket would be taken for one."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
 def _mark_paragraphs(app: typer.Typer) -> None:
     r"""Make the `\b` of raw docstrings the character that typer looks for."""
     for command in app.registered_commands:
@@ -93,8 +106,9 @@ def output() -> Console:
 
 
 def note(message: str) -> None:
-    """A line for the person at the terminal (stderr): progress, warnings, where a file went."""
-    print(message, file=sys.stderr)
+    """A line for the person at the terminal (stderr): progress, warnings, where a file went. Lost on a full disk."""
+    with suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
 
 
 def progress(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,9 +32,19 @@ def play_folder(
     fps: Annotated[float, typer.Option(min=0, help="Triggers a second; 0: as fast as answers come.")] = 0.0,
     count: Annotated[int | None, typer.Option(min=1, help="Frames to send; each file once by default.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Send pixels, as a camera does, not encoded files.")] = False,
-    instruction: Annotated[str | None, typer.Option(help="What to look for; the bundle's default sentence.")] = None,
-    min_area: Annotated[int, typer.Option(min=1, help="Smallest region that counts as a defect, in pixels.")] = 1,
-    min_score: Annotated[float, typer.Option(min=0, max=1, help="Lowest mean score of such a region.")] = 0.0,
+    camera: Annotated[
+        str, typer.Option(help="The camera's id; also chooses the server's recipe of this name.")
+    ] = "folder",
+    recipe_name: Annotated[str | None, typer.Option("--recipe", help="One of the server's recipes.")] = None,
+    instruction: Annotated[
+        str | None, typer.Option(help="What to look for; the recipe's, or the bundle's own.")
+    ] = None,
+    min_area: Annotated[
+        int | None, typer.Option(min=1, help="Smallest region that counts as a defect, in pixels; the recipe's, or 1.")
+    ] = None,
+    min_score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Lowest mean score of such a region; the recipe's, or 0.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for overlay pictures, one a file.")] = None,
     token_file: TokenOption = None,
     ca: CaOption = None,
@@ -58,8 +68,9 @@ def play_folder(
     from agvas_runtime.verdict import Recipe
 
     images = find_images(frames)
-    recipe = Recipe(min_area_px=min_area, min_score=min_score)
-    playback = Playback(images, count or len(images), fps, raw, instruction=instruction, recipe=recipe)
+    asked: dict[str, Any] = {"min_area_px": min_area, "min_score": min_score}
+    recipe = Recipe(**{name: value for name, value in asked.items() if value is not None})
+    playback = Playback(images, count or len(images), fps, raw, camera, instruction, recipe, recipe_name)
     token = None if token_file is None else read_token(token_file)
     with Client(server, token=token, ca=ca, cert=cert, key=key) as client:
         client.wait_ready(timeout_s=5)

@@ -29,6 +29,8 @@ class Playback:
     camera_id: str = "folder"
     instruction: str | None = None
     recipe: Recipe | None = None
+    """Only what was set of it has precedence over the server's recipe."""
+    recipe_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def play(client: Client, playback: Playback) -> Iterator[Shot]:
                 read_image(path) if playback.raw else read_bytes(path),
                 playback.instruction,
                 recipe=playback.recipe,
+                recipe_name=playback.recipe_name,
                 identity=identity,
             )
         except (InputError, EngineError) as error:

@@ -47,8 +47,8 @@ class RecipeBook:
 
     `on_change` is called with the recipes that are new or changed, once they are in use.
 
-    Raises InputError for a folder that cannot be read, and for the first recipe that is broken: later on a broken one
-    keeps what it was.
+    Raises InputError for a folder that cannot be read, and for recipes that are broken: later on a broken one keeps what
+    it was.
     """
 
     def __init__(self, folder: Path | None, log: logging.Logger = logging.getLogger("agvas.recipes")) -> None:
@@ -69,9 +69,9 @@ class RecipeBook:
         except OSError as error:
             raise InputError(f"{folder}: {error.strerror}, expected a folder of recipes") from None
         self._take(self._looked)
-        for file, state in sorted(self._files.items()):
-            if state.error:
-                raise InputError(f"{folder / one_line(file)}: {state.error}")
+        errors = {file: state.error for file, state in sorted(self._files.items()) if state.error}
+        if errors:
+            raise InputError("; ".join(f"{folder / one_line(file)}: {error}" for file, error in errors.items()))
         self._started = True
 
     def get(self, name: str) -> NamedRecipe:

@@ -169,6 +169,7 @@ class Live:
     @contextmanager
     def full_memory(self) -> Iterator[None]:
         """There is no room for a further frame for as long as the block lasts."""
+        until(lambda: self.arena.free_bytes == self.arena.size)
         with ExitStack() as blocks:
             for start, size in reversed(list(self.arena._gaps)):
                 block = self.arena.place(np.zeros((1, size // 8, 3), np.uint8))
@@ -185,6 +186,7 @@ class Live:
         until(lambda: self.pool.ready and self.serving())
         until(lambda: self.server._service.open_streams == 0 and self.accepted == 0)
         until(lambda: self.arena.free_bytes == self.arena.size)
+        until(lambda: len(self.lanes._lanes) == 1)  # the server's own
         until(lambda: not any(thread.name == "frames" for thread in threading.enumerate()))
         self.inspection.Segment(request())  # the next death of an engine is its first one again
         self.computed.clear()

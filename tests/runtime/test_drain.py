@@ -69,7 +69,7 @@ def test_what_was_accepted_is_answered_before_the_end_and_streams_are_told():
     with own_server() as server:
         written = server.inspection.Explain(request(decoding=LONG, mode=pb.MODE_DESCRIBE), timeout=WAIT_S)
         next(written)
-        idle, busy = Stream(server, camera_id="idle"), Stream(server, policy=BLOCK)
+        idle, busy = Stream(server, camera_id="idle"), Stream(server, policy=BLOCK, heartbeat_ms=100)
         idle.heartbeat()
         server.freeze()
         busy.send(*[request()] * 3)
@@ -79,8 +79,10 @@ def test_what_was_accepted_is_answered_before_the_end_and_streams_are_told():
         assert idle.code() is grpc.StatusCode.UNAVAILABLE
         assert idle.call.details() == STOPPED
         busy.send(request())
+        assert [busy.heartbeat().waiting for _ in range(4)][-1] >= 3
         server.thaw()
-        assert [answer.status for answer in busy.answers(3)] == [pb.FRAME_STATUS_OK] * 3
+        answers = busy.answers(3)
+        assert [(answer.index, answer.status) for answer in answers] == [(i, pb.FRAME_STATUS_OK) for i in range(3)]
         assert [call.result().status for call in calls] == [pb.FRAME_STATUS_OK] * 2
         assert list(written)[-1].result.tokens == 300
         assert busy.code() is grpc.StatusCode.UNAVAILABLE

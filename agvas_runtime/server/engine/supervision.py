@@ -171,6 +171,8 @@ class Supervised:
     def _is_ready(self, process: EngineProcess) -> None:
         with self._lock:
             self._ready = self._process is process
+        if self.restarts:
+            self._log.info("%s, pid %d: ready again", self._name, process.pid)
         self._changed()
 
     def _note_death(self, process: EngineProcess | None, reason: str, lived: bool) -> None:
