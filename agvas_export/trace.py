@@ -39,6 +39,7 @@ class Tracer:
         self.checkpoint = checkpoint
         self.config = checkpoint.config.model
         self.plan = default_plan(checkpoint)
+        self._anchor_ids = checkpoint.prompter.anchor_ids  # which reads the tokenizer anew each time
 
     @torch.inference_mode()
     def trace(self, image: NDArray[np.uint8]) -> Trace:
@@ -48,7 +49,7 @@ class Tracer:
         rows = [
             (0, *answer.rows)[answer.tokens.index(anchor) + shift]
             for answer in trie.answers
-            for anchor in self.checkpoint.prompter.anchor_ids
+            for anchor in self._anchor_ids
             if anchor in answer.tokens
         ]
         trace = Trace(anchor_rows=tuple(dict.fromkeys(rows)))

@@ -47,8 +47,8 @@ class RecipeBook:
 
     `on_change` is called with the recipes that are new or changed, once they are in use.
 
-    Raises InputError for a folder that cannot be read, and for recipes that are broken: later on a broken one keeps what
-    it was.
+    Raises InputError for a folder that cannot be read, and for recipes that are broken: later on a broken one keeps
+    what it was.
     """
 
     def __init__(self, folder: Path | None, log: logging.Logger = logging.getLogger("agvas.recipes")) -> None:

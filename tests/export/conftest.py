@@ -1,11 +1,16 @@
-"""What the export tests share: the embedded checkpoint, its graphs, a trace of one image, bundles made once."""
+"""What the export tests share: the embedded checkpoint, its graphs, a trace of one image, bundles made once.
+
+All of it is of the embedded checkpoint, so that what is dear and always the same is made once a session.
+"""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from agvas_export import export
 from agvas_export.export import export_bundle
@@ -16,8 +21,10 @@ from agvas_export.proof import SEED
 from agvas_export.targets import OPSET, resolve
 from agvas_export.trace import Trace, Tracer
 from agvas_runtime.manifest import Manifest
+from agvas_runtime.result import Result
 from agvas_train.checkpoint import Checkpoint, default_checkpoint_path, load_checkpoint
 from agvas_train.data.synth import generate
+from agvas_train.reference import ReferenceSegmenter
 
 Exported = tuple[Path, Manifest, Parity]
 
@@ -55,10 +62,36 @@ def translated() -> Iterator[Translate]:
         yield translate
 
 
+@pytest.fixture(scope="session", autouse=True)
+def remembered() -> Iterator[None]:
+    """Every export is compared with the same reference on the same images: it computes each of them once a session."""
+    traces: dict[tuple[object, bytes], Trace] = {}
+    results: dict[tuple[object, bytes], Result] = {}
+
+    class Tracing(Tracer):
+        def trace(self, image: NDArray[np.uint8]) -> Trace:
+            key = image.shape, image.tobytes()
+            if key not in traces:
+                traces[key] = super().trace(image)
+            return traces[key]
+
+    class Reference(ReferenceSegmenter):
+        def segment(self, image: NDArray[np.uint8]) -> Result:
+            key = image.shape, image.tobytes()
+            if key not in results:
+                results[key] = super().segment(image)
+            return results[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "Tracer", Tracing)
+        patch.setattr(export, "ReferenceSegmenter", Reference)
+        yield
+
+
 @pytest.fixture(scope="session")
-def model_of(graphs: dict[str, Graph], translated: Translate) -> Callable[[str], ir.Model]:
-    """A fresh ONNX model of a graph."""
-    return lambda name: translated(graphs[name])
+def model_of(graphs: dict[str, Graph], translated: Translate) -> Callable[..., ir.Model]:
+    """A fresh ONNX model of a graph, of a given opset or the usual one."""
+    return lambda name, opset=OPSET: translated(graphs[name], opset=opset)
 
 
 @pytest.fixture(scope="session")

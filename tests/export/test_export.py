@@ -17,10 +17,12 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
+from agvas_export import export
 from agvas_export.cli import app
 from agvas_export.export import export_bundle
 from agvas_export.parity import LIMITS, GraphParity, Limits, WholeParity
 from agvas_export.targets import Targets, resolve
+from agvas_runtime import console
 from agvas_runtime.bundle import CARD, PART, Bundle, default_bundle_path
 from agvas_runtime.errors import BundleError, EngineError, InputError
 from agvas_runtime.hashing import sha256_file
@@ -141,7 +143,11 @@ def test_the_embedded_bundle_has_eight_bits_and_says_what_that_costs() -> None:
     assert manifest.parity["whole"]["other_answers"] == 0
 
 
-def test_calibrated_eight_bits_carry_their_scales_in_the_graph(tmp_path: Path) -> None:
+@pytest.mark.parametrize("proved_on", [8, pytest.param(export.IMAGES, marks=pytest.mark.slow)])
+def test_calibrated_eight_bits_carry_their_scales_in_the_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proved_on: int
+) -> None:
+    monkeypatch.setattr(export, "IMAGES", proved_on)
     images = default_bundle_path().parent / "demo" / "frames"
     targets = resolve(trt="int8", llm="fp8", calibration=True)
     manifest, parity = export_bundle(
@@ -243,6 +249,15 @@ def test_adapters_are_not_exported(tmp_path: Path, place: str) -> None:
     assert "merge them first" in str(result.exception)
 
 
+def refusal(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What the command line says on stderr when it ends with exit code 2."""
+    with pytest.raises(SystemExit) as left:
+        console.run(app, arguments)
+    said = capfd.readouterr().err
+    assert left.value.code == 2, said
+    return said
+
+
 def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([PROGRAM, *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
 
@@ -263,7 +278,10 @@ def test_without_a_gpu_trt_fails_at_once_and_names_the_way_out(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_usage_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+def test_bad_usage_is_one_line_and_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("no image")
     (tmp_path / "empty").mkdir()
     for arguments, message in (
@@ -275,10 +293,11 @@ def test_bad_usage_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
         (("nowhere",), "no such checkpoint folder"),
         (("--llm", "fp8", "--calibration", "nowhere"), "nowhere"),
     ):
-        result = run(*arguments, cwd=tmp_path)
-        assert result.returncode == 2, result.stderr
-        assert message in result.stderr
-        assert result.stderr.count("\n") == 1, result.stderr  # before any work began
+        said = refusal(capfd, *arguments)
+        assert message in said
+        assert said.count("\n") == 1, said  # before any work began
+    program = run("--llm", "int5", cwd=tmp_path)
+    assert (program.returncode, program.stderr) == (2, refusal(capfd, "--llm", "int5"))
     assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "empty"}
 
 
@@ -289,11 +308,17 @@ def test_the_targets_are_shown(tmp_path: Path) -> None:
     assert "TensorRT 10 and newer" in result.stdout
 
 
-def test_an_export_killed_at_any_point_leaves_nothing_that_loads(tmp_path: Path) -> None:
-    """Killed early and at the end; every start removes what the one before left."""
-    rng = random.Random(4)
+SHORT_PROOF = "import agvas_export.export as export; export.IMAGES = 1; from agvas_export.cli import main; main()"
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """What a folder held when an export into it was killed early, and when the next one was killed at its end."""
+    root, rng, kept = tmp_path_factory.mktemp("killed"), random.Random(4), []
+    bundle = root / "out" / "bundle"
     for stop_at in ("graph pixel_encoder", "manifest"):
-        process = subprocess.Popen([PROGRAM, "--out", tmp_path / "bundle"], stderr=subprocess.PIPE, text=True)
+        command = [sys.executable, "-c", SHORT_PROOF, "--out", bundle]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
         for line in process.stderr:
             if stop_at in line:
@@ -301,15 +326,32 @@ def test_an_export_killed_at_any_point_leaves_nothing_that_loads(tmp_path: Path)
         time.sleep(rng.uniform(0, 0.3))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        if (tmp_path / "bundle").exists():  # it was done before the signal: then it is whole
-            Bundle.open(tmp_path / "bundle")
-            shutil.rmtree(tmp_path / "bundle")
-        left = [path for path in tmp_path.iterdir() if path.name != "bundle"]
+        process.stderr.close()
+        kept.append(shutil.copytree(bundle.parent, root / stop_at))
+        shutil.rmtree(bundle, ignore_errors=True)  # only there if it was done before the signal
+    return kept
+
+
+def test_an_export_killed_at_any_point_leaves_nothing_that_loads(killed: list[Path]) -> None:
+    """Every start removes what the one before left."""
+    for folder in killed:
+        if (folder / "bundle").exists():  # it was done before the signal: then it is whole
+            Bundle.open(folder / "bundle")
+        left = [path for path in folder.iterdir() if path.name != "bundle"]
         assert len(left) <= 1
         for path in left:
             assert path.name.endswith(PART)
             with pytest.raises(BundleError):
                 Bundle.open(path)
+
+
+def test_every_process_writes_the_same_graphs(killed: list[Path], exported: Exported) -> None:
+    """To the byte: names, order and weights."""
+    (other,) = killed[-1].iterdir()
+    graphs = sorted((exported[0] / "graphs").iterdir())
+    assert [path.name for path in graphs] == sorted(path.name for path in (other / "graphs").iterdir())
+    for path in graphs:
+        assert sha256_file(path) == sha256_file(other / "graphs" / path.name), path.name
 
 
 def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:

@@ -11,14 +11,14 @@ import torch
 
 from agvas_export.graphs import Graph
 from agvas_export.half import F16, F32, to_half
-from agvas_export.onnx_graph import WeightFiles, onnx_graph
+from agvas_export.onnx_graph import WeightFiles
 from agvas_export.proof import prove_graph
 from agvas_export.rounding import HIGHEST, LARGEST, RoundingTwin, rounding_twin
 from agvas_export.trace import Trace
 from agvas_runtime.engines.ort import OrtEngine
 from agvas_runtime.errors import EngineError
 
-ModelOf = Callable[[str], ir.Model]
+ModelOf = Callable[..., ir.Model]
 NAMES = ("semantic_encoder", "pixel_encoder", "spam", "llm", "decode", "decoder")
 
 
@@ -135,9 +135,9 @@ def test_half_inputs_are_rounded_and_watched_too(model_of: ModelOf, trace: Trace
 
 
 @pytest.mark.parametrize("name", ["llm", "decoder"])
-def test_hidden_places_are_no_peak(graphs: dict[str, Graph], trace: Trace, tmp_path: Path, name: str) -> None:
+def test_hidden_places_are_no_peak(model_of: ModelOf, trace: Trace, tmp_path: Path, name: str) -> None:
     """At opset 17 attention is written out, and a mask is added to scores that are half tensors."""
-    twin = RoundingTwin(written(to_half(onnx_graph(graphs[name], opset=17)), tmp_path, name))
+    twin = RoundingTwin(written(to_half(model_of(name, 17)), tmp_path, name))
     twin.run(trace.feeds[name])
     assert 1 < twin.peak[1] < 1000
 

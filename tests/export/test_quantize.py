@@ -1,6 +1,7 @@
 """Quantisation: constant products only, equal weights give equal bytes, the head apart, scales from what was seen."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from agvas_export import gptq, quantize
 from agvas_export.gptq import calibrate_int4
-from agvas_export.graphs import Graph, graphs_of
-from agvas_export.onnx_graph import WeightFiles, onnx_graph
+from agvas_export.graphs import Graph
+from agvas_export.onnx_graph import WeightFiles
 from agvas_export.qdq import activations, add_qdq, collect_ranges
 from agvas_export.quantize import (
     GPTQ4,
@@ -28,7 +29,6 @@ from agvas_export.quantize import (
     quantize_int8,
 )
 from agvas_runtime.engines.ort import UNSAFE_OPTIMIZER
-from agvas_train.checkpoint import default_checkpoint_path, load_checkpoint
 
 Arrays = dict[str, NDArray]
 VOCABULARY = 200
@@ -77,11 +77,9 @@ def image() -> Arrays:
 
 
 @pytest.fixture(scope="module")
-def language() -> dict[str, tuple[Graph, ir.Model]]:
+def language(graphs: dict[str, Graph], model_of: Callable[..., ir.Model]) -> dict[str, tuple[Graph, ir.Model]]:
     """The trained language model's pass and its decoding step."""
-    checkpoint = load_checkpoint(default_checkpoint_path(), dtype=torch.float32)
-    found = [graph for graph in graphs_of(checkpoint) if graph.name in ("llm", "decode")]
-    return {graph.name: (graph, onnx_graph(graph)) for graph in found}
+    return {name: (graphs[name], model_of(name)) for name in ("llm", "decode")}
 
 
 @pytest.fixture(scope="module")

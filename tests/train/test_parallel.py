@@ -1,4 +1,7 @@
-"""Real runs of two processes on this machine (gloo) have the losses of one, with DeepSpeed and without."""
+"""Real runs of two processes on this machine (gloo) have the losses of one, with DeepSpeed and without.
+
+torchrun starts the plain run; the others are started in the environment that it gives its processes.
+"""
 
 import copy
 import json
@@ -24,6 +27,7 @@ from agvas_train.options import shipped_recipes
 from agvas_train.parallel import read_deepspeed, start_parallel
 
 from .conftest import losses
+from .processes import train as run_processes
 
 STAGES = Path(next(iter(shipped_recipes().values()))).parent / "deepspeed"
 RECIPE = """
@@ -41,8 +45,8 @@ mixture: {direct: 0.4, general: 0.4, conversation: 0.2}
 
 
 def start(root: Path, run: str, processes: int, *options: str) -> Path:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "-m", "agvas_train"]
-    done = subprocess.run([*launcher, "--out", run, *options], cwd=root, capture_output=True, text=True, check=False)
+    (root / "said").mkdir(exist_ok=True)
+    done = run_processes(root, "--out", run, *options, said=root / "said" / run, processes=processes)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("wrote") == 1
     return root / run
@@ -73,7 +77,12 @@ def same_updates(left: Path, right: Path, base: Path) -> None:
 
 
 def test_two_processes_give_the_losses_of_one(single: Path, small_folder: Path) -> None:
-    two = start(single.parent, "two", 2, "--config", "recipe.yaml")
+    two = single.parent / "two"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "agvas_train"]
+    command = [*launcher, "--out", two.name, "--config", "recipe.yaml"]
+    done = subprocess.run(command, cwd=two.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("wrote") == 1
     assert losses(two) == pytest.approx(losses(single), rel=1e-5)
     same_updates(two, single, small_folder)
 
@@ -117,16 +126,13 @@ def test_deepspeed_in_bf16_writes_the_float32_originals(single: Path) -> None:
 
 
 @deepspeed
-def test_a_run_of_two_is_not_resumed_by_one(single: Path) -> None:
-    run = single.parent / "alone"
+def test_a_run_of_two_is_not_resumed_by_one(single: Path, tmp_path: Path) -> None:
+    run = tmp_path / "alone"
     shutil.copytree(single.parent / "zero2", run)
     shutil.rmtree(run / "final")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1", "-m", "agvas_train"]
-    done = subprocess.run([*launcher, "--resume", "--out", str(run)], capture_output=True, text=True, check=False)
+    done = run_processes(tmp_path, "--resume", "--out", run.name, said=tmp_path / "one", processes=1)
     assert "was written by 2 processes, resumed with 1" in done.stderr
-    plain = subprocess.run(
-        launcher[:1] + launcher[-2:] + ["--resume", "--out", str(run)], capture_output=True, text=True
-    )
+    plain = run_processes(tmp_path, "--resume", "--out", run.name, said=tmp_path / "plain")
     assert plain.returncode == 2
     assert "start it with a launcher: torchrun" in plain.stderr
 

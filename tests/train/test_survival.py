@@ -3,9 +3,10 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from agvas_train.checkpoint import load_checkpoint
 from agvas_train.loop import latest_checkpoint
 
 from .conftest import losses
+from .processes import begin, train
 
 STEPS = 8
 RECIPE = f"""
@@ -28,54 +30,58 @@ workers: 0
 """
 
 
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+"""So that a process of Python's own computes to the bit what a forked one does."""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the recipe, and a run of it that nothing disturbed."""
     root = tmp_path_factory.mktemp("survival")
     (root / "recipe.yaml").write_text(RECIPE)
-    done = subprocess.run(command(root, "undisturbed"), cwd=root, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "agvas_train", *new(root), "undisturbed"]
+    done = subprocess.run(command, cwd=root, env=ONE_THREAD, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return root
 
 
-def command(root: Path, run: str, *, resume: bool = False) -> list[str]:
-    options = ["--resume"] if resume else ["--config", str(root / "recipe.yaml")]
-    return [sys.executable, "-m", "agvas_train", *options, "--out", run]
+def new(root: Path) -> list[str]:
+    return ["--config", str(root / "recipe.yaml"), "--out"]
 
 
-def kill_when(process: subprocess.Popen[bytes], seen: "list[object]", look) -> None:
+def resume(run: Path, said: Path) -> None:
+    """Go on with a run, to its end."""
+    done = train(run.parent, "--resume", "--out", run.name, said=said)
+    assert done.returncode == 0, done.stderr
+
+
+def kill_when(process: ForkServerProcess, seen: list[object], look: Callable[[], object]) -> None:
     """Kill a process as soon as `look` finds something, or let it end."""
-    while process.poll() is None:
+    while process.is_alive():
         if found := look():
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             seen.append(found)
             break
-        try:
-            process.wait(timeout=0.002)
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
+        process.join(0.002)
+    process.join()
 
 
-def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(folder: Path) -> None:
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(folder: Path, tmp_path: Path) -> None:
     """Killed once while it writes its first checkpoint, once between two steps, once while it writes a later one."""
     run, seen = folder / "killed", []
     writing = lambda: [p.name for p in run.glob("checkpoints/.step-*") if any(p.iterdir())]  # noqa: E731
     lines = lambda: len(losses(run)) >= 3 if (run / "metrics.jsonl").is_file() else False  # noqa: E731
     for attempt, look in enumerate((writing, lines, writing)):
         before = latest_checkpoint(run).step if latest_checkpoint(run) else 0
-        process = subprocess.Popen(command(folder, "killed", resume=attempt > 0), cwd=folder, stderr=subprocess.DEVNULL)
-        kill_when(process, seen, look)
+        options = ["--resume", "--out"] if attempt else new(folder)
+        kill_when(begin(folder, *options, "killed", said=tmp_path / "said"), seen, look)
         newest = latest_checkpoint(run)
         done = len(losses(run)) if (run / "metrics.jsonl").is_file() else 0
         assert (newest.step if newest else 0) >= max(before, done - 1)  # at most the steps since the last checkpoint
         if newest:
             load_checkpoint(newest.folder)
     assert len(seen) == 3
-    last = subprocess.run(
-        command(folder, "killed", resume=True), cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert last.returncode == 0, last.stderr
+    resume(run, tmp_path / "last")
     assert not list(run.glob("checkpoints/.*"))
     assert losses(run) == losses(folder / "undisturbed")
     weights = [path / "final" / "model.safetensors" for path in (run, folder / "undisturbed")]
@@ -89,8 +95,7 @@ def test_a_line_that_a_kill_cut_short_is_dropped(folder: Path, tmp_path: Path) -
     shutil.rmtree(run / "checkpoints" / f"step-{STEPS:06d}")
     whole = (run / "metrics.jsonl").read_text()
     (run / "metrics.jsonl").write_text(whole[: len(whole) - 40])
-    done = subprocess.run(command(folder, str(run), resume=True), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    resume(run, tmp_path / "said")
     assert losses(run) == losses(folder / "undisturbed")
 
 
@@ -98,8 +103,7 @@ def test_a_run_killed_before_its_final_checkpoint_only_writes_that(folder: Path,
     run = tmp_path / "run"
     shutil.copytree(folder / "undisturbed", run)
     shutil.rmtree(run / "final")
-    done = subprocess.run(command(folder, str(run), resume=True), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    resume(run, tmp_path / "said")
     assert (run / "final" / "model.safetensors").read_bytes() == (
         folder / "undisturbed" / "final" / "model.safetensors"
     ).read_bytes()
@@ -119,10 +123,10 @@ def test_a_full_disk_names_the_path_and_leaves_the_checkpoints_whole(folder: Pat
     """A real disk of 50 MB, which holds two checkpoints of this run and no third."""
     disk, copy = tmp_path / "disk", tmp_path / "copy"
     disk.mkdir()
-    script = FULL.format(disk=disk, copy=copy, command=" ".join(command(folder, "run")))
-    done = subprocess.run(
-        ["unshare", "--mount", "--map-root-user", "bash", "-c", script], capture_output=True, text=True, check=False
-    )
+    command = " ".join([sys.executable, "-m", "agvas_train", *new(folder), "run"])
+    script = FULL.format(disk=disk, copy=copy, command=command)
+    unshare = ["unshare", "--mount", "--map-root-user", "bash", "-c", script]
+    done = subprocess.run(unshare, env=ONE_THREAD, capture_output=True, text=True, check=False)
     if done.returncode == 99 or "unshare" in done.stderr:
         pytest.skip("this machine lets nobody mount a small disk (unshare, tmpfs)")
     assert done.returncode == 1
@@ -133,36 +137,34 @@ def test_a_full_disk_names_the_path_and_leaves_the_checkpoints_whole(folder: Pat
     assert "Traceback" not in done.stderr
     assert sorted(path.name for path in (copy / "checkpoints").iterdir()) == ["step-000001", "step-000002"]
     load_checkpoint(copy / "checkpoints" / "step-000002")
-    again = subprocess.run(command(folder, str(copy), resume=True), capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
+    resume(copy, tmp_path / "said")
     assert losses(copy) == losses(folder / "undisturbed")
 
 
-def test_two_processes_do_not_train_in_one_folder(folder: Path) -> None:
+def test_two_processes_do_not_train_in_one_folder(folder: Path, tmp_path: Path) -> None:
     run = folder / "taken"
-    first = subprocess.Popen([*command(folder, "taken"), "--steps", "500"], cwd=folder, stderr=subprocess.DEVNULL)
+    first = begin(folder, *new(folder), "taken", "--steps", "500", said=tmp_path / "first")
     seen: list[object] = []
+
+    def second_start() -> bool:
+        """Resume the run that is under way; it must be refused."""
+        if not (run / "metrics.jsonl").is_file():
+            return False
+        again = train(folder, "--resume", "--out", "taken", said=tmp_path / "second")
+        assert again.returncode == 2
+        assert "another process trains in this folder now" in again.stderr
+        return True
+
     try:
-        kill_when(first, seen, lambda: second_start(folder) if (run / "metrics.jsonl").is_file() else None)
+        kill_when(first, seen, second_start)
     finally:
         first.kill()
-        first.wait()
+        first.join()
     assert seen == [True]
 
 
-def second_start(folder: Path) -> bool:
-    """Resume the run that is under way; it must be refused."""
-    again = subprocess.run(
-        command(folder, "taken", resume=True), cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert again.returncode == 2
-    assert "another process trains in this folder now" in again.stderr
-    return True
-
-
-def test_old_checkpoints_go_when_only_some_are_kept(folder: Path) -> None:
-    keep = [*command(folder, "kept"), "--keep", "2"]
-    done = subprocess.run(keep, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ})
+def test_old_checkpoints_go_when_only_some_are_kept(folder: Path, tmp_path: Path) -> None:
+    done = train(folder, *new(folder), "kept", "--keep", "2", said=tmp_path / "said")
     assert done.returncode == 0, done.stderr
     kept = sorted(path.name for path in (folder / "kept" / "checkpoints").iterdir())
     assert kept == [f"step-{STEPS - 1:06d}", f"step-{STEPS:06d}"]
