@@ -20,8 +20,15 @@ print(len(names))
 IMPORT_COMMAND = """
 import sys
 import agvas_runtime.cli
-late = {"onnxruntime", "agvas_runtime.segmenter", "grpc_reflection"} & set(sys.modules)
+late = {"grpc", "onnxruntime", "agvas_runtime.segmenter"} & set(sys.modules)
 assert not late, late
+"""
+
+IMPORT_SERVER = """
+import sys
+import agvas_runtime.server.serve
+engines = {"onnxruntime", "tensorrt"} & set(sys.modules)
+assert not engines, engines
 """
 
 
@@ -43,4 +50,9 @@ def test_no_module_of_the_runtime_imports_torch():
 
 def test_the_command_imports_heavy_modules_only_where_it_uses_them():
     done = python(IMPORT_COMMAND)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_server_s_own_process_imports_no_engine():
+    done = python(IMPORT_SERVER)
     assert done.returncode == 0, done.stderr

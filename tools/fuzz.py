@@ -57,6 +57,8 @@ ALLOWED = {
     "PERMISSION_DENIED",
     "DEADLINE_EXCEEDED",
 }
+INSTRUCTIONS = 200
+"""More than the 32 MiB hold that an engine keeps of them."""
 GET_RESULTS = {"mutated requests", "odd fields", "images", "streams"}
 """Kinds of which many are valid all the same."""
 STATUSES = {pb.FRAME_STATUS_OK, pb.FRAME_STATUS_INVALID, pb.FRAME_STATUS_DROPPED, pb.FRAME_STATUS_EXPIRED}
@@ -194,6 +196,7 @@ def fuzz(port: int, pid: int, seed: int, count: int, first: int = 0) -> dict[str
                 threads.submit(one, each).add_done_callback(lambda _: gate.release())
 
     began_restarts = _restarts(port)
+    _fill_caches(port)
     warm = max(count // 20, min(count // 2, 1000))
     run(first, first + warm, "first cases")
     time.sleep(IDLE_S)
@@ -212,6 +215,14 @@ def fuzz(port: int, pid: int, seed: int, count: int, first: int = 0) -> dict[str
         "wrong_count": len(wrong) + sum(number for (_, outcome), number in counts.items() if outcome == "wrong"),
         "memory_bytes": {"before": before, "after": after, "ratio": after / before},
     }
+
+
+def _fill_caches(port: int) -> None:
+    """Let the server prepare more instructions than it keeps: what it may keep is no growth."""
+    image = small_image(Random(0))
+    with Client(f"127.0.0.1:{port}") as client:
+        for number in range(INSTRUCTIONS):
+            client.segment(image, f"Please segment the defects of kind {number} in this image.", mask="none")
 
 
 def _restarts(port: int) -> int:

@@ -13,8 +13,6 @@ from agvas_runtime.errors import InputError
 from agvas_runtime.server.tls import is_loopback, read_ca, read_pair
 
 MEBIBYTE = 1 << 20
-DEFAULT_MESSAGE_MB = 64
-"""Largest request by default: a raw 16-megapixel RGB frame and some room."""
 
 READ_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.experimental.tcp_read_chunk_size", MEBIBYTE),

@@ -14,7 +14,6 @@ from pydantic_core import PydanticCustomError
 from agvas_runtime.engines.registry import OF_BUNDLES
 from agvas_runtime.errors import InputError
 from agvas_runtime.modes import Request
-from agvas_runtime.server.channel import DEFAULT_MESSAGE_MB, MEBIBYTE
 from agvas_runtime.server.engine.task import EngineSpec
 
 BYTES_A_PIXEL = 8
@@ -59,7 +58,7 @@ class ServerConfig(BaseModel):
     bundle_root: Path | None = None
     """Folder below which `agvas-runtime swap` may choose a bundle; by default there is no swapping."""
 
-    max_message_mb: int = Field(DEFAULT_MESSAGE_MB, ge=1, le=2047)
+    max_message_mb: int = Field(64, ge=1, le=2047)
     """Largest request, in MiB; 64 by default."""
     max_megapixels: float = Field(50, gt=0, le=2000, allow_inf_nan=False)
     """Largest image, in million pixels, as its header says; 50 by default."""
@@ -143,7 +142,7 @@ class ServerConfig(BaseModel):
             )
         if self.metrics_port and (self.metrics_host, self.metrics_port) == (self.host, self.port):
             raise _refused("metrics_port", f"found {self.metrics_port}, expected another one than port")
-        frame_mb = BYTES_A_PIXEL * self.max_megapixels * 1e6 / MEBIBYTE
+        frame_mb = BYTES_A_PIXEL * self.max_megapixels * 1e6 / 2**20
         if self.max_memory_mb < frame_mb:
             least = f"at least {int(frame_mb) + 1}, a frame of max_megapixels {self.max_megapixels:g}"
             raise _refused("max_memory_mb", f"found {self.max_memory_mb}, expected {least}")

@@ -154,6 +154,8 @@ def drained():
     """A server that was drained by its operator while frames waited, and what came of these."""
     with live_server() as live:
         stream, early = live.open(policy=BLOCK), live.open(policy=BLOCK)
+        written = live.inspection.Explain(request(decoding=LONG, mode=pb.MODE_DESCRIBE), timeout=WAIT_S)
+        next(written)
         with live.frozen():
             stream.send(*[request()] * 3)
             call = live.inspection.Segment.future(request())
@@ -163,12 +165,14 @@ def drained():
             until(lambda: not live.serving())
             assert not any(drain.done() for drain in drains)
         answers = [*stream.answers(3), call.result()]
+        assert not any(drain.done() for drain in drains)
+        answers.append(list(written)[-1].result)
         yield live, early, answers, [drain.result() for drain in drains]
 
 
 def test_a_drain_returns_once_what_was_accepted_is_answered_and_so_do_others_at_the_same_time(drained):
     _, _, answers, replies = drained
-    assert [answer.status for answer in answers] == [pb.FRAME_STATUS_OK] * 4
+    assert [answer.status for answer in answers] == [pb.FRAME_STATUS_OK] * 5
     assert max(reply.answered for reply in replies) == 4
 
 

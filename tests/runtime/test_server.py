@@ -22,6 +22,7 @@ from agvas_runtime.server.channel import client_options
 from agvas_runtime.wire import FrameIdentity
 
 SERVICE = "agvas.v1.Inspection"
+ADMIN = "agvas.v1.Admin"
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def encoded(data: bytes, **fields: object) -> pb.SegmentRequest:
     return pb.SegmentRequest(frame=pb.Frame(encoded=data), **fields)
 
 
-@pytest.mark.parametrize("service", ["", SERVICE])
+@pytest.mark.parametrize("service", ["", SERVICE, ADMIN])
 def test_health_is_serving(channel, service):
     reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service))
     assert reply.status == health_pb2.HealthCheckResponse.SERVING
@@ -53,9 +54,11 @@ def test_the_container_health_check_tells_serving_from_absent(server, client):
 
 def test_reflection_lists_the_services_and_their_messages(channel):
     database = ProtoReflectionDescriptorDatabase(channel)
-    assert {SERVICE, "grpc.health.v1.Health"} <= set(database.get_services())
-    file = database.FindFileContainingSymbol(SERVICE)
-    assert "SegmentRequest" in [message.name for message in file.message_type]
+    standard = {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+    assert set(database.get_services()) == {SERVICE, ADMIN, *standard}
+    for service, name in ((SERVICE, "SegmentRequest"), (ADMIN, "SwapRequest")):
+        file = database.FindFileContainingSymbol(service)
+        assert name in [message.name for message in file.message_type]
 
 
 def test_get_model_says_what_the_manifest_says(client, segmenter):
@@ -153,8 +156,11 @@ def test_the_recipe_decides_what_counts(stub, photo):
             pb.SegmentRequest(frame=pb.Frame(raw=pb.RawImage(pixel_format=77, width=1, height=1, data=b"1"))),
             "frame.raw.pixel_format: found 77, expected one of MONO8, MONO10, MONO12, MONO16, RGB8, BGR8",
         ),
-        (encoded(b"", mask_format=9), "mask_format: found 9, expected NONE, PNG or PACKED_BITS"),
-        (encoded(b"", probability_format=9), "probability_format: found 9, expected NONE, FLOAT32 or PNG16"),
+        (encoded(b"", mask_format=9), "mask_format: found 9, expected NONE, PNG, PACKED_BITS, COCO_RLE or POLYGONS"),
+        (
+            encoded(b"", probability_format=9),
+            "probability_format: found 9, expected NONE, FLOAT32, PNG16 or FLOAT16",
+        ),
         (encoded(b"", recipe=pb.Recipe(min_area_px=0)), "recipe.min_area_px: found 0"),
         (encoded(b"", recipe=pb.Recipe(min_score=1.5)), "recipe.min_score: found 1.5"),
         (encoded(b"", recipe=pb.Recipe(min_score=float("nan"))), "recipe.min_score: found nan"),

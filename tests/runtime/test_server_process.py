@@ -1,61 +1,98 @@
 """The life of the server's process: ready, port taken, wrong bundle, signals."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
 
-from agvas_runtime.demo.server_process import server_process
+from agvas_runtime.bundle import MANIFEST
+from agvas_runtime.demo.server_process import ServerProcess, server_process
+from agvas_runtime.errors import EngineError
+from agvas_runtime.hashing import sha256_file
 from agvas_runtime.server import health
+from agvas_runtime.server.config import ServerConfig
+from agvas_runtime.server.serve import InspectionServer
 
 SERVE = "agvas_runtime.cli"
+
+
+def engine_of(server: ServerProcess) -> psutil.Process:
+    """The only process that the server has started."""
+    (engine,) = psutil.Process(server.process.pid).children(recursive=True)
+    return engine
 
 
 def test_the_ready_line_names_the_port_that_answers(server):
     assert health.status(f"127.0.0.1:{server.port}") == "SERVING"
 
 
-def test_the_ready_line_is_json_on_stdout_and_nothing_else_is(segmenter):
+def test_the_ready_line_is_json_on_stdout_and_nothing_else_is_until_sigterm_ends_the_server(segmenter):
     command = [sys.executable, "-m", SERVE, "serve", "--port", "0", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     event = json.loads(process.stdout.readline())
+    (engine,) = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
     out, err = process.communicate(timeout=30)
-    assert event["event"] == "ready"
-    assert event["model"] == segmenter.bundle.manifest.name
-    assert event["pid"] == process.pid
-    assert (out, err) == ("", "")
+    port = event.pop("port")
+    assert event == {
+        "event": "ready",
+        "host": "127.0.0.1",
+        "metrics_port": None,
+        "pid": process.pid,
+        "model": segmenter.bundle.manifest.name,
+        "bundle_sha256": sha256_file(segmenter.bundle.folder / MANIFEST),
+        "engines": [{"device": "", "pid": engine.pid}],
+    }
+    assert (out, err, process.returncode) == ("", "", 0)
+    assert health.status(f"127.0.0.1:{port}") == "UNAVAILABLE"
+    assert not engine.is_running()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_the_server_with_exit_code_0(number):
+def test_sigint_ends_the_server_whichever_of_its_threads_the_system_interrupts():
+    """As a rule that is the main thread, which runs Python's handlers; not always."""
     with server_process() as running:
-        running.process.send_signal(number)
+        engine = engine_of(running)
+        _, thread, *_ = sorted(int(name) for name in os.listdir(f"/proc/{running.process.pid}/task"))
+        assert thread != running.process.pid
+        os.kill(thread, signal.SIGINT)
         assert running.process.wait(timeout=30) == 0
         assert health.status(f"127.0.0.1:{running.port}") == "UNAVAILABLE"
+        assert not engine.is_running()
 
 
-def test_a_port_in_use_is_one_line_with_exit_code_1(run_module):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        done = run_module(SERVE, "serve", "--port", port)
-    assert done.returncode == 1
-    assert done.stderr == f"error: port {port} on 127.0.0.1: address already in use\n"
-
-
-def test_two_servers_never_share_a_port(server, run_module):
+def test_two_servers_never_share_a_port_and_one_in_use_is_one_line_with_exit_code_1(server, run_module):
     done = run_module(SERVE, "serve", "--port", server.port)
     assert done.returncode == 1
-    assert f"port {server.port}" in done.stderr
+    assert done.stderr == f"error: port {server.port} on 127.0.0.1: address already in use\n"
+
+
+def test_a_port_that_another_program_has_is_refused_before_an_engine_is_started():
+    before = psutil.Process().children()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(EngineError, match=f"^port {port} on 127.0.0.1: address already in use$"):
+            InspectionServer(ServerConfig(port=port))
+    assert psutil.Process().children() == before
 
 
 def test_an_unknown_host_is_one_line_with_exit_code_1(run_module):
-    done = run_module(SERVE, "serve", "--host", "no.such.host.invalid", "--port", "0")
+    done = run_module(SERVE, "serve", "--host", "no.such.host.invalid", "--port", "0", "--insecure")
     assert done.returncode == 1
     assert done.stderr.startswith("error: port 0 on no.such.host.invalid: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_host_that_other_machines_reach_is_refused_with_exit_code_2_unless_that_is_asked_for(run_module):
+    done = run_module(SERVE, "serve", "--host", "0.0.0.0", "--port", "0")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --host: found 0.0.0.0, which other machines reach, without encryption (")
+    assert done.stderr.endswith("listen on 127.0.0.1, or say --insecure\n")
     assert done.stderr.count("\n") == 1
 
 
@@ -66,7 +103,11 @@ def test_a_folder_that_is_no_bundle_is_one_line_with_exit_code_2(run_module, tmp
 
 
 def test_a_server_listens_on_the_loopback_interface_only_unless_told_otherwise(server):
-    import psutil
-
     listening = [c.laddr for c in psutil.Process(server.process.pid).net_connections("inet") if c.status == "LISTEN"]
     assert [address.ip for address in listening] in (["127.0.0.1"], ["::ffff:127.0.0.1"])
+    assert engine_of(server).net_connections("inet") == []
+
+
+def test_the_engine_runs_in_a_process_of_its_own(server):
+    loaded = {pid: Path(f"/proc/{pid}/maps").read_text() for pid in (server.process.pid, engine_of(server).pid)}
+    assert ["onnxruntime" in maps for maps in loaded.values()] == [False, True]
