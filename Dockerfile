@@ -1,5 +1,8 @@
 # Images without anything that their task does not need: `docker build --target runtime-cpu -t agvas .`
 # tests/test_docker.py runs what can be run of them without a container engine.
+#
+# In a container nothing is reached but by a published port, so the servers listen on all of the container's addresses,
+# without TLS: publish to 127.0.0.1 only, or give another command, with TLS and credentials (docs/deployment.md).
 
 # The server on a CPU: no torch, no transformers.
 FROM python:3.11-slim AS runtime-cpu
@@ -13,7 +16,7 @@ WORKDIR /home/agvas
 EXPOSE 50051
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s CMD ["python", "-m", "agvas_runtime.server.health"]
 ENTRYPOINT ["agvas-runtime"]
-CMD ["serve", "--host", "0.0.0.0"]
+CMD ["serve", "--host", "0.0.0.0", "--insecure"]
 
 # The server on an NVIDIA GPU: the base brings CUDA and cuDNN for ONNX Runtime.
 FROM nvidia/cuda:13.0.1-cudnn-runtime-ubuntu24.04 AS runtime-gpu
@@ -30,7 +33,7 @@ WORKDIR /home/agvas
 EXPOSE 50051
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python", "-m", "agvas_runtime.server.health"]
 ENTRYPOINT ["agvas-runtime"]
-CMD ["serve", "--host", "0.0.0.0"]
+CMD ["serve", "--host", "0.0.0.0", "--insecure"]
 
 # From a checkpoint to a bundle; runs once and ends, so its health check only says that the package is whole.
 # torch's default wheel brings CUDA along; PIP_EXTRA_INDEX_URL may name an index that has the CPU build.
