@@ -1,8 +1,10 @@
 # Images without anything that their task does not need: `docker build --target runtime-cpu -t agvas .`
 # tests/test_docker.py runs what can be run of them without a container engine.
 #
-# In a container nothing is reached but by a published port, so the servers listen on all of the container's addresses,
-# without TLS: publish to 127.0.0.1 only, or give another command, with TLS and credentials (docs/deployment.md).
+# A published port does not lead to the container's own loopback, and a fresh image has neither certificate nor tokens,
+# so the servers' command says --insecure. It is meant for a port that is published to 127.0.0.1, as docs/deployment.md
+# does: who calls through that may inspect, not administer. For a network give another command, with TLS and
+# credentials.
 
 # The server on a CPU: no torch, no transformers.
 FROM python:3.11-slim AS runtime-cpu

@@ -10,9 +10,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
+from agvas_runtime.server.config import ServerConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FORBIDDEN = {"torch", "transformers", "peft", "accelerate"}
@@ -87,6 +90,25 @@ def test_a_stage_runs_as_another_user_than_root_and_has_a_health_check(stage):
     assert keywords.index("USER") > max(i for i, keyword in enumerate(keywords) if keyword == "RUN")
 
 
+@pytest.mark.parametrize("stage", ["runtime-cpu", "runtime-gpu"])
+def test_a_server_s_own_command_may_be_started_and_is_published_to_this_machine_alone(stage):
+    """It is heard from outside the container without TLS and login, because a fresh image has neither."""
+    command = json.loads(lines(stage, "CMD")[0])
+    assert command == ["serve", "--host", "0.0.0.0", "--insecure"]
+    assert ServerConfig(host="0.0.0.0", insecure=True).port == int(lines(stage, "EXPOSE")[0])
+    documents = [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")]
+    text = "".join(path.read_text("utf-8") for path in documents).replace("\\\n", " ")
+    runs = [shlex.split(line) for line in text.splitlines() if line.startswith("    docker run ")]
+    own = [arguments for arguments in runs if arguments[-1] == "agvas"]
+    assert own
+    for arguments in own:
+        published = [value for flag, value in pairwise(arguments) if flag in ("-p", "--publish")]
+        assert published
+        assert all(value.startswith("127.0.0.1:") for value in published)
+    for arguments in (arguments for arguments in runs if arguments not in own):
+        assert "--insecure" not in arguments
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_installs_at_the_versions_of_the_constraints_file(stage):
     arguments = pip_arguments(stage)
@@ -120,6 +142,9 @@ def test_the_cpu_runtime_s_install_line_gives_a_server_without_torch(tmp_path):
     assert not names & FORBIDDEN
     (entry,) = json.loads(lines("runtime-cpu", "ENTRYPOINT")[0])
     assert run(python.with_name(entry), "serve", "--help").returncode == 0
+    shown = run(python.with_name(entry), *json.loads(lines("runtime-cpu", "CMD")[0]), "--print-config")
+    assert shown.returncode == 0, shown.stderr
+    assert "0.0.0.0" in shown.stdout
     health = json.loads(lines("runtime-cpu", "HEALTHCHECK")[0].split("CMD ")[1])
     absent = run(python, *health[1:], "127.0.0.1:1")
     assert (absent.returncode, absent.stdout) == (1, "UNAVAILABLE\n")

@@ -22,7 +22,7 @@ def python310() -> str | None:
 
 
 @pytest.mark.skipif(python310() is None, reason="no Python 3.10 here")
-def test_the_embedded_bundle_runs_on_python_310(tmp_path: Path) -> None:
+def test_the_embedded_bundle_runs_and_is_served_on_python_310(tmp_path: Path) -> None:
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([str(python310()), "-m", "venv", tmp_path / "venv"], check=True)
     install = [python, "-m", "pip", "install", "-q", "-c", "constraints.txt", "-e", ".[cpu]"]
@@ -37,3 +37,6 @@ def test_the_embedded_bundle_runs_on_python_310(tmp_path: Path) -> None:
     (row,) = json.loads(done.stdout)
     assert row["answer_kind"] in ("segmented", "rejected")
     assert Path(row["mask"]).is_file()
+    demo = [python, "-m", "agvas_runtime.demo", "--count", "2", "--fps", "0", "--out", tmp_path / "demo"]
+    served = subprocess.run(demo, capture_output=True, text=True, check=False)
+    assert served.returncode == 0, served.stderr

@@ -7,6 +7,7 @@ import pytest
 
 from agvas_runtime.camera.cli import app
 from agvas_runtime.camera.player import Playback, play
+from agvas_runtime.client import Client
 from agvas_runtime.console import run
 from agvas_runtime.frames import read_image
 from agvas_runtime.verdict import Verdict
@@ -85,7 +86,9 @@ def test_a_folder_without_images_is_exit_code_2(camera, tmp_path):
     assert err.startswith(f"error: {tmp_path}: no images in this folder")
 
 
-def test_no_server_is_one_line_with_exit_code_1(camera, photo):
+def test_no_server_is_one_line_with_exit_code_1(camera, photo, monkeypatch):
+    wait_ready = Client.wait_ready
+    monkeypatch.setattr(Client, "wait_ready", lambda client, timeout_s: wait_ready(client, timeout_s=timeout_s / 50))
     code, out, err = camera(photo, address="127.0.0.1:1")
     assert (code, out) == (1, "")
     assert err.startswith("error: 127.0.0.1:1: not ready after")

@@ -47,6 +47,12 @@ def bundle(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def scripted(bundle):
+    """The bundle in this process."""
+    return Segmenter.open(bundle, threads=1)
+
+
+@pytest.fixture(scope="module")
 def running(bundle):
     with live_server(bundle=bundle) as live:
         yield live
@@ -189,9 +195,8 @@ def test_an_input_error_in_the_midst_of_an_answer_comes_behind_its_beginning(liv
 # Several groups of anchors
 
 
-def test_several_groups_of_anchors_give_several_masks(live, bundle):
-    segmenter = Segmenter.open(bundle, threads=1)
-    *expected, result = segmenter.stream(IMAGE, Request(Mode.EXPLAIN, GROUPS))
+def test_several_groups_of_anchors_give_several_masks(live, scripted):
+    *expected, result = scripted.stream(IMAGE, Request(Mode.EXPLAIN, GROUPS))
     maps = [event.probability for event in expected if isinstance(event, GroupMap)]
     assert len(maps) == len(result.group_maps) == 2
     with Client(live.address) as client:
@@ -210,8 +215,8 @@ def test_several_groups_of_anchors_give_several_masks(live, bundle):
     assert "".join(event for event in events if isinstance(event, str)) == result.answer == reply.answer
 
 
-def test_several_groups_of_anchors_of_an_answer_in_one_turn_give_several_masks(live, bundle):
-    result = Segmenter.open(bundle, threads=1).segment(IMAGE, GROUPS)
+def test_several_groups_of_anchors_of_an_answer_in_one_turn_give_several_masks(live, scripted):
+    result = scripted.segment(IMAGE, GROUPS)
     with Client(live.address) as client:
         reply = client.segment(IMAGE, GROUPS, probability="float32")
     assert len(reply.groups) == len(result.group_maps) == 2
@@ -269,7 +274,7 @@ def test_explanations_take_places_like_frames_and_one_more_is_refused(live, read
 
 
 def test_a_reader_that_takes_nothing_blocks_nobody_and_is_cancelled(live, talk, monkeypatch):
-    monkeypatch.setattr(service, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(service, "PATIENCE_S", 0.3)
     with grpc.insecure_channel(live.address, options=list(BIT_BY_BIT.items())) as slow:
         events = pb_grpc.InspectionStub(slow).Explain(request(**LONG))
         assert next(events).text
