@@ -220,10 +220,12 @@ class Client:
         return model_from(self._call(self._inspection.GetModel, pb.GetModelRequest(), None))
 
     def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
+        started, limit_s = perf_counter(), self.timeout_s if timeout_s is None else timeout_s
         try:
-            return method(request, timeout=self.timeout_s if timeout_s is None else timeout_s)
+            return method(request, timeout=limit_s)
         except grpc.RpcError as error:
-            raise self._error(error) from None
+            # When the call's own time is up the server notices it, too: it does not matter whose word is here first.
+            raise self._error(error, in_time=perf_counter() - started < limit_s) from None
 
     def _events(
         self, request: pb.SegmentRequest, timeout_s: float
@@ -256,12 +258,12 @@ class Client:
         if sent.failure is not None:
             raise sent.failure
 
-    def _error(self, error: grpc.RpcError) -> Exception:
+    def _error(self, error: grpc.RpcError, in_time: bool = True) -> Exception:
         """What a failed call means to its caller."""
         code, text = error.code(), f"{self.address}: {_text_of(error)}"
         if code is grpc.StatusCode.INVALID_ARGUMENT:
             return InputError(_text_of(error))
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED and "the deadline of" in text:
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED and in_time and "the deadline of" in text:
             return DeadlineMissedError(text)
         if code in _CONNECTION_CODES:
             return ConnectionLostError(text)

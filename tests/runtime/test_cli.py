@@ -2,8 +2,8 @@
 
 import io
 import json
-import resource
 import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -333,11 +333,17 @@ def test_an_out_folder_that_cannot_be_made_is_one_line(command, photo, tmp_path)
     assert err == f"error: {tmp_path / 'file' / 'out'}: cannot make this folder: Not a directory\n"
 
 
-def test_a_disk_that_takes_no_more_leaves_no_half_written_file(run_module, photo, tmp_path):
-    def small_files_only() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+SMALL_FILES_ONLY = """
+import resource
+from agvas_runtime import cli
+resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+cli.main()
+"""
 
-    done = run_module(COMMAND, "segment", photo, "--out", tmp_path / "out", preexec_fn=small_files_only)
+
+def test_a_disk_that_takes_no_more_leaves_no_half_written_file(photo, tmp_path):
+    command = [sys.executable, "-c", SMALL_FILES_ONLY, "segment", photo, "--out", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "cannot write: File too large" in done.stderr
