@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from agvas_runtime.client import Client, ConnectionLostError
+from agvas_runtime.client import Client, ConnectionLostError, DeadlineMissedError
 from agvas_runtime.errors import InputError
 from agvas_runtime.frames import read_image
 from agvas_runtime.verdict import Recipe, Verdict
@@ -97,6 +97,11 @@ def test_an_absent_server_is_a_lost_connection_that_names_the_address():
 def test_a_call_that_takes_too_long_is_a_lost_connection(client, photo):
     with pytest.raises(ConnectionLostError, match=client.address):
         client.segment(photo, timeout_s=1e-6)
+
+
+def test_a_frame_whose_deadline_passed_at_the_server_is_told_from_a_lost_connection(client, photo):
+    with pytest.raises(DeadlineMissedError, match=f"{client.address}: the deadline of 0 ms passed before an engine"):
+        client.segment(photo, deadline_ms=0.001)
 
 
 def test_a_format_of_masks_that_is_none_is_refused_here(client):
