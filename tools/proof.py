@@ -15,11 +15,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from agvas_runtime.bench.machine import describe_machine, git_commit
 from agvas_runtime.bundle import Bundle, default_bundle_path
 from agvas_runtime.client import Client
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tools.resident import resident_bytes
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FRAMES = REPOSITORY / "agvas_runtime" / "demo" / "frames"
@@ -53,7 +54,7 @@ def server() -> dict[str, Any]:
                 with Client(f"127.0.0.1:{event['port']}") as client:
                     for index in range(SERVED):
                         client.segment(frames[index % len(frames)])
-                resident = psutil.Process(process.pid).memory_info().rss
+                resident = sum(resident_bytes(process.pid))
         finally:
             process.terminate()
             process.wait()
