@@ -200,11 +200,11 @@ def fuzz(port: int, pid: int, seed: int, count: int, first: int = 0) -> dict[str
     warm = max(count // 20, min(count // 2, 1000))
     run(first, first + warm, "first cases")
     time.sleep(IDLE_S)
-    before, began = sum(resident_bytes(pid)), time.perf_counter()
+    before, began = sum(resident_bytes(pid).values()), time.perf_counter()
     run(first + warm, first + count, "cases")
     seconds = time.perf_counter() - began
     time.sleep(IDLE_S)
-    after = sum(resident_bytes(pid))
+    after = sum(resident_bytes(pid).values())
     wrong += [{"case": None, "error": error} for error in _faults_after(port, counts, began_restarts)]
     return {
         "seed": seed,

@@ -54,7 +54,7 @@ def server() -> dict[str, Any]:
                 with Client(f"127.0.0.1:{event['port']}") as client:
                     for index in range(SERVED):
                         client.segment(frames[index % len(frames)])
-                resident = sum(resident_bytes(process.pid))
+                resident = sum(resident_bytes(process.pid).values())
         finally:
             process.terminate()
             process.wait()

@@ -20,10 +20,10 @@ Pages = dict[tuple[str, str], set[int]]
 """(device, inode) to the pages of the file."""
 
 
-def resident_bytes(pid: int) -> list[int]:
-    """Of the process and of each of its children; what several of them have is counted at the first one."""
+def resident_bytes(pid: int) -> dict[int, int]:
+    """Of the process and of each of its children, by pid; what several of them have is counted at the first one."""
     process, shared = psutil.Process(pid), Pages()
-    return [_own_bytes(each.pid, shared) for each in [process, *process.children(recursive=True)]]
+    return {each.pid: _own_bytes(each.pid, shared) for each in [process, *process.children(recursive=True)]}
 
 
 def _own_bytes(pid: int, shared: Pages) -> int:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from dataclasses import replace
 from time import perf_counter
 
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
-from agvas_runtime.result import Result
 from agvas_runtime.server import replies
-from agvas_runtime.server.engine.arena import ArenaFull
-from agvas_runtime.server.engine.task import EngineFacts
+from agvas_runtime.server.engine.arena import ArenaFull, Block
+from agvas_runtime.server.engine.task import EngineFacts, FrameResult
 from agvas_runtime.server.lanes import Answered, Fate, NoResult
 from agvas_runtime.server.requests import Settings
 from agvas_runtime.server.statuses import TooMuch
@@ -27,18 +25,28 @@ _OF_FATE = {
 
 def result_message(answered: Answered, settings: Settings, arrived: float, decode_ms: float) -> pb.SegmentResponse:
     """The message, but for the frame's identity; `arrived` is by the performance counter."""
-    return message_of(answered.result, answered.facts, settings, arrived, decode_ms, answered.queue_ms)
+    block, queue_ms = answered.block, answered.queue_ms
+    return message_of(answered.result, block, answered.facts, settings, arrived, decode_ms, queue_ms)
 
 
 def message_of(
-    result: Result, facts: EngineFacts, settings: Settings, arrived: float, decode_ms: float, queue_ms: float
+    result: FrameResult,
+    block: Block,
+    facts: EngineFacts,
+    settings: Settings,
+    arrived: float,
+    decode_ms: float,
+    queue_ms: float,
 ) -> pb.SegmentResponse:
     """The same from the parts of an answer."""
     encoding = perf_counter()
-    timings = {"decode": decode_ms, **{stage: ms for stage, ms in result.timings_ms.items() if stage != "decode"}}
-    timings["total"] += decode_ms - result.timings_ms.get("decode", 0.0)
-    reply = replies.result_reply(replace(result, timings_ms=timings), settings.task.recipe)
-    replies.add_pictures(reply, result, settings.message)
+    reply: pb.SegmentResponse = pb.SegmentResponse.FromString(result.reply)
+    for timing in reply.timings:
+        if timing.stage in ("decode", "total"):  # the engine gets its frames decoded
+            timing.ms += decode_ms
+    replies.add_pictures(reply, block.mask, block.probability, settings.message)
+    groups = enumerate(result.group_maps)
+    reply.groups.extend(replies.group_mask(i, each, result.threshold, settings.message) for i, each in groups)
     reply.recipe_name = settings.recipe_name
     reply.model.name, reply.model.bundle_sha256 = facts.name, facts.bundle_sha256
     done = perf_counter()

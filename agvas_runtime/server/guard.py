@@ -8,12 +8,12 @@ message means is the handlers' business.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from time import perf_counter
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import grpc
@@ -76,6 +76,7 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc]
     Args:
         access: who may do what; where None, `Presented.anonymous` says it.
         rate_per_s: calls that a principal may make from one address, twice as many at once; any number where None.
+        decoders: of methods, by their names, whose messages are not decoded as gRPC's handlers would.
         on_end: told of the end of every call.
         most_open: calls that may be open at a time, those included whose reply nobody has taken yet.
         most_silent: see `Silent`; of the server's own threads, of which there have to be more.
@@ -90,12 +91,13 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[misc]
         rate_per_s: float | None = None,
         most_open: int = 512,
         most_silent: int = MOST_SILENT,
+        decoders: Mapping[str, Callable[[bytes], Any]] = MappingProxyType({}),
         on_end: Callable[[CallEnd], None] = lambda end: None,
         give_s: float = GIVE_S,
         take_s: float = TAKE_S,
         log: logging.Logger = logging.getLogger("agvas.guard"),
     ) -> None:
-        self.access, self.on_end, self.log = access, on_end, log
+        self.access, self.decoders, self.on_end, self.log = access, decoders, on_end, log
         self.buckets = Buckets(rate_per_s) if rate_per_s else None
         self.rate_per_s, self.most_open = rate_per_s, most_open
         self.denials = Denials(log)
@@ -164,7 +166,11 @@ class _Call:
         self._peer = context.peer()
         self._known_as("", request_id(metadata))
         try:
-            context.send_initial_metadata((("x-request-id", self._caller.request_id),))
+            known_by = (("x-request-id", self._caller.request_id),)
+            if self._handler.response_streaming:
+                context.send_initial_metadata(known_by)
+            else:  # goes with the reply; alone it would be a packet, and two threads' work, more
+                context.set_trailing_metadata(known_by)
             self._presented = presented(context, metadata)
             self._principals = guard.access.current() if guard.access else None
             principal = self._identify()
@@ -233,10 +239,11 @@ class _Call:
             return Undecodable(str(error))
 
     def _decoded(self, data: bytes) -> Any:
-        if self._handler.request_deserializer is None:
+        decode = self._guard.decoders.get(self._method, self._handler.request_deserializer)
+        if decode is None:
             return data
         try:
-            return self._handler.request_deserializer(data)
+            return decode(data)
         except MemoryError:
             raise
         except Exception:

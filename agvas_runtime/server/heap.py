@@ -25,6 +25,12 @@ def keep_apart() -> None:
         _libc.mallopt(_M_ARENA_MAX, PARTS)
 
 
+def keep_collected() -> None:
+    """Leave what there is by now to itself: the collector need not go through all of it with every frame's garbage."""
+    gc.collect()
+    gc.freeze()
+
+
 def trim() -> None:
     """Give free pages back to the system, and what only waits to be collected: a frame may hang in a broken call."""
     gc.collect()

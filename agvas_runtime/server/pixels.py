@@ -41,8 +41,10 @@ def format_name(number: int) -> str:
     return names[number].removeprefix("PIXEL_FORMAT_") if number in names else str(number)
 
 
-def raw_to_rgb(raw: pb.RawImage, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def raw_to_rgb(raw: pb.RawImage, apart: memoryview | None = None, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """The frame as RGB, uint8 [H, W, 3]; deeper samples are scaled by the format's nominal depth.
+
+    `apart` stands for `raw.data` where that is not in the message.
 
     Raises:
         InputError: format, size, stride and data do not fit together, or a sample exceeds the format's depth.
@@ -51,7 +53,7 @@ def raw_to_rgb(raw: pb.RawImage, max_pixels: int = MAX_PIXELS) -> NDArray[np.uin
     if layout is None:
         supported = ", ".join(format_name(number) for number in LAYOUTS)
         raise InputError(f"frame.raw.pixel_format: found {format_name(raw.pixel_format)}, expected one of {supported}")
-    rows = _rows(raw, layout, max_pixels)
+    rows = _rows(raw, apart, layout, max_pixels)
     if layout.bits == 8:
         pixels = rows.reshape(raw.height, raw.width, layout.channels)
         return np.ascontiguousarray(pixels[..., ::-1]) if layout.reverse else _as_rgb(pixels)
@@ -64,7 +66,7 @@ def raw_to_rgb(raw: pb.RawImage, max_pixels: int = MAX_PIXELS) -> NDArray[np.uin
     return _as_rgb(scaled.astype(np.uint8)[..., None])
 
 
-def _rows(raw: pb.RawImage, layout: _Layout, max_pixels: int) -> NDArray[np.uint8]:
+def _rows(raw: pb.RawImage, apart: memoryview | None, layout: _Layout, max_pixels: int) -> NDArray[np.uint8]:
     """The bytes of the frame without the padding, uint8 [H, W * pixel_bytes]; raises InputError."""
     for name, value in (("width", raw.width), ("height", raw.height)):
         if value == 0:
@@ -76,7 +78,7 @@ def _rows(raw: pb.RawImage, layout: _Layout, max_pixels: int) -> NDArray[np.uint
     stride = raw.stride or packed
     if stride < packed:
         raise InputError(f"frame.raw.stride: found {stride}, expected at least {packed} bytes for {_named(raw)}")
-    content = raw.data  # each access copies it
+    content = raw.data if apart is None else apart  # each access of the field copies it
     least, most, size = stride * (raw.height - 1) + packed, stride * raw.height, len(content)
     if not least <= size <= most:
         expected = f"{most}" if least == most else f"{least} to {most}"

@@ -100,25 +100,20 @@ def group_mask(
     """
     height, width = probability.shape
     group = pb.GroupMask(index=index, width=width, height=height)
-    _add_pictures(group, binarise(probability, threshold), probability, asked)
+    add_pictures(group, binarise(probability, threshold), probability, asked)
     return group
 
 
-def add_pictures(reply: pb.SegmentResponse, result: Result, asked: pb.SegmentRequest) -> None:
-    """Put masks and probability maps into the reply, in the formats that the request asks for.
-
-    Raises InputError where a mask cannot be written that way.
-    """
-    _add_pictures(reply, result.mask, result.probability, asked)
-    reply.groups.extend(group_mask(i, each, result.threshold, asked) for i, each in enumerate(result.group_maps))
-
-
-def _add_pictures(
+def add_pictures(
     to: pb.SegmentResponse | pb.GroupMask,
     mask: NDArray[np.bool_],
     probability: NDArray[np.float32],
     asked: pb.SegmentRequest,
 ) -> None:
+    """Put a mask, bool [H, W], and a map, float32 [H, W], into a message, in the formats that the request asks for.
+
+    Raises InputError where a mask cannot be written that way.
+    """
     mask_format = asked.mask_format or pb.MASK_FORMAT_PNG
     if mask_format == pb.MASK_FORMAT_POLYGONS:
         to.mask.format = mask_format

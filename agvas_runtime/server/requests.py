@@ -107,20 +107,22 @@ class Intake:
     def place(
         self,
         frame: pb.Frame,
+        pixels: memoryview | None,
         settings: Settings,
         wait_s: float = 0.0,
         waits_on: Callable[[], bool] = lambda: False,
     ) -> tuple[Block, float]:
         """The frame in shared memory, upright RGB, and the milliseconds that decoding it took.
 
-        Where there is no room in that time it asks `waits_on` whether to wait as long again.
+        Raw pixels may be beside their message, see `apart.py`. Where there is no room in that time it asks `waits_on`
+        whether to wait as long again.
 
         Raises InputError naming the field; ArenaFull where there is no room.
         """
         slow = frame.WhichOneof("content") == "encoded"  # raw frames wait for no image that takes long to decode
         with self._decoding if slow else nullcontext():
             started = perf_counter()
-            image = image_of(frame, self._max_pixels)
+            image = image_of(frame, pixels, self._max_pixels)
             decoded = perf_counter()
         if settings.task.recipe.roi is not None:
             window(settings.task.recipe.roi, image.shape[:2])  # one that misses its frame would spoil a whole batch
@@ -210,11 +212,11 @@ def decoding_of(message: pb.SegmentRequest) -> Decoding:
     return _checked(Decoding, "decoding", {**values, "text": not message.decoding.no_text})
 
 
-def image_of(frame: pb.Frame, max_pixels: int) -> NDArray[np.uint8]:
+def image_of(frame: pb.Frame, pixels: memoryview | None, max_pixels: int) -> NDArray[np.uint8]:
     """The frame as upright RGB, uint8 [H, W, 3]; raises InputError naming the field."""
     content = frame.WhichOneof("content")
     if content == "raw":
-        image = raw_to_rgb(frame.raw, max_pixels)
+        image = raw_to_rgb(frame.raw, pixels, max_pixels)
     elif content == "encoded":
         image = decode_image(frame.encoded, "frame.encoded", max_pixels)
     else:

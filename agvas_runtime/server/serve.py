@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
-from time import monotonic
+from time import monotonic, time_ns
 
 import grpc
 import numpy as np
@@ -31,15 +31,16 @@ from agvas_runtime.server.engine.supervision import EngineState
 from agvas_runtime.server.engine.task import EngineSpec, Task
 from agvas_runtime.server.guard import CallEnd, Guard
 from agvas_runtime.server.health_service import HealthService
-from agvas_runtime.server.heap import keep_apart
+from agvas_runtime.server.heap import keep_apart, keep_collected
 from agvas_runtime.server.lanes import Lanes, Ticket
+from agvas_runtime.server.later import Later
 from agvas_runtime.server.logs import CallLog
 from agvas_runtime.server.metrics import Live, Metrics
 from agvas_runtime.server.metrics_http import MetricsServer
 from agvas_runtime.server.notify import notify
 from agvas_runtime.server.recipes import NamedRecipe, RecipeBook
 from agvas_runtime.server.requests import Intake
-from agvas_runtime.server.service import InspectionService
+from agvas_runtime.server.service import DECODERS, InspectionService
 from agvas_runtime.server.signals import heard
 from agvas_runtime.server.tally import Cameras
 from agvas_runtime.server.tls import server_credentials
@@ -78,7 +79,7 @@ class InspectionServer:
     def __init__(self, config: ServerConfig) -> None:
         self._config, self._began = config, monotonic()
         self._refusing = ""
-        self._calls = CallLog()
+        self._calls, self._later = CallLog(), Later()
         self._cameras, self._lanes = Cameras(), Lanes()
         self._spare = self._lanes.open("recipes", "block", MOST_WARM)
         self._closing = ExitStack()
@@ -86,6 +87,7 @@ class InspectionServer:
         self._health = HealthService([INSPECTION, ADMIN])
         self._arena = Arena(config.max_memory_mb * MEBIBYTE)
         self._closing.callback(self._arena.close)
+        self._closing.callback(self._later.close)
         try:
             self._open()
         except BaseException:
@@ -104,7 +106,7 @@ class InspectionServer:
             devices=devices,
             hang_s=config.hang_s,
             on_change=self._engines_changed,
-            on_batch=lambda size: self._metrics.batch(size),
+            on_batch=lambda size: self._later.add(lambda: self._metrics.batch(size)),
         )
         self._service = InspectionService(
             Intake(self._book, self._arena, int(config.max_megapixels * 1e6)),
@@ -185,6 +187,7 @@ class InspectionServer:
 
     def statistics(self) -> admin_pb2.Statistics:
         """Figures so far."""
+        self._later.settle()
         reason = self._why_not()
         return admin_pb2.Statistics(
             uptime_s=monotonic() - self._began,
@@ -227,7 +230,13 @@ class InspectionServer:
         config = self._config
         workers = config.max_streams + config.max_waiting + SPARE_WORKERS
         access = None if config.access is None else Access(config.access)
-        guard = Guard(access, rate_per_s=config.rate_per_s, most_open=workers + SPARE_CALLS, on_end=self._ended)
+        guard = Guard(
+            access,
+            rate_per_s=config.rate_per_s,
+            most_open=workers + SPARE_CALLS,
+            decoders=DECODERS,
+            on_end=self._ended,
+        )
         self._closing.callback(guard.close)
         return grpc.server(
             ThreadPoolExecutor(workers, thread_name_prefix="grpc"),
@@ -258,9 +267,13 @@ class InspectionServer:
         config = self._config
         if config.metrics_port is None:
             return None
-        server = MetricsServer(config.metrics_host, config.metrics_port, self._metrics.render, self._why_not)
+        server = MetricsServer(config.metrics_host, config.metrics_port, self._render, self._why_not)
         self._closing.callback(server.close)
         return server.port
+
+    def _render(self) -> bytes:
+        self._later.settle()
+        return self._metrics.render()
 
     def _open_port(self) -> int:
         """Bind the server and return its port; raises EngineError with the system's reason, InputError."""
@@ -280,13 +293,18 @@ class InspectionServer:
         raise EngineError(f"port {port} on {host}: {reason}")
 
     def _answered(self, reply: inspection_pb2.SegmentResponse, request_id: str) -> None:
-        self._cameras.count(reply)
-        self._metrics.frame(reply)
-        if self._tracing is not None:
-            self._tracing.frame(reply, request_id)
+        now_ns = time_ns()
+
+        def count() -> None:
+            self._cameras.count(reply)
+            self._metrics.frame(reply)
+            if self._tracing is not None:
+                self._tracing.frame(reply, request_id, now_ns)
+
+        self._later.add(count)
 
     def _ended(self, call: CallEnd) -> None:
-        self._metrics.call(call.method, call.code)
+        self._later.add(lambda: self._metrics.call(call.method, call.code))
         self._calls.ended(
             call.method,
             call.code,
@@ -335,6 +353,7 @@ def serve(config: ServerConfig, ready: Callable[[InspectionServer], None]) -> No
         threading.Thread(target=_abandon, args=(server, stopped, started), daemon=True).start()
         try:
             server.start()
+            keep_collected()
             started.set()
             if not stopped.is_set():
                 ready(server)

@@ -5,11 +5,12 @@ Handlers' threads decode frames and make replies; the engines' own threads take 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 from threading import BoundedSemaphore, Event, Lock
 from time import perf_counter
+from typing import Any
 
 import grpc
 
@@ -17,24 +18,34 @@ from agvas_runtime.errors import Cancelled, EngineError, InputError
 from agvas_runtime.modes import Mode
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.proto.agvas.v1 import inspection_pb2_grpc as pb_grpc
-from agvas_runtime.result import Result
 from agvas_runtime.segmenter import GroupMap, Text
 from agvas_runtime.server import replies
 from agvas_runtime.server.access import Bucket
 from agvas_runtime.server.answers import failure_message, message_of, result_message
+from agvas_runtime.server.apart import OF_INSPECT, OF_SEGMENT, Apart, decoder
 from agvas_runtime.server.engine.arena import ArenaFull
 from agvas_runtime.server.engine.pool import EnginePool
-from agvas_runtime.server.engine.task import EngineFacts
+from agvas_runtime.server.engine.task import EngineFacts, FrameResult
 from agvas_runtime.server.guard import TooMuch, Undecodable, caller
 from agvas_runtime.server.lanes import Fate, Lane, Lanes, NoResult, Ticket
 from agvas_runtime.server.patience import while_taken
 from agvas_runtime.server.requests import Intake, Settings
 from agvas_runtime.server.streams import CameraSession, read_opening
 
+METHODS = "/agvas.v1.Inspection/"
+DECODERS: Mapping[str, Callable[[bytes], Apart[Any]]] = {
+    f"{METHODS}Segment": decoder(pb.SegmentRequest, OF_SEGMENT),
+    f"{METHODS}Explain": decoder(pb.SegmentRequest, OF_SEGMENT),
+    f"{METHODS}Inspect": decoder(pb.InspectRequest, OF_INSPECT),
+}
+"""What the methods expect of the guard: their frames' pixels apart."""
 NO_DEADLINE_S = 1e6
 """What gRPC says is left of a call without a deadline is a number, too."""
 PATIENCE_S = 30.0
 """How long a caller of `Inspect` or `Explain` may leave an answer untaken."""
+
+
+Asked = Apart[pb.SegmentRequest]
 
 
 class InspectionService(pb_grpc.InspectionServicer):
@@ -101,16 +112,17 @@ class InspectionService(pb_grpc.InspectionServicer):
         self._idling.release()
         return taken == self._max_waiting
 
-    def Segment(self, request: pb.SegmentRequest, context: grpc.ServicerContext) -> pb.SegmentResponse:
+    def Segment(self, asked: Asked, context: grpc.ServicerContext) -> pb.SegmentResponse:
         """One frame in, one verdict with its mask out."""
-        with self._told(request, context) as arrived:
-            return self._segment(request, context, arrived)
+        with self._told(asked.message, context) as arrived:
+            return self._segment(asked, context, arrived)
 
-    def _segment(self, request: pb.SegmentRequest, context: grpc.ServicerContext, arrived: float) -> pb.SegmentResponse:
+    def _segment(self, asked: Asked, context: grpc.ServicerContext, arrived: float) -> pb.SegmentResponse:
+        request = asked.message
         camera = request.frame.identity.camera_id
         with self._place():
             settings = self._intake.settings(request, camera, Mode.DIRECT)
-            block, decode_ms = self._intake.place(request.frame, settings)
+            block, decode_ms = self._intake.place(request.frame, asked.pixels, settings)
             ticket = Ticket(block, settings.task, _deadline(settings, arrived, context), arrived=arrived)
             if not context.add_callback(ticket.cancel):
                 ticket.cancel()
@@ -124,7 +136,7 @@ class InspectionService(pb_grpc.InspectionServicer):
         return self._sent(reply, request, context)
 
     def Inspect(
-        self, request_iterator: Iterator[pb.InspectRequest | Undecodable], context: grpc.ServicerContext
+        self, request_iterator: Iterator[Apart[pb.InspectRequest] | Undecodable], context: grpc.ServicerContext
     ) -> Iterator[pb.InspectResponse]:
         """A camera's stream."""
         if not self._streams.acquire(blocking=False):
@@ -142,9 +154,9 @@ class InspectionService(pb_grpc.InspectionServicer):
         finally:
             self._streams.release()
 
-    def Explain(self, request: pb.SegmentRequest, context: grpc.ServicerContext) -> Iterator[pb.ExplainEvent]:
+    def Explain(self, asked: Asked, context: grpc.ServicerContext) -> Iterator[pb.ExplainEvent]:
         """One frame in, its answer out as it is written."""
-        with self._told(request, context) as arrived, closing(self._explain(request, context, arrived)) as events:
+        with self._told(asked.message, context) as arrived, closing(self._explain(asked, context, arrived)) as events:
             yield from while_taken(events, context, PATIENCE_S)
 
     def GetModel(self, request: pb.GetModelRequest, context: grpc.ServicerContext) -> pb.GetModelResponse:
@@ -153,8 +165,9 @@ class InspectionService(pb_grpc.InspectionServicer):
         return reply
 
     def _explain(
-        self, request: pb.SegmentRequest, context: grpc.ServicerContext, arrived: float
+        self, asked: Asked, context: grpc.ServicerContext, arrived: float
     ) -> Generator[pb.ExplainEvent, None, None]:
+        request = asked.message
         gone, waited_ms, result = Event(), 0.0, None
         engines: list[EngineFacts] = []
         if not context.add_callback(gone.set):
@@ -166,13 +179,13 @@ class InspectionService(pb_grpc.InspectionServicer):
             def late() -> bool:
                 return deadline is not None and not engines and perf_counter() >= deadline
 
-            block, decode_ms = self._intake.place(request.frame, settings)
+            block, decode_ms = self._intake.place(request.frame, asked.pixels, settings)
             try:
                 unwanted = lambda: gone.is_set() or late()  # noqa: E731
                 with closing(self._pool.stream(block, settings.task, unwanted, engines.append)) as events:
-                    asked = perf_counter()
+                    since = perf_counter()
                     for event in events:
-                        waited_ms += (perf_counter() - asked) * 1000
+                        waited_ms += (perf_counter() - since) * 1000
                         if isinstance(event, Text):
                             yield pb.ExplainEvent(text=event.text)
                         elif isinstance(event, GroupMap):
@@ -181,11 +194,11 @@ class InspectionService(pb_grpc.InspectionServicer):
                             yield pb.ExplainEvent(group=group)
                         else:
                             result = event
-                        asked = perf_counter()
-                if not isinstance(result, Result):
+                        since = perf_counter()
+                if not isinstance(result, FrameResult):
                     raise AssertionError("a stream ends with its result")
-                queue_ms = max(waited_ms - result.timings_ms["total"], 0.0)
-                reply = message_of(result, engines[-1], settings, arrived, decode_ms, queue_ms)
+                queue_ms = max(waited_ms - result.total_ms, 0.0)
+                reply = message_of(result, block, engines[-1], settings, arrived, decode_ms, queue_ms)
             except Cancelled:
                 if not late():
                     raise

@@ -18,6 +18,7 @@ from agvas_runtime.modes import Mode
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.server.access import Bucket
 from agvas_runtime.server.answers import failure_message, free_unread, result_message
+from agvas_runtime.server.apart import Apart
 from agvas_runtime.server.guard import Undecodable
 from agvas_runtime.server.lanes import Answered, Fate, Lane, NoResult, Policy, Ticket
 from agvas_runtime.server.requests import Intake, Settings, own_fields
@@ -38,7 +39,7 @@ ROOM_S = 1.0
 """How long a frame that may be dropped waits for room in shared memory."""
 
 log = logging.getLogger("agvas.stream")
-Message = pb.InspectRequest | Undecodable
+Message = Apart[pb.InspectRequest] | Undecodable
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,11 @@ def read_opening(message: Message | None, intake: Intake) -> StreamPlan:
     """The first message of a stream, read; raises InputError naming the field."""
     if isinstance(message, Undecodable):
         raise InputError(message.reason)
-    found = None if message is None else message.WhichOneof("event")
+    found = None if message is None else message.message.WhichOneof("event")
     if message is None or found != "open":
         found = found or "nothing"
         raise InputError(f"event: the first message of a stream opens it: found {found}, expected open")
-    asked = message.open
+    asked = message.message.open
     if asked.policy not in POLICIES:
         raise InputError(f"open.policy: found {asked.policy}, expected LATEST or BLOCK")
     policy = POLICIES[asked.policy]
@@ -251,9 +252,10 @@ class CameraSession:
         """Read a frame. Raises InputError, NoResult, ArenaFull."""
         if isinstance(message, Undecodable):
             raise InputError(message.reason)
-        if message.WhichOneof("event") != "frame":
-            raise InputError(f"event: found {message.WhichOneof('event') or 'nothing'}, expected frame")
-        request = message.frame
+        event = message.message.WhichOneof("event")
+        if event != "frame":
+            raise InputError(f"event: found {event or 'nothing'}, expected frame")
+        request = message.message.frame
         place.identity.MergeFrom(request.frame.identity)
         place.settings = self._intake.settings(request, place.identity.camera_id, Mode.DIRECT, self._plan.defaults)
         if self._stopping:
@@ -262,7 +264,7 @@ class CameraSession:
         deadline = place.settings.deadline(place.arrived)
         wait_s = ROOM_S if deadline is None else max(min(ROOM_S, deadline - perf_counter()), 0)
         block, place.decode_ms = self._intake.place(
-            request.frame, place.settings, wait_s, lambda: self._waits_on(deadline)
+            request.frame, message.pixels, place.settings, wait_s, lambda: self._waits_on(deadline)
         )
         return Ticket(block, place.settings.task, deadline, arrived=place.arrived)
 

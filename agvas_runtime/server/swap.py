@@ -101,7 +101,7 @@ class Shadow:
 
     def observe(self, ticket: Ticket, answered: Answered) -> None:
         """Take a frame that the old engine has answered, before its caller gets the answer. Never waits."""
-        ms, pid = answered.result.timings_ms["total"], answered.facts.pid
+        ms, pid = answered.result.total_ms, answered.facts.pid
         with self._changed:
             if self._batches.get(pid) is None or self._batches[pid].ms != ms:
                 self._batches[pid] = _Batch(ms)
@@ -202,12 +202,12 @@ class Shadow:
     def _note(self, seen: _Seen, copy: Block) -> None:
         (new,) = self._candidate.segment([copy], [seen.ticket.task], lambda: self._stopped)
         old = seen.answered.result
-        iou = overlap(old.mask, new.mask)
+        iou = overlap(seen.answered.block.mask, copy.mask)
         with self._changed:
             self._ious.append(iou)
             self._same += old.verdict is new.verdict
             if not seen.ticket.task.long:
-                self._new_ms.append(new.timings_ms["total"])
+                self._new_ms.append(new.total_ms)
                 self._usual_ms = seen.answered.facts.ms_per_frame.get(1, 0.0)
                 if seen.batch.frames == 1:
                     self._alone_ms.append(seen.batch.ms)

@@ -10,8 +10,7 @@ from threading import Lock
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from agvas_runtime.result import Result
-from agvas_runtime.server.engine.task import EngineFacts, Task
+from agvas_runtime.server.engine.task import EngineFacts, FrameResult, Task
 
 if TYPE_CHECKING:
     from agvas_runtime.server.engine.arena import Block
@@ -44,7 +43,7 @@ class NoResult(Exception):
 class Answered:
     """A frame's result. Its mask and its map lie in the block: whoever is done with them releases it."""
 
-    result: Result
+    result: FrameResult
     facts: EngineFacts
     """Of the engine that answered."""
     queue_ms: float

@@ -38,13 +38,13 @@ class Tracing:
         self._provider = provider or _provider()
         self._tracer = self._provider.get_tracer("agvas", __version__)
 
-    def frame(self, reply: pb.SegmentResponse, request_id: str = "") -> None:
-        """Make the spans of an answer that is made at this moment.
+    def frame(self, reply: pb.SegmentResponse, request_id: str = "", end_ns: int | None = None) -> None:
+        """Make the spans of an answer that was made at this time, by the clock; now where None.
 
         Durations are measured. Where a stage begins is not: they are laid one behind the other, up to the frame's end.
         """
         times = {timing.stage: max(int(timing.ms * 1e6), 0) for timing in reply.timings}
-        end = time_ns()
+        end = time_ns() if end_ns is None else end_ns
         at = start = end - times.get("server", sum(time for stage, time in times.items() if stage not in WHOLE))
         attributes = {
             "agvas.camera": reply.identity.camera_id[:64],

@@ -14,12 +14,13 @@ import pytest
 from agvas_runtime.errors import Cancelled, EngineError, InputError
 from agvas_runtime.frames import read_image
 from agvas_runtime.modes import Mode, Request
-from agvas_runtime.result import AnswerKind
+from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.segmenter import GroupMap, Text
 from agvas_runtime.server.engine.arena import Arena, Block, Token
 from agvas_runtime.server.engine.process import EngineProcess
 from agvas_runtime.server.engine.task import EngineSpec, Task
-from agvas_runtime.verdict import Recipe
+from agvas_runtime.server.replies import result_reply
+from agvas_runtime.verdict import Recipe, Verdict
 from agvas_runtime.writer import Decoding
 from tests.conftest import DEMO_FRAMES
 
@@ -76,27 +77,20 @@ def place(arena):
         block.release()
 
 
-def assert_same(found, expected, *, with_map=True):
+def assert_same(found, block, expected, task):
     """Everything but the times, to the bit."""
-    for name in (
-        "verdict",
-        "reason",
-        "answer",
-        "answer_kind",
-        "regions",
-        "scores",
-        "threshold",
-        "instruction",
-        "tokens",
-    ):
-        assert getattr(found, name) == getattr(expected, name), name
-    for name in ("proved_tokens", "one_pass", "verified", "rechecked"):
-        assert getattr(found, name) == getattr(expected, name), name
-    assert found.mask.dtype == np.bool_
-    assert np.array_equal(found.mask, expected.mask)
-    assert found.probability.dtype == np.float32
-    assert np.array_equal(found.probability, expected.probability if with_map else np.zeros(expected.size))
-    assert found.timings_ms.keys() == expected.timings_ms.keys()
+    message, wanted = pb.SegmentResponse.FromString(found.reply), result_reply(expected, task.recipe)
+    assert [timing.stage for timing in message.timings] == [timing.stage for timing in wanted.timings]
+    assert {timing.stage: timing.ms for timing in message.timings}["total"] == found.total_ms
+    for each in (message, wanted):
+        del each.timings[:]
+    assert message == wanted
+    assert (found.verdict, found.threshold) == (expected.verdict, expected.threshold)
+    assert np.array_equal(block.mask, expected.mask)
+    if task.probability:
+        assert np.array_equal(block.probability, expected.probability)
+    assert len(found.group_maps) == len(expected.group_maps)
+    assert all(np.array_equal(one, other) for one, other in zip(found.group_maps, expected.group_maps, strict=True))
 
 
 def here(segmenter, image, task):
@@ -111,36 +105,41 @@ def here(segmenter, image, task):
 def test_a_frame_gets_the_segmenters_own_result_to_the_bit(engine, segmenter, place, name):
     task = TASKS[name]
     for image in IMAGES:
-        (found,) = engine.segment([place(image)], [task])
-        assert_same(found, here(segmenter, image, task), with_map=task.probability)
+        block = place(image)
+        (found,) = engine.segment([block], [task])
+        assert_same(found, block, here(segmenter, image, task), task)
 
 
 def test_frames_of_one_batch_get_each_its_own_result_by_its_own_recipe(engine, segmenter, place):
     recipes = [Recipe(), Recipe(threshold=0.9), Recipe(roi=(0, 0, 50, 60), min_area_px=9)]
     tasks = [Task(recipe=recipe, probability=index != 1) for index, recipe in enumerate(recipes)]
-    found = engine.segment([place(image) for image in IMAGES], tasks)
+    blocks = [place(image) for image in IMAGES]
+    found = engine.segment(blocks, tasks)
     expected = segmenter.segment_batch(IMAGES, recipe=recipes)
-    for result, wanted, task in zip(found, expected, tasks, strict=True):
-        assert_same(result, wanted, with_map=task.probability)
+    for each in zip(found, blocks, expected, tasks, strict=True):
+        assert_same(*each)
 
 
-def test_mask_and_map_are_views_of_the_block_and_a_map_that_nobody_asked_for_takes_no_memory(engine, place):
-    block = place(IMAGES[0])
-    (asked,) = engine.segment([block], [Task(probability=True)])
-    assert np.shares_memory(asked.mask, block.mask)
-    assert np.shares_memory(asked.probability, block.probability)
-    (unasked,) = engine.segment([block], [Task()])
-    assert unasked.probability.strides == (0, 0)
-    assert unasked.size == IMAGES[0].shape[:2]
+def test_whoever_wants_the_results_first_has_them_first_and_fails_for_the_caller(engine, place):
+    told = []
+    assert engine.segment([place(IMAGES[0])], [Task()], answered=told.extend) == told
+
+    def failing(results):
+        raise ZeroDivisionError("oh")
+
+    with pytest.raises(ZeroDivisionError, match="oh"):
+        engine.segment([place(IMAGES[0])], [Task()], answered=failing)
+    assert engine.segment([place(IMAGES[0])], [Task()])[0].verdict is told[0].verdict
 
 
 @pytest.mark.parametrize("mode", [Mode.DESCRIBE, Mode.EXPLAIN, Mode.CONVERSATION])
 def test_a_stream_is_the_segmenters_own_to_the_bit(engine, segmenter, place, mode):
     task = Task(QUESTION if mode is Mode.CONVERSATION else Request(mode), probability=True)
     for image in IMAGES:
-        *found, result = engine.stream(place(image), task)
+        block = place(image)
+        *found, result = engine.stream(block, task)
         *expected, wanted = segmenter.stream(image, task.request, task.recipe, decoding=task.decoding)
-        assert_same(result, wanted)
+        assert_same(result, block, wanted, task)
         assert [each for each in found if isinstance(each, Text)] == [e for e in expected if isinstance(e, Text)]
         maps, wanted_maps = ([e for e in events if isinstance(e, GroupMap)] for events in (found, expected))
         assert [each.index for each in maps] == [each.index for each in wanted_maps]
@@ -153,16 +152,16 @@ def test_streams_and_frames_of_several_threads_do_not_disturb_each_other(engine,
     with ThreadPoolExecutor(6) as pool:
         streams = [pool.submit(lambda block: list(engine.stream(block, streamed)), block) for block in blocks[:3]]
         frames = [pool.submit(engine.segment, [block], [task]) for block in blocks[3:]]
-    for image, stream, frame in zip(IMAGES, streams, frames, strict=True):
-        assert_same(stream.result()[-1], here(segmenter, image, streamed), with_map=False)
-        assert_same(frame.result()[0], here(segmenter, image, task))
+    for index, image in enumerate(IMAGES):
+        assert_same(streams[index].result()[-1], blocks[index], here(segmenter, image, streamed), streamed)
+        assert_same(frames[index].result()[0], blocks[index + 3], here(segmenter, image, task), task)
 
 
 def test_a_frame_is_answered_while_streams_are_under_way(engine, place):
     with closing(engine.stream(place(IMAGES[0]), LONG)) as one, closing(engine.stream(place(IMAGES[1]), LONG)) as other:
         assert isinstance(next(one), Text)
         assert isinstance(next(other), Text)
-        assert engine.segment([place(IMAGES[2])], [Task()])[0].answer_kind is AnswerKind.SEGMENTED
+        assert engine.segment([place(IMAGES[2])], [Task()])[0].verdict is Verdict.REJECT
         assert isinstance(next(one), Text)
         assert isinstance(next(other), Text)
 

@@ -307,7 +307,7 @@ def test_who_calls_and_with_which_id_is_known_to_the_handler(guarded):
         stub = pb_grpc.InspectionStub(channel)
         reply, call = stub.Segment.with_call(pb.SegmentRequest(), metadata=(("x-request-id", "part-7_a.b"),))
         assert (reply.answer, reply.reason) == ("camera", "part-7_a.b")
-        assert dict(call.initial_metadata())["x-request-id"] == "part-7_a.b"
+        assert dict(call.trailing_metadata())["x-request-id"] == "part-7_a.b"
         made = {stub.Segment(pb.SegmentRequest()).reason for _ in range(3)}
         assert len(made) == 3
 

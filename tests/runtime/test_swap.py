@@ -2,7 +2,6 @@
 
 import os
 import signal
-from dataclasses import replace
 
 import pytest
 
@@ -13,7 +12,7 @@ from agvas_runtime.proto.agvas.v1.admin_pb2 import Comparison, SwapRequest
 from agvas_runtime.result import Verdict
 from agvas_runtime.server.engine.arena import Arena
 from agvas_runtime.server.engine.process import EngineProcess
-from agvas_runtime.server.engine.task import EngineFacts, EngineSpec, Task
+from agvas_runtime.server.engine.task import EngineFacts, EngineSpec, FrameResult, Task
 from agvas_runtime.server.swap import MOST_WAITING, Limits, Shadow, differs, overlap
 from agvas_runtime.server.ticket import Answered, Ticket
 from agvas_runtime.server.trial import bundle_folder
@@ -49,8 +48,8 @@ class Line:
         block = self._arena.place(self._image)
         self._held.append(block)
         facts = EngineFacts(1, b"", "old", "0" * 64, 0.5, {1: 30.0})
-        timings = {**self._result.timings_ms, "total": ms}
-        result = replace(self._result, timings_ms=timings, verdict=verdict or self._result.verdict)
+        block.mask[:] = self._result.mask
+        result = FrameResult(b"", verdict or self._result.verdict, ms, self._result.threshold)
         return Ticket(block, task), Answered(result, facts, 0.0, block)
 
     def let_go(self) -> None:

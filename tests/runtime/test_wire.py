@@ -37,7 +37,8 @@ def travelled(result: Result, mask: str, probability: str) -> SegmentReply:
         mask_format=f"MASK_FORMAT_{mask.upper()}", probability_format=f"PROBABILITY_FORMAT_{probability.upper()}"
     )
     message = replies.result_reply(result, RECIPE)
-    replies.add_pictures(message, result, asked)
+    replies.add_pictures(message, result.mask, result.probability, asked)
+    message.groups.extend(replies.group_mask(i, each, 0.6, asked) for i, each in enumerate(result.group_maps))
     return reply_from(pb.SegmentResponse.FromString(message.SerializeToString()), 1.0)
 
 
@@ -88,7 +89,7 @@ def test_an_empty_mask_travels_too(choice):
 def test_a_mask_in_no_named_format_is_a_png():
     result = result_of(MAPS[0])
     message = replies.result_reply(result, RECIPE)
-    replies.add_pictures(message, result, pb.SegmentRequest())
+    replies.add_pictures(message, result.mask, result.probability, pb.SegmentRequest())
     assert message.mask.data.startswith(b"\x89PNG")
     assert not message.HasField("probability")
 

@@ -11,7 +11,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -21,14 +21,24 @@ from agvas_runtime.engines.choice import Stopped
 from agvas_runtime.errors import Cancelled, EngineError, InputError
 from agvas_runtime.result import Result
 from agvas_runtime.segmenter import Event, Segmenter
+from agvas_runtime.server import replies
 from agvas_runtime.server.engine.arena import Arena, Block
-from agvas_runtime.server.engine.messages import START, Answer, Cancel, Failed, Hello, Link, Next, Ready, Stop, Work
+from agvas_runtime.server.engine.messages import (
+    START,
+    Answer,
+    Cancel,
+    Failed,
+    Hello,
+    Link,
+    Next,
+    Ready,
+    Stop,
+    Work,
+    unpacked,
+)
 from agvas_runtime.server.engine.opening import open_engine
-from agvas_runtime.server.engine.task import Task
-from agvas_runtime.server.heap import keep_apart
-
-NO_MAP, NO_MASK = np.zeros((0, 0), np.float32), np.zeros((0, 0), np.bool_)
-"""In results that travel: theirs lie in the block."""
+from agvas_runtime.server.engine.task import FrameResult, Task
+from agvas_runtime.server.heap import keep_apart, keep_collected
 
 
 @dataclass(eq=False)
@@ -148,7 +158,7 @@ class Desk:
         self._send(answer)
 
     def _segmented(self, job: Job) -> Answer:
-        tasks, blocks = job.work.tasks, self._blocks(job)
+        tasks, blocks = unpacked(job.work.tasks), self._blocks(job)
         results = self._segmenter.segment_batch(
             [_pixels(block) for block in blocks],
             tasks[0].request,
@@ -160,7 +170,7 @@ class Desk:
         return Answer(job.work.job, kept, last=True)
 
     def _next_event(self, job: Job) -> Answer:
-        (task,), (block,) = job.work.tasks, self._blocks(job)
+        (task,), (block,) = unpacked(job.work.tasks), self._blocks(job)
         if job.events is None:
             job.events = self._segmenter.stream(
                 _pixels(block), task.request, task.recipe, decoding=task.decoding, cancelled=lambda: job.cancelled
@@ -191,6 +201,7 @@ def work(link_fd: int, arena_fd: int) -> int:
         link.send(failed(START, error))
         return 1
     try:
+        keep_collected()
         link.send(Ready(facts))
         Desk(segmenter, arena, inbox, link.send).serve()
     finally:
@@ -211,9 +222,11 @@ def _pixels(block: Block) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return image
 
 
-def _kept(result: Result, block: Block, task: Task) -> Result:
+def _kept(result: Result, block: Block, task: Task) -> FrameResult:
     """Put mask and map into the block; the rest travels."""
     block.mask[:] = result.mask
     if task.probability:
         block.probability[:] = result.probability
-    return replace(result, probability=NO_MAP, mask=NO_MASK)
+    reply = replies.result_reply(result, task.recipe).SerializeToString()
+    total_ms = result.timings_ms["total"]
+    return FrameResult(reply, result.verdict, total_ms, result.threshold, result.group_maps)

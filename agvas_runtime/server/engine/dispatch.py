@@ -8,17 +8,17 @@ takes no other along whose second attempt it is.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from threading import Condition, Thread
 from time import perf_counter
 
 from agvas_runtime.errors import Cancelled, EngineError, InputError
-from agvas_runtime.result import Result
 from agvas_runtime.server.engine.idle import Idleness
 from agvas_runtime.server.engine.process import EngineDied, EngineProcess
 from agvas_runtime.server.engine.supervision import Supervised
+from agvas_runtime.server.engine.task import FrameResult
 from agvas_runtime.server.lanes import Answered, Lanes, Ticket
 
 MOST_STREAMS = 4
@@ -27,6 +27,8 @@ POLL_S = 0.25
 """How soon it is noticed that an engine without frames is dead."""
 
 Observer = Callable[[Ticket, Answered], None]
+Answers = Callable[[Sequence[FrameResult]], None]
+"""Takes the results of frames, in their order."""
 
 
 @dataclass
@@ -143,21 +145,23 @@ class Dispatcher:
         self._attempt(
             process,
             tickets,
-            lambda: process.segment(blocks, tasks, lambda: all(ticket.settled for ticket in tickets)),
+            lambda answered: process.segment(
+                blocks, tasks, lambda: all(ticket.settled for ticket in tickets), answered
+            ),
         )
 
     def _write(self, process: EngineProcess, ticket: Ticket, again: bool) -> None:
-        def written() -> list[Result]:
+        def written(answered: Answers) -> None:
             with closing(process.stream(ticket.block, ticket.task, lambda: ticket.settled)) as events:
-                return [event for event in events if isinstance(event, Result)]
+                answered([event for event in events if isinstance(event, FrameResult)])
 
         try:
             self._attempt(process, [ticket], written)
         finally:
             self.free_place(again)
 
-    def _attempt(self, process: EngineProcess, tickets: list[Ticket], work: Callable[[], list[Result]]) -> None:
-        """Have frames worked on, and answer them whatever comes of it."""
+    def _attempt(self, process: EngineProcess, tickets: list[Ticket], work: Callable[[Answers], object]) -> None:
+        """Have frames worked on, and answer them whatever comes of it; `work` hands over results as it has them."""
         if not process.alive:  # it died before; these may be the frames that it died on, and it not be known yet
             self._bury(process)
             for ticket in tickets:
@@ -165,8 +169,13 @@ class Dispatcher:
                 self._lanes.give_back(ticket)
             return
         handed = perf_counter()
+
+        def answered(results: Sequence[FrameResult]) -> None:
+            for ticket, result in list(zip(tickets, results, strict=True)):
+                self._answer(process, ticket, result, handed)
+
         try:
-            answers = list(zip(tickets, work(), strict=True))
+            work(answered)
         except EngineDied as death:
             self.engine.died(process, death.reason)
             for ticket in tickets:
@@ -185,15 +194,13 @@ class Dispatcher:
         else:
             self.engine.answered()
             self._around.batched(len(tickets))
-            for ticket, result in answers:
-                self._answer(process, ticket, result, handed)
 
     def _bury(self, process: EngineProcess) -> None:
         """It was found dead."""
         process.close(0.0)  # how it ended is known after that
         self.engine.died(process, process.death or "for an unknown reason")
 
-    def _answer(self, process: EngineProcess, ticket: Ticket, result: Result, handed: float) -> None:
+    def _answer(self, process: EngineProcess, ticket: Ticket, result: FrameResult, handed: float) -> None:
         assert process.facts is not None
         answered = Answered(result, process.facts, (handed - ticket.queued) * 1000, ticket.block)
         try:

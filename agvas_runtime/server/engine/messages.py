@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import dataclass
+from functools import lru_cache
 from multiprocessing.connection import Connection
 from typing import Any
 
 from agvas_runtime import errors
 from agvas_runtime.console import one_line
-from agvas_runtime.result import Result
-from agvas_runtime.segmenter import Event
+from agvas_runtime.segmenter import GroupMap, Text
 from agvas_runtime.server.engine.arena import Token
-from agvas_runtime.server.engine.task import EngineFacts, EngineSpec, Task
+from agvas_runtime.server.engine.task import EngineFacts, EngineSpec, FrameResult, Task
 
+Event = Text | GroupMap | FrameResult
+"""Of a frame whose answer is written step by step; the result is the last one."""
 START = 0
 """The job of an engine process before all others: to become ready."""
 
@@ -34,6 +36,19 @@ class Link(Connection):
         return pickle.loads(self.recv_bytes())
 
 
+@lru_cache(256)
+def packed(tasks: tuple[Task, ...]) -> bytes:
+    """Tasks of frames, as they travel. Those of a camera are the same ones again and again."""
+    return pickle.dumps(tasks, pickle.HIGHEST_PROTOCOL)
+
+
+@lru_cache(256)
+def unpacked(tasks: bytes) -> tuple[Task, ...]:
+    """The way back."""
+    found: tuple[Task, ...] = pickle.loads(tasks)
+    return found
+
+
 @dataclass(frozen=True)
 class Hello:
     """The server's first message."""
@@ -48,7 +63,8 @@ class Work:
 
     job: int
     tokens: tuple[Token, ...]
-    tasks: tuple[Task, ...]
+    tasks: bytes
+    """`packed`."""
     streamed: bool
 
 
@@ -80,10 +96,10 @@ class Ready:
 
 @dataclass(frozen=True)
 class Answer:
-    """A job's results without their masks and maps, which lie in the blocks; or a stream's next event."""
+    """A job's results, or a stream's next event."""
 
     job: int
-    value: list[Result] | Event
+    value: list[FrameResult] | Event
     last: bool
     """Whether nothing more comes of this job."""
 

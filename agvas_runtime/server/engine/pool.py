@@ -11,10 +11,10 @@ from threading import Condition, RLock
 from time import monotonic
 
 from agvas_runtime.errors import Cancelled, EngineError, EngineLost
-from agvas_runtime.segmenter import Event
 from agvas_runtime.server.engine.arena import Arena, Block
 from agvas_runtime.server.engine.dispatch import Dispatcher, Observer, Surroundings
 from agvas_runtime.server.engine.idle import Idleness
+from agvas_runtime.server.engine.messages import Event
 from agvas_runtime.server.engine.process import EngineDied, EngineProcess
 from agvas_runtime.server.engine.supervision import EngineState, Supervised
 from agvas_runtime.server.engine.task import EngineFacts, EngineSpec, Task

@@ -7,19 +7,14 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import replace
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
 
-import numpy as np
-
-from agvas_runtime.result import Result
-from agvas_runtime.segmenter import Event
 from agvas_runtime.server.engine.arena import Arena, Block
 from agvas_runtime.server.engine.child import END_S, LOG, Child
-from agvas_runtime.server.engine.messages import START, Answer, Cancel, Failed, Next, Ready, Stop, Work
-from agvas_runtime.server.engine.task import EngineFacts, EngineSpec, Task
+from agvas_runtime.server.engine.messages import START, Answer, Cancel, Event, Failed, Next, Ready, Stop, Work, packed
+from agvas_runtime.server.engine.task import EngineFacts, EngineSpec, FrameResult, Task
 
 ASK_S = 0.05
 """How often a caller who waits is asked whether it still wants the answer."""
@@ -37,12 +32,23 @@ class EngineDied(Exception):
 class _Job:
     """Work that the process has; until it says that this is over its blocks are its own, whatever the caller does."""
 
-    def __init__(self, number: int, blocks: Sequence[Block]) -> None:
+    def __init__(self, number: int, blocks: Sequence[Block], first: Callable[[Any], None] | None = None) -> None:
         self.number, self.blocks = number, blocks
-        self.answers: SimpleQueue[Answer | Failed | EngineDied] = SimpleQueue()
+        self.answers: SimpleQueue[Answer | Failed | Exception] = SimpleQueue()
+        self._first = first
         self.over = False
         for block in blocks:
             block.retain()
+
+    def answer(self, answer: Answer | Failed) -> None:
+        """Pass on what the process says: to whoever wants to be told first, then to the caller."""
+        told: Answer | Failed | Exception = answer
+        if self._first is not None and isinstance(answer, Answer):
+            try:
+                self._first(answer.value)
+            except Exception as error:  # the thread that hears the process must go on
+                told = error
+        self.answers.put(told)
 
     def end(self, *, release: bool = True) -> None:
         """The process does not touch the blocks any more; not to be released where that is not known."""
@@ -104,24 +110,29 @@ class EngineProcess:
         return self.facts
 
     def segment(
-        self, blocks: Sequence[Block], tasks: Sequence[Task], cancelled: Callable[[], bool] = lambda: False
-    ) -> list[Result]:
+        self,
+        blocks: Sequence[Block],
+        tasks: Sequence[Task],
+        cancelled: Callable[[], bool] = lambda: False,
+        answered: Callable[[list[FrameResult]], None] = lambda results: None,
+    ) -> list[FrameResult]:
         """Segment frames together, each by its task; the tasks have one batch key.
 
-        The results' masks and maps are the blocks' own; a map that was not asked for is zeros.
+        `answered` has the results first, in the thread that hears the process: it must not block, and what it raises
+        is raised here.
 
         Raises EngineDied, EngineError, InputError, Cancelled.
         """
-        job = self._submit(blocks, tasks, streamed=False)
+        job = self._submit(blocks, tasks, streamed=False, first=answered)
         results: Any = self._answer(job, cancelled).value
-        return [_whole(*each) for each in zip(results, blocks, tasks, strict=True)]
+        return list(results)
 
     def stream(
         self, block: Block, task: Task, cancelled: Callable[[], bool] = lambda: False
     ) -> Generator[Event, None, None]:
         """Segment a frame as its answer is written, see `Segmenter.stream`; the process is at most one event ahead.
 
-        The result's mask and map are as those of `segment`, a group's map is its own. Closing it ends the writing.
+        Closing it ends the writing.
 
         Raises EngineDied, EngineError, InputError, Cancelled.
         """
@@ -129,8 +140,8 @@ class EngineProcess:
         try:
             while True:
                 answer = self._answer(job, cancelled)
-                if isinstance(answer.value, Result):
-                    yield _whole(answer.value, block, task)
+                if isinstance(answer.value, FrameResult):
+                    yield answer.value
                     return
                 self._send(Next(job.number))
                 yield answer.value  # type: ignore[misc]
@@ -154,13 +165,20 @@ class EngineProcess:
         self.kill()
         self._life.join(2 * END_S)
 
-    def _submit(self, blocks: Sequence[Block], tasks: Sequence[Task], *, streamed: bool) -> _Job:
+    def _submit(
+        self,
+        blocks: Sequence[Block],
+        tasks: Sequence[Task],
+        *,
+        streamed: bool,
+        first: Callable[[Any], None] | None = None,
+    ) -> _Job:
         with self._lock:
             if self.death is not None:
                 raise EngineDied(self.death)
-            job = _Job(next(self._numbers), blocks)
+            job = _Job(next(self._numbers), blocks, first)
             self._jobs[job.number] = job
-        self._send(Work(job.number, tuple(block.token for block in blocks), tuple(tasks), streamed))
+        self._send(Work(job.number, tuple(block.token for block in blocks), packed(tuple(tasks)), streamed))
         return job
 
     def _send(self, message: Work | Next | Cancel | Stop) -> None:
@@ -231,7 +249,7 @@ class EngineProcess:
             job = self._jobs.pop(message.job) if last else self._jobs[message.job]
         if last:
             job.end()
-        job.answers.put(message)
+        job.answer(message)
 
     def _end(self, child: Child, reason: str | None) -> None:
         how = child.end()
@@ -244,9 +262,3 @@ class EngineProcess:
             job.end(release=how is not None)  # what still runs may still write
             job.answers.put(EngineDied(self.death))
         self._started.set()
-
-
-def _whole(result: Result, block: Block, task: Task) -> Result:
-    """The result with its mask and map."""
-    empty = np.broadcast_to(np.float32(0), (block.height, block.width))
-    return replace(result, mask=block.mask, probability=block.probability if task.probability else empty)

@@ -1,12 +1,15 @@
-"""What an engine process is asked about a frame, and what it is and says. Nothing here knows gRPC or runs anything."""
+"""What an engine process is asked about a frame, what it says of it, and what it is. Nothing here runs anything."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from agvas_runtime.modes import Request
-from agvas_runtime.verdict import Recipe
+from agvas_runtime.verdict import Recipe, Verdict
 from agvas_runtime.writer import Decoding
 
 _REQUEST, _RECIPE, _DECODING = Request(), Recipe(), Decoding()
@@ -36,6 +39,24 @@ class Task:
     def batch_key(self) -> tuple[Request, Decoding, float | None]:
         """Frames of equal keys can be segmented together."""
         return self.request, self.decoding, self.recipe.alpha
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """What an engine process says of a frame; mask and map lie in the frame's block.
+
+    The reply is ready but for what the front process knows: after a frame the front's caches are cold, every line of
+    code costs it more than it costs the engine.
+    """
+
+    reply: bytes
+    """The serialised SegmentResponse, without pictures, model and identity."""
+    verdict: Verdict
+    total_ms: float
+    """The engine's time; of frames that were segmented together, that of all."""
+    threshold: float
+    """See `Result`, as `group_maps`."""
+    group_maps: tuple[NDArray[np.float32], ...] = ()
 
 
 @dataclass(frozen=True)
