@@ -18,6 +18,7 @@ from PIL import Image
 from agvas_runtime.bundle import default_bundle_path
 from agvas_runtime.errors import BundleError, Cancelled, EngineLost, InputError
 from agvas_runtime.modes import Mode, Request
+from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.result import Result
 from agvas_runtime.segmenter import Segmenter, Text
 from agvas_runtime.server.engine import idle
@@ -25,7 +26,7 @@ from agvas_runtime.server.engine.arena import Arena
 from agvas_runtime.server.engine.dispatch import MOST_STREAMS
 from agvas_runtime.server.engine.pool import STOPPED, EnginePool
 from agvas_runtime.server.engine.supervision import pause_s
-from agvas_runtime.server.engine.task import EngineSpec, Task
+from agvas_runtime.server.engine.task import EngineSpec, FrameResult, Task
 from agvas_runtime.server.lanes import Answered, Fate, Lanes, NoResult, Ticket
 from agvas_runtime.verdict import Recipe
 from agvas_runtime.writer import Decoding
@@ -136,8 +137,8 @@ def assert_answers(ticket: Ticket, expected: Result) -> Answered:
     """Its result is the segmenter's own; the block is given back."""
     answered = ticket.outcome.result(WAIT_S)
     assert answered.result.verdict == expected.verdict
-    assert np.array_equal(answered.result.mask, expected.mask)
-    assert np.array_equal(answered.result.probability, expected.probability)
+    assert np.array_equal(answered.block.mask, expected.mask)
+    assert np.array_equal(answered.block.probability, expected.probability)
     answered.block.release()
     return answered
 
@@ -146,10 +147,14 @@ def assert_answers_any(ticket: Ticket) -> None:
     ticket.outcome.result(WAIT_S).block.release()
 
 
-def assert_nearest(ticket: Ticket, image: int, expected: list[Result]) -> Result:
+def said(result: FrameResult) -> pb.SegmentResponse:
+    return pb.SegmentResponse.FromString(result.reply)
+
+
+def assert_nearest(ticket: Ticket, image: int, expected: list[Result]) -> FrameResult:
     """Of frames that are segmented together 8-bit scales are shared: the map is nearest to the frame's own."""
     answered = ticket.outcome.result(WAIT_S)
-    off = [float(np.abs(answered.result.probability - each.probability).mean()) for each in expected]
+    off = [float(np.abs(answered.block.probability - each.probability).mean()) for each in expected]
     assert off.index(min(off)) == image
     answered.block.release()
     return answered.result
@@ -310,7 +315,7 @@ def test_a_long_answer_does_not_hold_up_other_frames(line, expected):
         assert_answers(line.offered(image=2), expected[2])
         assert not long.outcome.done()
     answered = long.outcome.result(WAIT_S)
-    assert answered.result.tokens == 300
+    assert said(answered.result).tokens == 300
     answered.block.release()
 
 
@@ -318,7 +323,7 @@ def test_a_long_answer_is_retried_as_well(line):
     ticket = line.in_flight(LONG)
     line.kill()
     answered = ticket.outcome.result(WAIT_S)
-    assert answered.result.tokens == 300
+    assert said(answered.result).tokens == 300
     assert ticket.attempts == 1
     answered.block.release()
 
@@ -338,9 +343,9 @@ def test_a_stream_goes_on_where_it_was_when_the_engine_dies(line):
             begun = [next(events) for _ in range(5)]
             line.kill()
             *rest, again = events
-    assert texts([*begun, *rest]) == texts(undisturbed) == result.answer
+    assert texts([*begun, *rest]) == texts(undisturbed) == said(result).answer
     assert len(begun) + len(rest) == len(undisturbed)
-    assert again.answer == result.answer
+    assert said(again).answer == said(result).answer
 
 
 def test_a_stream_is_lost_when_the_engine_dies_twice(line):
@@ -379,7 +384,7 @@ def test_frames_wait_together_and_are_segmented_together_where_that_pays(line, e
     others = [line.offered(image=image) for image in (1, 2, 3)]
     os.kill(line.pid, signal.SIGCONT)
     assert_answers(first, expected[0])
-    timings = [assert_nearest(each, image, expected).timings_ms for image, each in enumerate(others, 1)]
+    timings = [list(said(assert_nearest(each, image, expected)).timings) for image, each in enumerate(others, 1)]
     assert timings[0] == timings[1] == timings[2]
     del line.pool.facts.ms_per_frame[4]
 

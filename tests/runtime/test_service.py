@@ -91,7 +91,7 @@ def swap(live, bundle: str, **fields) -> admin_pb2.SwapEvent:
 
 def measured(live, name: str) -> dict[str, float]:
     """A metric's samples by the values of their labels."""
-    families = text_string_to_metric_families(live.server._metrics.render().decode())
+    families = text_string_to_metric_families(live.server._render().decode())
     samples = (sample for family in families for sample in family.samples)
     return {" ".join(sample.labels.values()): sample.value for sample in samples if sample.name == name}
 

@@ -171,6 +171,8 @@ class Dispatcher:
         handed = perf_counter()
 
         def answered(results: Sequence[FrameResult]) -> None:
+            self.engine.answered()
+            self._around.batched(len(tickets))
             for ticket, result in list(zip(tickets, results, strict=True)):
                 self._answer(process, ticket, result, handed)
 
@@ -191,9 +193,6 @@ class Dispatcher:
                 return
             for ticket in tickets:  # one of them may have spoilt the others
                 self._segment(process, [ticket])
-        else:
-            self.engine.answered()
-            self._around.batched(len(tickets))
 
     def _bury(self, process: EngineProcess) -> None:
         """It was found dead."""
