@@ -9,14 +9,13 @@ import pytest
 
 from agvas_runtime.frames import read_image
 from agvas_runtime.modes import Mode, Request
-from agvas_runtime.result import Result
 from agvas_runtime.segmenter import Segmenter
 from agvas_runtime.server.engine import opening
 from agvas_runtime.server.engine.arena import Arena
 from agvas_runtime.server.engine.desk import Desk, Inbox
-from agvas_runtime.server.engine.messages import Answer, Cancel, Failed, Next, Work
+from agvas_runtime.server.engine.messages import Answer, Cancel, Failed, Next, Work, packed
 from agvas_runtime.server.engine.opening import measure
-from agvas_runtime.server.engine.task import Task
+from agvas_runtime.server.engine.task import FrameResult, Task
 
 STREAMED = Task(Request(Mode.CONVERSATION, "What is on the surface?"))
 ONE_FRAME = {"B": (1, 1, 1)}
@@ -33,10 +32,10 @@ class Talk:
         self._desk = Desk(segmenter, self.arena, self.inbox, self.sent.append)
 
     def frame(self, job, task=Task()):
-        self.inbox.take(Work(job, (self.block.token,), (task,), streamed=False))
+        self.inbox.take(Work(job, (self.block.token,), packed((task,)), streamed=False))
 
     def stream(self, job):
-        self.inbox.take(Work(job, (self.block.token,), (STREAMED,), streamed=True))
+        self.inbox.take(Work(job, (self.block.token,), packed((STREAMED,)), streamed=True))
 
     def round(self):
         """The jobs that were answered in one round."""
@@ -108,8 +107,7 @@ def test_masks_and_maps_do_not_travel_but_those_of_groups_do(segmenter, photo):
     talk.round()
     (answer,) = pickle.loads(pickle.dumps(talk.sent))
     (result,) = answer.value
-    assert isinstance(result, Result)
-    assert (result.mask.size, result.probability.size) == (0, 0)
+    assert isinstance(result, FrameResult)
     assert np.array_equal(talk.block.mask, whole.mask)
     assert np.array_equal(talk.block.probability, whole.probability)
     assert np.array_equal(result.group_maps, (whole.probability, whole.probability / 2))

@@ -17,12 +17,12 @@ from agvas_runtime.modes import MAX_LOOK_CHARACTERS, Mode, Request
 from agvas_runtime.prompts import MAX_INSTRUCTION_CHARACTERS
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.proto.agvas.v1 import inspection_pb2_grpc as pb_grpc
-from agvas_runtime.result import Result
 from agvas_runtime.segmenter import GroupMap, Segmenter, Text
 from agvas_runtime.server import channel, service
 from agvas_runtime.server.config import ServerConfig
 from agvas_runtime.server.engine.dispatch import MOST_STREAMS
 from agvas_runtime.server.engine.messages import Answer, Cancel, Failed, Work
+from agvas_runtime.server.engine.task import FrameResult
 from agvas_runtime.server.open_calls import OpenCall
 from agvas_runtime.verdict import Verdict
 from agvas_runtime.wire import GroupMask, SegmentReply
@@ -251,7 +251,7 @@ def test_a_frame_is_answered_while_another_s_long_answer_is_being_written(live, 
     answers = [message.value for message in talk if isinstance(message, Answer)]
     (place,) = (place for place, value in enumerate(answers) if isinstance(value, list))
     assert place <= 2  # it waited for a token or two
-    assert isinstance(answers[-1], Result)
+    assert isinstance(answers[-1], FrameResult)
     assert len(answers) > TOKENS / 2
 
 
