@@ -230,7 +230,7 @@ class InspectionServer:
         config = self._config
         workers = config.max_streams + config.max_waiting + SPARE_WORKERS
         access = None if config.access is None else Access(config.access)
-        guard = Guard(
+        self._guard = guard = Guard(
             access,
             rate_per_s=config.rate_per_s,
             most_open=workers + SPARE_CALLS,

@@ -28,7 +28,6 @@ from agvas_runtime.server.engine.pool import EnginePool
 from agvas_runtime.server.engine.task import EngineFacts, FrameResult
 from agvas_runtime.server.guard import TooMuch, Undecodable, caller
 from agvas_runtime.server.lanes import Fate, Lane, Lanes, NoResult, Ticket
-from agvas_runtime.server.patience import while_taken
 from agvas_runtime.server.requests import Intake, Settings
 from agvas_runtime.server.streams import CameraSession, read_opening
 
@@ -41,9 +40,6 @@ DECODERS: Mapping[str, Callable[[bytes], Apart[Any]]] = {
 """What the methods expect of the guard: their frames' pixels apart."""
 NO_DEADLINE_S = 1e6
 """What gRPC says is left of a call without a deadline is a number, too."""
-PATIENCE_S = 30.0
-"""How long a caller of `Inspect` or `Explain` may leave an answer untaken."""
-
 
 Asked = Apart[pb.SegmentRequest]
 
@@ -150,14 +146,14 @@ class InspectionService(pb_grpc.InspectionServicer):
             with self._open(session, plan.camera_id), closing(session.answers(request_iterator)) as answers:
                 if not context.add_callback(session.leave):
                     session.leave()
-                yield from while_taken(answers, context, PATIENCE_S)
+                yield from answers
         finally:
             self._streams.release()
 
     def Explain(self, asked: Asked, context: grpc.ServicerContext) -> Iterator[pb.ExplainEvent]:
         """One frame in, its answer out as it is written."""
         with self._told(asked.message, context) as arrived, closing(self._explain(asked, context, arrived)) as events:
-            yield from while_taken(events, context, PATIENCE_S)
+            yield from events
 
     def GetModel(self, request: pb.GetModelRequest, context: grpc.ServicerContext) -> pb.GetModelResponse:
         """The loaded model."""

@@ -52,6 +52,9 @@ def scripted(bundle):
     return Segmenter.open(bundle, threads=1)
 
 
+CANCEL = OpenCall.cancel
+
+
 @pytest.fixture(scope="module")
 def running(bundle):
     with live_server(bundle=bundle) as live:
@@ -61,7 +64,6 @@ def running(bundle):
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
     """The server's with its callers, which would end what a test's caller was to end, is without end."""
-    monkeypatch.setattr(service, "PATIENCE_S", 1e6)
     monkeypatch.setattr(OpenCall, "cancel", lambda call: None)
 
 
@@ -274,7 +276,8 @@ def test_explanations_take_places_like_frames_and_one_more_is_refused(live, read
 
 
 def test_a_reader_that_takes_nothing_blocks_nobody_and_is_cancelled(live, talk, monkeypatch):
-    monkeypatch.setattr(service, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(OpenCall, "cancel", CANCEL)
+    monkeypatch.setattr(live.server._guard.open, "_take_s", 0.3)
     with grpc.insecure_channel(live.address, options=list(BIT_BY_BIT.items())) as slow:
         events = pb_grpc.InspectionStub(slow).Explain(request(**LONG))
         assert next(events).text

@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
-from agvas_runtime.server import replies, service, streams
+from agvas_runtime.server import replies, streams
 from agvas_runtime.verdict import Recipe
 from agvas_runtime.wire import reply_from
 from tests.runtime.live_server import DEFECT, IMAGES, NORMAL, WAIT_S, live_server, request, until
@@ -464,7 +464,7 @@ def test_from_a_caller_who_takes_no_answers_nothing_more_is_read(live, policy):
 
 
 def test_a_caller_who_takes_no_answers_is_cancelled_after_a_while_and_others_notice_nothing(live, monkeypatch):
-    monkeypatch.setattr(service, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(live.server._guard.open, "_take_s", 0.3)
     gone = threading.Event()
     asked = request(LARGE, probability_format=pb.PROBABILITY_FORMAT_FLOAT32)
 
@@ -489,7 +489,7 @@ def test_a_caller_who_takes_no_answers_is_cancelled_after_a_while_and_others_not
 
 
 def test_a_silent_caller_who_takes_his_heartbeats_stays(live, monkeypatch):
-    monkeypatch.setattr(service, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(live.server._guard.open, "_take_s", 0.1)
     stream = live.open(heartbeat_ms=200)
     for _ in range(4):
         assert stream.heartbeat().serving
