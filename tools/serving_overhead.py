@@ -46,8 +46,8 @@ SIDE = 592
 PERCENTILES = (50, 90, 99)
 WARM_UP, IDLE_S = 50, 2.0
 PACKAGES = ("grpcio", "protobuf", "tritonclient", "nvidia-pytriton")
-DECIDE = ("clients", "messages")
-"""The parts in which agvas must not add more, at any percentile."""
+DECIDE = ("clients",)
+"""The part in which agvas must not add more, at any percentile: the whole way of a frame, from array to array."""
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
