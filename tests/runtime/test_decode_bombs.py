@@ -84,11 +84,11 @@ def test_a_raw_frame_does_not_wait_for_encoded_ones(monkeypatch):
     intake, settings = Intake(RecipeBook(None), arena, 10**6), read_settings(pb.SegmentRequest(), Mode.DIRECT)
     raw = pb.RawImage(pixel_format=pb.PIXEL_FORMAT_RGB8, width=64, height=48, data=RGB.tobytes())
     with ThreadPoolExecutor(3) as threads:
-        encoded = [threads.submit(intake.place, pb.Frame(encoded=b"x"), settings) for _ in range(2)]
+        encoded = [threads.submit(intake.place, pb.Frame(encoded=b"x"), None, settings) for _ in range(2)]
         for _ in encoded:
             assert begun.acquire(timeout=30)  # every decoder is busy
         try:
-            block, _ = threads.submit(intake.place, pb.Frame(raw=raw), settings).result(timeout=10)
+            block, _ = threads.submit(intake.place, pb.Frame(raw=raw), None, settings).result(timeout=10)
             np.testing.assert_array_equal(block.image, RGB)
         finally:
             go_on.set()

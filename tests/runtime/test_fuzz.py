@@ -1,7 +1,5 @@
 """The fuzzer in its short form, and whether it would notice."""
 
-import mmap
-import os
 import subprocess
 import sys
 
@@ -61,26 +59,45 @@ def test_a_status_that_is_not_documented_is_noticed(code, text, wrong):
         _allowed(Failure(code, text))
 
 
-def test_what_processes_share_is_counted_once_and_what_they_have_alone_each():
-    script = """
+PARENT = """
+import mmap, os, subprocess, sys
+print("began", flush=True)
+sys.stdin.readline()
+fd = os.memfd_create("shared")
+os.truncate(fd, 40 << 20)
+shared = mmap.mmap(fd, 40 << 20)
+shared[:] = b"1" * len(shared)
+print("alone", flush=True)
+sys.stdin.readline()
+subprocess.run([sys.executable, "-c", sys.argv[1], str(fd)], pass_fds=[fd], check=True)
+"""
+CHILD = """
 import mmap, sys
 shared, own = mmap.mmap(int(sys.argv[1]), 40 << 20), bytearray(b"1" * (30 << 20))
 print(sum(shared[:: mmap.PAGESIZE]), flush=True)
-sys.stdin.read()
+sys.stdin.readline()
 """
-    me = os.getpid()
-    before = resident_bytes(me)[me]  # earlier tests may have left children of this process's
-    fd = os.memfd_create("shared")
-    os.truncate(fd, 40 << 20)
-    with mmap.mmap(fd, 40 << 20) as shared:
-        shared[:] = b"1" * len(shared)
-        alone = resident_bytes(me)[me]
-        command = [sys.executable, "-c", script, str(fd)]
-        with subprocess.Popen(command, pass_fds=[fd], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
-            child.stdout.readline()
-            found = resident_bytes(me)
-            child.stdin.close()
-    os.close(fd)
-    assert 39 << 20 < alone - before < 42 << 20
-    assert abs(found[me] - alone) < 2 << 20
-    assert 30 << 20 < found[child.pid] < 60 << 20
+
+
+def test_what_processes_share_is_counted_once_and_what_they_have_alone_each():
+    command = [sys.executable, "-c", PARENT, CHILD]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+
+        def at_next_line() -> list[int]:
+            parent.stdout.readline()
+            return list(resident_bytes(parent.pid).values())
+
+        def go_on() -> None:
+            parent.stdin.write(b"\n")
+            parent.stdin.flush()
+
+        (before,) = at_next_line()
+        go_on()
+        (alone,) = at_next_line()
+        go_on()
+        mine, its = at_next_line()
+        go_on()
+    assert parent.returncode == 0
+    assert 39 << 20 < alone - before < 44 << 20
+    assert abs(mine - alone) < 4 << 20
+    assert 30 << 20 < its < 60 << 20
