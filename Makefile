@@ -6,21 +6,23 @@ OUT ?= demo-out
 PIP = -m pip install -q --disable-pip-version-check -c constraints.txt
 # Its stubs run under protobuf 6 and 7 alike. It asks for protobuf 6 without needing it, hence --no-deps where it is used.
 GRPC_TOOLS = grpcio-tools==1.72.0
+# Triton's client asks for protobuf 6 and an older ml_dtypes, and works with ours.
+TRITON_CLIENT = tritonclient==2.73.0 python-rapidjson==1.25
 
 .PHONY: demo test test-full proof proof-full-size proof-export proof-single-pass proof-single-pass-bench
-.PHONY: proof-drill proof-fuzz proof-serving lint proto demo-frames clean
+.PHONY: proof-drill proof-fuzz proof-serving proof-web proof-perf-analyzer lint proto demo-frames clean
 
 # Starts the server with the embedded bundle, plays frames to it, stops it. FRAMES=folder plays your own images.
 demo: .venv/installed
 	@.venv/bin/python -m agvas_runtime.demo $(if $(FRAMES),--frames "$(FRAMES)") --out "$(OUT)"
 
 # Lint, types, import directions and every test in its short form.
-test: lint
+test: lint .venv-kserve/installed
 	.venv-test/bin/python -m pytest -m "not slow"
 
 # The same at the sizes that the issues name; hours, not minutes.
 test-full: lint proof proof-full-size proof-export proof-single-pass proof-single-pass-bench \
-           proof-drill proof-fuzz proof-serving
+           proof-drill proof-fuzz proof-serving proof-web proof-perf-analyzer
 	.venv-test/bin/python -m pytest
 
 # The figures behind the README, on an idle machine: benchmarks/full/<date>-<commit>.json.
@@ -56,6 +58,14 @@ proof-fuzz: .venv-test/installed
 proof-serving: .venv-triton/installed
 	.venv-triton/bin/python tools/serving_overhead.py
 
+# Webs of 100,000 rows in blocks of many heights, and a server that inspects one: three minutes on two idle cores.
+proof-web: .venv-test/installed
+	.venv-test/bin/python tools/web_proof.py
+
+# Triton's own load generator against the server: Debian's libb64-0d, x86-64 Linux, two minutes on two idle cores.
+proof-perf-analyzer: .venv-perf/installed
+	.venv-perf/bin/python tools/perf_analyzer.py
+
 lint: .venv-test/installed
 	.venv-test/bin/ruff check
 	.venv-test/bin/ruff format --check
@@ -79,7 +89,7 @@ demo-frames: .venv-test/installed
 .venv-test/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-test
 	.venv-test/bin/python $(PIP) -e '.[dev]'
-	.venv-test/bin/python $(PIP) --no-deps $(GRPC_TOOLS)
+	.venv-test/bin/python $(PIP) --no-deps $(GRPC_TOOLS) $(TRITON_CLIENT)
 	@touch $@
 
 # Both ask for older packages than they work with, hence --no-deps; the first line brings what they need here.
@@ -89,11 +99,24 @@ demo-frames: .venv-test/installed
 	.venv-triton/bin/python $(PIP) --no-deps nvidia-pytriton==0.7.0 tritonclient==2.73.0
 	@touch $@
 
+# KServe's client: it wants protobuf 6 and an older psutil, so it lives alone, and nothing of ours is installed beside it.
+.venv-kserve/installed: Makefile
+	$(PYTHON) -m venv .venv-kserve
+	.venv-kserve/bin/python -m pip install -q --disable-pip-version-check --no-compile kserve==0.21.0
+	@touch $@
+
+# Triton's perf_analyzer is in this release of its client; the library of CUDA's runtime is all that it takes of CUDA.
+.venv-perf/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-perf
+	.venv-perf/bin/python $(PIP) -e '.[cpu]'
+	.venv-perf/bin/python $(PIP) --no-deps tritonclient==2.50.0 nvidia-cuda-runtime-cu12==12.9.79
+	@touch $@
+
 .venv-proto/installed: Makefile
 	$(PYTHON) -m venv .venv-proto
 	.venv-proto/bin/python -m pip install -q --disable-pip-version-check $(GRPC_TOOLS) setuptools
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-test .venv-proto .venv-triton build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo-out
+	rm -rf .venv .venv-test .venv-proto .venv-triton .venv-kserve .venv-perf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo-out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from agvas_runtime import console
 from agvas_runtime.bundle import CARD, Bundle, default_bundle_path
 from agvas_runtime.cli_build import build
+from agvas_runtime.cli_calibrate import calibrate
 from agvas_runtime.cli_doctor import doctor
 from agvas_runtime.cli_roofline import roofline
 from agvas_runtime.cli_serve import serve
@@ -68,6 +69,12 @@ def segment(
     strict_below: Annotated[
         float | None, typer.Option(min=0, help="Read again, token by token, a proved answer of a smaller margin.")
     ] = None,
+    tile: Annotated[
+        int | None, typer.Option(min=16, max=65536, help="Segment in tiles of this side, in pixels: for large images.")
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option(min=0, help="Pixels that tiles share; 64, or a quarter of a small tile.")
+    ] = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
 ) -> int:
@@ -82,11 +89,13 @@ def segment(
       agvas-runtime segment photos/ --out results --min-area 25
       agvas-runtime segment part.png --threshold 0.3 --roi 40,20,600,440
       agvas-runtime segment part.png --instruction "Please segment the scratches in this image." --json
+      agvas-runtime segment sheet.tif --tile 512 --overlap 64 --out results
       agvas-runtime segment part.png --mode explain
       agvas-runtime segment part.png --mode describe-plus --normal-look "A smooth grey casting." --out results
       agvas-runtime segment part.png --mode conversation --instruction "What is on the surface?"
     """
     from agvas_runtime.segment_files import Task, read_roi, segment_files
+    from agvas_runtime.tiling import Tiling
     from agvas_runtime.verdict import Recipe
     from agvas_runtime.writer import Decoding
 
@@ -108,7 +117,13 @@ def segment(
         strict_below=strict_below,
     )
     request = Request(mode, instruction, class_name, normal_look)
-    return segment_files(images, Task(bundle, request, recipe, threads, out, engine, decoding), as_json=as_json)
+    if tile is None and overlap is not None:
+        raise InputError(f"--overlap: found {overlap} without --tile, expected both")
+    try:
+        tiling = None if tile is None else Tiling.of(tile, tile, overlap)
+    except InputError as error:
+        raise InputError(f"--{error}") from None
+    return segment_files(images, Task(bundle, request, recipe, threads, out, engine, decoding, tiling), as_json=as_json)
 
 
 @app.command()
@@ -154,6 +169,7 @@ app.command()(token)
 app.command()(doctor)
 app.command()(build)
 app.command()(roofline)
+app.command()(calibrate)
 
 
 def main() -> None:

@@ -26,6 +26,8 @@ from agvas_runtime.asked import Asked, request_of
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.proto.agvas.v1 import inspection_pb2_grpc as pb_grpc
+from agvas_runtime.scan_wire import Rows, ScanEvent, WebSettings
+from agvas_runtime.scan_wire import event_from as scan_event_from
 from agvas_runtime.server.channel import open_channel
 from agvas_runtime.wire import (
     FrameIdentity,
@@ -134,11 +136,11 @@ class Client:
         """Have one frame segmented.
 
         Args:
-            image: path or bytes of an image file; or an array: uint8 [H, W, 3] (RGB), uint8 [H, W] (MONO8) or
-                uint16 [H, W] (MONO16).
+            image: path or bytes of an image file; an array: uint8 [H, W, 3] (RGB), [H, W, 4] (RGBA), [H, W] (MONO8) or
+                uint16 [H, W] (MONO16); or a `wire.RawFrame`, a sensor's bytes in any format of the protocol.
             instruction: the user's own instruction or question; the recipe's, or the mode's, where None.
             identity: comes back with the reply.
-            pixel_format: names the format of an array where its dtype leaves a choice: BGR8, MONO10 or MONO12.
+            pixel_format: names the format of an array where its dtype leaves a choice: BGR8, MONO12, BAYER_RG8.
             timeout_s: for this call.
             asked: see `Asked`.
         """
@@ -205,15 +207,44 @@ class Client:
             InputError, AccessDeniedError, EngineError: as every method, and what `frames` raises.
             ConnectionLostError: the stream broke off; its text says how many frames, the last ones, have no answer.
         """
-        if policy not in ("latest", "block"):
-            raise InputError(f"policy: found {policy!r}, expected latest or block")
-        opening = pb.CameraStream(camera_id=camera_id, defaults=request_of(instruction, asked))
-        opening.policy = pb.QueuePolicy.Value(f"QUEUE_POLICY_{policy.upper()}")
-        if queue is not None:
-            opening.queue = queue
-        if heartbeat_ms is not None:
-            opening.heartbeat_ms = heartbeat_ms
+        opening = camera_stream(camera_id, policy, queue, heartbeat_ms, request_of(instruction, asked))
         return self._answers(_Sent(opening, frames, pixel_format), on_heartbeat)
+
+    def scan(
+        self,
+        web: WebSettings,
+        blocks: Iterable[Rows | tuple[Rows, int]],
+        instruction: str | None = None,
+        *,
+        on_heartbeat: Callable[[str], None] = lambda reason: None,
+        **asked: Unpack[Asked],
+    ) -> Generator[ScanEvent, None, None]:
+        """Stream a line-scan camera's rows; they are taken and sent from another thread, as they come.
+
+        Args:
+            web: how the stream is opened.
+            blocks: rows in blocks of any height, see `WebSettings.block`, each alone or with its encoder count.
+            instruction: asked about every tile.
+            on_heartbeat: called with "" while the server has an engine, else with the reason why not.
+            asked: of every tile, see `Asked`; pictures are not sent.
+
+        Yields:
+            Defects as soon as they are complete, progress, skipped rows, and last the summary.
+
+        Raises:
+            InputError, AccessDeniedError, ConnectionLostError, EngineError: as every method, and what `blocks` raises.
+        """
+        opening, failures = web.message(request_of(instruction, asked)), list[Exception]()
+
+        def messages() -> Iterator[pb.ScanRequest]:
+            yield opening
+            try:
+                for block in blocks:
+                    yield web.block(*block) if isinstance(block, tuple) else web.block(block)
+            except Exception as error:
+                failures.append(error)
+
+        return self._scan_events(messages(), on_heartbeat, failures)
 
     def model(self) -> ModelInfo:
         """What the server has loaded."""
@@ -258,6 +289,24 @@ class Client:
         if sent.failure is not None:
             raise sent.failure
 
+    def _scan_events(
+        self, messages: Iterator[pb.ScanRequest], on_heartbeat: Callable[[str], None], failures: list[Exception]
+    ) -> Generator[ScanEvent, None, None]:
+        call = self._inspection.Scan(messages)
+        try:
+            for message in call:
+                event = scan_event_from(message)
+                if isinstance(event, str):
+                    on_heartbeat(event)
+                else:
+                    yield event
+        except grpc.RpcError as error:
+            raise self._error(error) from None
+        finally:
+            call.cancel()
+        if failures:
+            raise failures[0]
+
     def _error(self, error: grpc.RpcError, in_time: bool = True) -> Exception:
         """What a failed call means to its caller."""
         code, text = error.code(), f"{self.address}: {_text_of(error)}"
@@ -272,6 +321,21 @@ class Client:
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:
             return InputError(f"{text}; the server takes larger frames with --max-message-mb")
         return EngineError(text)
+
+
+def camera_stream(
+    camera_id: str, policy: str, queue: int | None, heartbeat_ms: int | None, defaults: pb.SegmentRequest
+) -> pb.CameraStream:
+    """The message that opens a stream; raises InputError."""
+    if policy not in ("latest", "block"):
+        raise InputError(f"policy: found {policy!r}, expected latest or block")
+    opening = pb.CameraStream(camera_id=camera_id, defaults=defaults)
+    opening.policy = pb.QueuePolicy.Value(f"QUEUE_POLICY_{policy.upper()}")
+    if queue is not None:
+        opening.queue = queue
+    if heartbeat_ms is not None:
+        opening.heartbeat_ms = heartbeat_ms
+    return opening
 
 
 class _Sent:

@@ -35,10 +35,10 @@ def find_regions(mask: NDArray[np.bool_], score: NDArray[np.float32], min_area: 
     top, bottom = int(filled[0]), int(filled[-1]) + 1
     mask, score = mask[top:bottom], score[top:bottom]
 
-    start, end = _runs(mask)
+    start, end = runs(mask)
     stride = mask.shape[1] + 1
     row, x0, x1 = start // stride, start % stride, end % stride
-    region = _components(start, end, stride)
+    region = components(start, end, stride)
     length = x1 - x0
     values, first = score[mask], np.cumsum(length) - length  # pixels in row-major order: run by run
     sums = np.add.reduceat(values.astype(np.float64), first)
@@ -49,9 +49,9 @@ def find_regions(mask: NDArray[np.bool_], score: NDArray[np.float32], min_area: 
     mean_x = np.bincount(region, length * (x0 + x1 - 1) / 2, count) / area
     mean_y = np.bincount(region, length * row, count) / area + top
     mean_score = np.bincount(region, sums, count) / area
-    left, upper = (_extreme(np.minimum, values, region, count) for values in (x0, row))
-    right, lower = (_extreme(np.maximum, values, region, count) for values in (x1, row))
-    peak = _extreme(np.maximum, peaks, region, count)
+    left, upper = (extreme(np.minimum, values, region, count) for values in (x0, row))
+    right, lower = (extreme(np.maximum, values, region, count) for values in (x1, row))
+    peak = extreme(np.maximum, peaks, region, count)
     return tuple(
         Region(
             area_px=int(area[i]),
@@ -65,7 +65,7 @@ def find_regions(mask: NDArray[np.bool_], score: NDArray[np.float32], min_area: 
     )
 
 
-def _runs(mask: NDArray[np.bool_]) -> tuple[Ints, Ints]:
+def runs(mask: NDArray[np.bool_]) -> tuple[Ints, Ints]:
     """First and one-past-last pixel of every row's runs as flat indices y * (W + 1) + x, int64 [R] each."""
     padded = np.zeros((mask.shape[0], mask.shape[1] + 2), np.bool_)
     padded[:, 1:-1] = mask
@@ -73,7 +73,7 @@ def _runs(mask: NDArray[np.bool_]) -> tuple[Ints, Ints]:
     return edges[::2], edges[1::2]
 
 
-def _components(start: Ints, end: Ints, stride: int) -> Ints:
+def components(start: Ints, end: Ints, stride: int) -> Ints:
     """Region number of every run, int64 [R], counted from 0 in the order of first appearance."""
     # Runs [s, e) of one row and [s', e') of the next touch, corners included, when s' <= e and s <= e'.
     low = np.searchsorted(end, start + stride, "left")
@@ -93,7 +93,7 @@ def _components(start: Ints, end: Ints, stride: int) -> Ints:
     return np.unique(root, return_inverse=True)[1].astype(np.int64)
 
 
-def _extreme(ufunc: np.ufunc, values: NDArray[np.generic], region: Ints, count: int) -> NDArray[np.generic]:
+def extreme(ufunc: np.ufunc, values: NDArray[np.generic], region: Ints, count: int) -> NDArray[np.generic]:
     """The ufunc's (minimum or maximum) over the values of each region, [count]."""
     out = np.empty(count, values.dtype)
     out[region] = values

@@ -22,7 +22,9 @@ from agvas_runtime.maps import Box, binarise
 from agvas_runtime.modes import Mode, Request
 from agvas_runtime.overlay import draw_overlay
 from agvas_runtime.result import Result
+from agvas_runtime.segment_tiles import segment_in_tiles
 from agvas_runtime.segmenter import Segmenter, Text
+from agvas_runtime.tiling import Tiling
 from agvas_runtime.verdict import Recipe
 from agvas_runtime.writer import Decoding
 
@@ -43,6 +45,8 @@ class Task:
     """Where masks and overlays go; nowhere where None."""
     engine: str = "ort"
     decoding: Decoding = field(default_factory=Decoding)
+    tiling: Tiling | None = None
+    """Images are segmented tile by tile where there is one."""
 
 
 def read_roi(text: str) -> Box:
@@ -65,7 +69,7 @@ def segment_files(inputs: list[Path], task: Task, *, as_json: bool) -> int:
     if task.out is not None:
         _refuse_overwriting(images, names, make_folder(task.out))
     told = task.request.mode in TOLD and task.decoding.text and not as_json
-    aloud = told and len(images) == 1
+    aloud = told and len(images) == 1 and task.tiling is None
     rows = _segmented(list(zip(images, names, strict=True)), task, failures, aloud) if images else []
     code = 0
     for path, failure in failures:
@@ -141,6 +145,8 @@ def _process(segmenter: Segmenter, path: Path, name: str, task: Task, aloud: boo
     """One image's row; its masks and overlay are on disk when this returns."""
     if aloud:
         result = _read_aloud(segmenter, path, task)
+    elif task.tiling is not None:
+        result = segment_in_tiles(segmenter, path, task.tiling, task.request, task.recipe, task.decoding)
     else:
         (result,) = segmenter.segment_batch([path], task.request, task.recipe, decoding=task.decoding)
     row = {"file": str(path), **_row(result)}

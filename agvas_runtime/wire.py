@@ -24,11 +24,38 @@ from agvas_runtime.result import AnswerKind, Scores
 from agvas_runtime.verdict import Recipe, Verdict
 from agvas_runtime.writer import Decoding
 
-ImageLike = str | Path | bytes | NDArray[np.uint8] | NDArray[np.uint16]
+
+@dataclass(frozen=True)
+class RawFrame:
+    """A frame's bytes as a camera laid them out."""
+
+    data: bytes | memoryview
+    width: int
+    height: int
+    pixel_format: str
+    """As the protocol names it: MONO12P, BAYER_RG8."""
+    stride: int = 0
+    """Bytes from one row to the next; 0 where each row begins where the one before ends."""
+
+
+ImageLike = str | Path | bytes | NDArray[np.uint8] | NDArray[np.uint16] | RawFrame
 Polygons = tuple[NDArray[np.int64], ...]
 """Outlines of a mask, (x, y) of their corners [n, 2] each, see `contours`."""
 FrameStatus = Literal["ok", "dropped", "expired", "invalid", "engine_failed", "refused"]
 LARGEST_UINT32 = 2**32 - 1
+_BAYER = ("RG", "GR", "GB", "BG")
+FORMATS: dict[tuple[str, tuple[int, ...]], tuple[str, ...]] = {
+    ("uint8", ()): ("MONO8", *(f"BAYER_{pattern}8" for pattern in _BAYER)),
+    ("uint8", (3,)): ("RGB8", "BGR8"),
+    ("uint8", (4,)): ("RGBA8", "BGRA8"),
+    ("uint16", ()): (
+        "MONO16",
+        "MONO12",
+        "MONO10",
+        *(f"BAYER_{each}{bits}" for bits in (16, 12, 10) for each in _BAYER),
+    ),
+}
+"""What an array of this dtype may be, by its shape behind [H, W]; the first one where nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +159,8 @@ def put_image(frame: pb.Frame, image: ImageLike, pixel_format: str | None) -> No
 
     Raises InputError for an array of another kind or a file that cannot be read.
     """
-    if isinstance(image, np.ndarray):
-        _put_pixels(frame.raw, image, pixel_format)
+    if isinstance(image, np.ndarray | RawFrame):
+        frame.raw.data = put_format(frame.raw, image, pixel_format).tobytes()
         return
     if pixel_format is not None:
         raise InputError(f"pixel_format: found {pixel_format} for an image file, expected none")
@@ -146,23 +173,35 @@ def put_image(frame: pb.Frame, image: ImageLike, pixel_format: str | None) -> No
         raise InputError(f"{image}: {error.strerror}") from None
 
 
-def _put_pixels(raw: pb.RawImage, image: NDArray[Any], pixel_format: str | None) -> None:
+def put_format(raw: pb.RawImage, image: NDArray[Any] | RawFrame, pixel_format: str | None) -> NDArray[Any]:
+    """Say what an array of pixels is; returns it as its bytes are to be sent.
+
+    Raises InputError for an array of another kind.
+    """
+    if isinstance(image, RawFrame):
+        raw.height, raw.width, raw.stride = image.height, image.width, image.stride
+        raw.pixel_format = _format_number(image.pixel_format)
+        return np.frombuffer(image.data, np.uint8)
     kind = (image.dtype.name, image.shape[2:])
-    formats = {
-        ("uint8", ()): ("MONO8",),
-        ("uint8", (3,)): ("RGB8", "BGR8"),
-        ("uint16", ()): ("MONO16", "MONO12", "MONO10"),
-    }
-    if image.ndim not in (2, 3) or kind not in formats:
-        found = f"{image.dtype} {list(image.shape)}"
-        raise InputError(f"image: found {found}, expected uint8 [H, W, 3], uint8 [H, W] or uint16 [H, W]")
-    name = pixel_format or formats[kind][0]
-    if name not in formats[kind]:
-        raise InputError(f"pixel_format: found {name}, expected {' or '.join(formats[kind])} for {image.dtype}")
-    little_endian = np.ascontiguousarray(image, image.dtype.newbyteorder("<"))
+    if image.ndim not in (2, 3) or kind not in FORMATS:
+        expected = "expected uint8 [H, W, 3 or 4], uint8 [H, W] or uint16 [H, W]"
+        raise InputError(f"image: found {image.dtype} {list(image.shape)}, {expected}")
+    name = pixel_format or FORMATS[kind][0]
+    if name not in FORMATS[kind]:
+        raise InputError(f"pixel_format: found {name}, expected {' or '.join(FORMATS[kind])} for {image.dtype}")
     raw.height, raw.width = image.shape[:2]
-    raw.pixel_format = pb.PixelFormat.Value(f"PIXEL_FORMAT_{name}")
-    raw.data = little_endian.tobytes()
+    raw.pixel_format = _format_number(name)
+    return np.ascontiguousarray(image, image.dtype.newbyteorder("<"))
+
+
+def _format_number(name: str) -> pb.PixelFormat:
+    """The protocol's number of a pixel format; raises InputError."""
+    try:
+        number: pb.PixelFormat = pb.PixelFormat.Value(f"PIXEL_FORMAT_{name}")
+        return number
+    except ValueError:
+        known = ", ".join(key.removeprefix("PIXEL_FORMAT_") for key in pb.PixelFormat.keys()[1:])
+        raise InputError(f"pixel_format: found {name}, expected one of {known}") from None
 
 
 def identity_to(identity: FrameIdentity) -> pb.FrameIdentity:

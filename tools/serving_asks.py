@@ -16,6 +16,7 @@ from tritonclient.utils import shared_memory
 from agvas_runtime.asked import MaskChoice
 from agvas_runtime.client import Client
 from agvas_runtime.encoding import mask_from_bits
+from agvas_runtime.local_client import LocalClient
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 
 STAGES = ("preprocess", "encoders", "spam", "llm", "text", "decoder", "postprocess")
@@ -57,7 +58,7 @@ class Sample:
         return self.round_trip_ms - self.answer.engine_ms
 
 
-def agvas(client: Client, mask: MaskChoice) -> Ask:
+def agvas(client: Client | LocalClient, mask: MaskChoice) -> Ask:
     """Ask agvas through its client, from array to array."""
 
     def ask(frame: Frame) -> Answer:

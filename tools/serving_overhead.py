@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import grpc
@@ -37,6 +38,7 @@ from tritonclient.grpc import InferenceServerClient
 from agvas_runtime.bench.machine import describe_machine, git_commit
 from agvas_runtime.client import Client
 from agvas_runtime.demo.server_process import ServerProcess, server_process
+from agvas_runtime.local_client import LocalClient
 from agvas_runtime.server.channel import client_options
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -46,8 +48,8 @@ SIDE = 592
 PERCENTILES = (50, 90, 99)
 WARM_UP, IDLE_S = 50, 2.0
 PACKAGES = ("grpcio", "protobuf", "tritonclient", "nvidia-pytriton")
-DECIDE = ("clients",)
-"""The part in which agvas must not add more, at any percentile: the whole way of a frame, from array to array."""
+DECIDE = ("clients", "shared memory")
+"""The parts in which agvas must not add more, at any percentile: the whole way of a frame, from array to array."""
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
@@ -113,7 +115,7 @@ def demo_frames() -> list[Frame]:
     return [np.asarray(image) for image in images]
 
 
-def measure(ours: ServerProcess, theirs: TritonProcess, count: int, times: int) -> dict[str, Any]:
+def measure(ours: ServerProcess, theirs: TritonProcess, socket: Path, count: int, times: int) -> dict[str, Any]:
     """Everything, with both servers warm and neither asked while the other is."""
     pids, frames = {"agvas": ours.process.pid, "triton": theirs.process.pid}, demo_frames()
     for name, pid in pids.items():
@@ -122,6 +124,7 @@ def measure(ours: ServerProcess, theirs: TritonProcess, count: int, times: int) 
     our_address, their_address = f"127.0.0.1:{ours.port}", f"127.0.0.1:{theirs.port}"
     with ExitStack() as stack:
         client = stack.enter_context(Client(our_address))
+        local = stack.enter_context(LocalClient(socket))
         rival = stack.enter_context(InferenceServerClient(their_address))
         tuned = stack.enter_context(InferenceServerClient(their_address, channel_args=client_options()))
         our_channel = stack.enter_context(grpc.insecure_channel(our_address, client_options()))
@@ -134,10 +137,10 @@ def measure(ours: ServerProcess, theirs: TritonProcess, count: int, times: int) 
                 "triton": triton_messages(their_channel, frames),
             },
             "no mask": {"agvas": agvas(client, "none"), "triton": triton(rival, with_mask=False)},
+            "shared memory": {"agvas": agvas(local, "packed_bits"), "triton": shared},
         }
         others = {
             "triton, agvas's channel options": triton(tuned),
-            "triton, shared memory": shared,
             "triton, without an engine": triton(rival, model="echo"),
         }
         report: dict[str, Any] = {"idle_cores": idle_cores(pids)}
@@ -150,7 +153,7 @@ def table(report: Mapping[str, Any]) -> str:
     """The report in columns."""
     heads = ("", "adds p50", "p90", "p99", "round trip p50", "engine p50", "server CPU", "memory")
     lines = ["{:34}{:>9}{:>8}{:>8}{:>16}{:>12}{:>12}{:>9}".format(*heads)]
-    for part in ("clients", "messages", "no mask", "others"):
+    for part in ("clients", "messages", "no mask", "shared memory", "others"):
         lines.append(part)
         for name, found in report[part].items():
             shown = found if name == "times_of_triton" else found["adds_ms"]
@@ -174,7 +177,10 @@ def main() -> None:
     arguments = parser.parse_args()
     commit = (git_commit(REPOSITORY) or "unknown")[:12]
     out = arguments.out or REPOSITORY / "benchmarks" / "full" / f"{date.today().isoformat()}-{commit}-serving.json"
-    with server_process(["--threads", str(arguments.threads)]) as ours, triton_process(arguments.threads) as theirs:
+    with TemporaryDirectory() as folder, ExitStack() as servers:
+        socket = Path(folder) / "local"
+        ours = servers.enter_context(server_process(["--threads", str(arguments.threads), "--local", str(socket)]))
+        theirs = servers.enter_context(triton_process(arguments.threads))
         report = {
             "machine": describe_machine(),
             "commit": commit,
@@ -183,7 +189,7 @@ def main() -> None:
             "threads": arguments.threads,
             "requests": arguments.requests,
             "repetitions": arguments.repetitions,
-            **measure(ours, theirs, arguments.requests, arguments.repetitions),
+            **measure(ours, theirs, socket, arguments.requests, arguments.repetitions),
         }
     holds = all(times <= 1 for part in DECIDE for times in report[part]["times_of_triton"].values())
     out.write_text(json.dumps({**report, "holds": holds}, indent=1) + "\n", encoding="utf-8")

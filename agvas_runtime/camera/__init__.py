@@ -1,1 +1,1 @@
-"""A line camera's side of the wire: frames out, verdicts in. For now its frames come from a folder of image files."""
+"""A line camera's side of the wire: frames out, verdicts in, and a decision for every part whatever happens."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from agvas_runtime import console
+from agvas_runtime.camera.cli_run import run_cameras
 from agvas_runtime.connection_options import (
     DEFAULT_SERVER,
     CaOption,
@@ -20,9 +21,7 @@ from agvas_runtime.connection_options import (
 app = console.make_app("The camera's side of an inspection line: frames to a server, verdicts back.")
 
 
-@app.callback()
-def _group() -> None:
-    """Keeps `play` a command of its own: other sources will stand beside it."""
+app.command("run")(run_cameras)
 
 
 @app.command("play")

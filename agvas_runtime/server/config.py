@@ -42,6 +42,8 @@ class ServerConfig(BaseModel):
     """Address to listen on; 127.0.0.1 by default. Beyond loopback it takes TLS and credentials, or --insecure."""
     port: int = Field(50051, ge=0, le=65535)
     """TCP port of gRPC; 50051 by default, 0 takes any free one."""
+    local: Path | None = None
+    """Unix socket for cameras on this machine, whose frames stay in shared memory: docs/local.md; none by default."""
     tls_cert: Path | None = None
     """Certificate chain of the server, PEM; with --tls-key. It is read again when it changes. No TLS by default."""
     tls_key: Path | None = None
@@ -65,7 +67,7 @@ class ServerConfig(BaseModel):
     max_memory_mb: int = Field(2048, ge=1, le=1 << 20)
     """Shared memory for the frames that wait or are computed, in MiB; 2048 by default. Only what is used is taken."""
     max_streams: int = Field(32, ge=1, le=1000)
-    """Streams of Inspect that may be open at a time; 32 by default."""
+    """Streams of Inspect and Scan that may be open at a time; 32 by default."""
     max_waiting: int = Field(16, ge=1, le=1000)
     """Calls of Segment and Explain that may be served at a time; 16 by default."""
     rate_per_s: float | None = Field(None, gt=0, le=1e6, allow_inf_nan=False)

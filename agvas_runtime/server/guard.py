@@ -28,10 +28,13 @@ from agvas_runtime.server.statuses import status_of as status_of
 
 INSPECT = "/agvas.v1.Inspection/Inspect"
 """Here a message that cannot be decoded is a frame's failure, not the call's."""
+PATIENT = (INSPECT, "/agvas.v1.Inspection/Scan", "/inference.GRPCInferenceService/ModelStreamInfer")
+"""Streams that, once open, may be silent as long as they like: a camera's."""
 UNKNOWN = "unknown"
 """Stands for every method that the server does not have: callers choose their names."""
 INSPECT_SERVICES = (
     "/agvas.v1.Inspection/",
+    "/inference.GRPCInferenceService/",
     "/grpc.health.v1.Health/",
     "/grpc.reflection.v1alpha.ServerReflection/",
     "/grpc.reflection.v1.ServerReflection/",
@@ -225,7 +228,7 @@ class _Call:
                     return
                 self._still_permitted()
                 yield self._message(data)
-                patient = self._method == INSPECT
+                patient = self._method in PATIENT
         except (InputError, Unauthenticated, Denied) as error:
             self._failure = error
             raise
@@ -244,7 +247,7 @@ class _Call:
             return data
         try:
             return decode(data)
-        except MemoryError:
+        except (MemoryError, InputError):
             raise
         except Exception:
             found = f"{len(data)} bytes that are no {self._type()}"

@@ -70,6 +70,8 @@ class Live:
     engines: Callable[[], Sequence[EngineFigures]] = tuple
     recipes_broken: Callable[[], int] = lambda: 0
     """Recipe files that are not in use as they are."""
+    bundle: Callable[[], tuple[str, str]] = lambda: ("", "")
+    """Name and hash of the bundle that serves."""
 
 
 class Names:
@@ -165,6 +167,11 @@ class _Now(Collector):
             value = _asked(name, ask)
             if value is not None:
                 yield GaugeMetricFamily(f"agvas_{name}", text, value=value)
+        name, sha256 = _asked("bundle", self._live.bundle) or ("", "")
+        if sha256:
+            info = GaugeMetricFamily("agvas_bundle_info", "The bundle that serves.", labels=("name", "sha256"))
+            info.add_metric((one_line(name), sha256), 1)
+            yield info
         yield from _engine_families(_asked("engines", self._live.engines) or ())
         used = GaugeMetricFamily("agvas_device_memory_used_bytes", "Memory in use on a GPU.", labels=("device",))
         total = GaugeMetricFamily("agvas_device_memory_bytes", "Memory of a GPU.", labels=("device",))

@@ -32,8 +32,13 @@ from agvas_runtime.server.engine.task import EngineSpec, Task
 from agvas_runtime.server.guard import CallEnd, Guard
 from agvas_runtime.server.health_service import HealthService
 from agvas_runtime.server.heap import keep_apart, keep_collected
+from agvas_runtime.server.kserve import service as kserve
+from agvas_runtime.server.kserve.model import SERVICE as INFERENCE
+from agvas_runtime.server.kserve.reflected import Pools
+from agvas_runtime.server.kserve.regions import Regions
 from agvas_runtime.server.lanes import Lanes, Ticket
 from agvas_runtime.server.later import Later
+from agvas_runtime.server.local import LocalServer
 from agvas_runtime.server.logs import CallLog
 from agvas_runtime.server.metrics import Live, Metrics
 from agvas_runtime.server.metrics_http import MetricsServer
@@ -84,7 +89,7 @@ class InspectionServer:
         self._spare = self._lanes.open("recipes", "block", MOST_WARM)
         self._closing = ExitStack()
         self._telling = threading.Lock()
-        self._health = HealthService([INSPECTION, ADMIN])
+        self._health = HealthService([INSPECTION, ADMIN, INFERENCE])
         self._arena = Arena(config.max_memory_mb * MEBIBYTE)
         self._closing.callback(self._arena.close)
         self._closing.callback(self._later.close)
@@ -117,12 +122,23 @@ class InspectionServer:
             max_waiting=config.max_waiting,
             max_streams=config.max_streams,
             rate_per_s=config.rate_per_s,
+            max_pixels=int(config.max_megapixels * 1e6),
+        )
+        regions = Regions(config.max_memory_mb * MEBIBYTE)
+        self._closing.callback(regions.close)
+        self._kserve = kserve.KServeService(
+            self._service,
+            self._why_not,
+            regions,
+            max_pixels=int(config.max_megapixels * 1e6),
+            most_bytes=config.max_message_mb * MEBIBYTE,
         )
         self._metrics = Metrics(
             Live(
                 waiting=lambda: self._lanes.waiting,
                 streams=lambda: self._service.open_streams,
                 engines=self._pool.engines,
+                bundle=lambda: (self.model.name, self.model.bundle_sha256),
                 recipes_broken=lambda: sum(bool(state.error) for state in self._book.states()),
             )
         )
@@ -131,6 +147,7 @@ class InspectionServer:
         self.host, self.port = config.host, self._open_port()
         self.metrics_port = self._open_metrics()
         self._register(spec)
+        self._local: LocalServer | None = None
 
     @property
     def model(self) -> inspection_pb2.ModelIdentity:
@@ -149,6 +166,8 @@ class InspectionServer:
         self._book.on_change = self._warm
         self._book.watch()
         self._server.start()
+        if self._config.local is not None:
+            self._local = LocalServer(self._config.local, self._service, self._ended)
         self._set_health()
 
     def abandon(self) -> None:
@@ -164,11 +183,15 @@ class InspectionServer:
         notify("STOPPING=1")
         self._refuse(STOPPED)
         self._service.stop(STOPPED)
+        self._kserve.stop(STOPPED)
         self._health.close()
+        until = monotonic() + self._config.drain_s
         ended = self._server.stop(self._config.drain_s)
         while not ended.wait(LOOK_S):
             if hurried is not None and hurried.is_set():
                 self._server.stop(0)
+        if self._local is not None:
+            self._local.stop(0.0 if hurried is not None and hurried.is_set() else max(until - monotonic(), 0.0))
         # Nobody waits for an answer any more; an engine that still computes one may end by itself, but not for long.
         self._pool.stop(0.0 if hurried is not None and hurried.is_set() else FINISH_S)
         self._book.close()
@@ -234,7 +257,7 @@ class InspectionServer:
             access,
             rate_per_s=config.rate_per_s,
             most_open=workers + SPARE_CALLS,
-            decoders=DECODERS,
+            decoders={**DECODERS, **kserve.DECODERS},
             on_end=self._ended,
         )
         self._closing.callback(guard.close)
@@ -259,8 +282,9 @@ class InspectionServer:
         inspection_pb2_grpc.add_InspectionServicer_to_server(self._service, self._server)
         admin_pb2_grpc.add_AdminServicer_to_server(admin, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (INSPECTION, ADMIN, HEALTH, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        kserve.add_to(self._server, self._kserve)
+        names = (INSPECTION, ADMIN, HEALTH, INFERENCE, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server, Pools())
         self._set_health()
 
     def _open_metrics(self) -> int | None:

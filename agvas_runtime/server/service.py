@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 
 from agvas_runtime.errors import Cancelled, EngineError, InputError
+from agvas_runtime.frames import MAX_PIXELS
 from agvas_runtime.modes import Mode
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.proto.agvas.v1 import inspection_pb2_grpc as pb_grpc
@@ -27,15 +28,21 @@ from agvas_runtime.server.engine.arena import ArenaFull
 from agvas_runtime.server.engine.pool import EnginePool
 from agvas_runtime.server.engine.task import EngineFacts, FrameResult
 from agvas_runtime.server.guard import TooMuch, Undecodable, caller
-from agvas_runtime.server.lanes import Fate, Lane, Lanes, NoResult, Ticket
+from agvas_runtime.server.lanes import Answered, Fate, Lane, Lanes, NoResult, Ticket
 from agvas_runtime.server.requests import Intake, Settings
+from agvas_runtime.server.scan import ScanSession
+from agvas_runtime.server.scan_plan import Message as ScanMessage
+from agvas_runtime.server.scan_plan import read_opening as read_scan_opening
+from agvas_runtime.server.scan_plan import scan_decoder
+from agvas_runtime.server.scan_tiles import MOST_TILES
 from agvas_runtime.server.streams import CameraSession, read_opening
 
 METHODS = "/agvas.v1.Inspection/"
-DECODERS: Mapping[str, Callable[[bytes], Apart[Any]]] = {
+DECODERS: Mapping[str, Callable[[bytes], Apart[Any] | Undecodable]] = {
     f"{METHODS}Segment": decoder(pb.SegmentRequest, OF_SEGMENT),
     f"{METHODS}Explain": decoder(pb.SegmentRequest, OF_SEGMENT),
     f"{METHODS}Inspect": decoder(pb.InspectRequest, OF_INSPECT),
+    f"{METHODS}Scan": scan_decoder(),
 }
 """What the methods expect of the guard: their frames' pixels apart."""
 NO_DEADLINE_S = 1e6
@@ -45,7 +52,7 @@ Asked = Apart[pb.SegmentRequest]
 
 
 class InspectionService(pb_grpc.InspectionServicer):
-    """Answers `Segment`, `Inspect`, `Explain` and `GetModel`.
+    """Answers `Segment`, `Inspect`, `Scan`, `Explain` and `GetModel`.
 
     Args:
         intake: reads requests.
@@ -54,8 +61,9 @@ class InspectionService(pb_grpc.InspectionServicer):
         answered: told of every answer before it is sent, with the id of the call.
         opened: told of every stream that opens (1) and ends (-1), by its camera's id.
         max_waiting: calls of `Segment` and `Explain` that may be served at a time; one more is refused at once.
-        max_streams: streams of `Inspect` that may be open at a time.
+        max_streams: streams of `Inspect` and `Scan` that may be open at a time.
         rate_per_s: frames a second of a stream; any number where None.
+        max_pixels: of a block of rows, and of a band of tiles.
     """
 
     def __init__(
@@ -69,13 +77,15 @@ class InspectionService(pb_grpc.InspectionServicer):
         max_waiting: int = 16,
         max_streams: int = 32,
         rate_per_s: float | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
+        self._max_pixels = max_pixels
         self._intake, self._lanes, self._pool = intake, lanes, pool
         self._answered, self._opened = answered, opened
         self._max_waiting, self._max_streams, self._rate_per_s = max_waiting, max_streams, rate_per_s
         self._calls, self._streams = BoundedSemaphore(max_waiting), BoundedSemaphore(max_streams)
         self._call_lanes = _CallLanes(lanes, max_waiting)
-        self._sessions: set[CameraSession] = set()
+        self._sessions: set[CameraSession | ScanSession] = set()
         self._lock, self._idling = Lock(), Lock()
         self._refusing = self._stopping = ""
 
@@ -110,49 +120,84 @@ class InspectionService(pb_grpc.InspectionServicer):
 
     def Segment(self, asked: Asked, context: grpc.ServicerContext) -> pb.SegmentResponse:
         """One frame in, one verdict with its mask out."""
-        with self._told(asked.message, context) as arrived:
-            return self._segment(asked, context, arrived)
-
-    def _segment(self, asked: Asked, context: grpc.ServicerContext, arrived: float) -> pb.SegmentResponse:
-        request = asked.message
-        camera = request.frame.identity.camera_id
-        with self._place():
-            settings = self._intake.settings(request, camera, Mode.DIRECT)
-            block, decode_ms = self._intake.place(request.frame, asked.pixels, settings)
-            ticket = Ticket(block, settings.task, _deadline(settings, arrived, context), arrived=arrived)
-            if not context.add_callback(ticket.cancel):
-                ticket.cancel()
-            with self._call_lanes.lane(camera or context.peer()) as lane:
-                lane.offer(ticket)
-                answered = ticket.outcome.result()
-            try:
+        with self.told(asked.message, context) as arrived:
+            with self.place(), self.answer(asked, context, arrived) as (answered, settings, decode_ms):
                 reply = result_message(answered, settings, arrived, decode_ms)
-            finally:
-                answered.block.release()
-        return self._sent(reply, request, context)
+            return self.sent(reply, asked.message, context)
+
+    @contextmanager
+    def answer(
+        self, asked: Asked, context: grpc.ServicerContext, arrived: float
+    ) -> Iterator[tuple[Answered, Settings, float]]:
+        """Have the frame of a call that has its place segmented; its block is for as long as the `with` block lasts.
+
+        Gives the answer, what was asked by all settings, and the milliseconds that decoding took.
+        """
+        camera = asked.message.frame.identity.camera_id
+        settings = self._intake.settings(asked.message, camera, Mode.DIRECT)
+        block, decode_ms = self._intake.place(asked.message.frame, asked.pixels, settings)
+        ticket = Ticket(block, settings.task, _deadline(settings, arrived, context), arrived=arrived)
+        if not context.add_callback(ticket.cancel):
+            ticket.cancel()
+        with self._call_lanes.lane(camera or context.peer()) as lane:
+            lane.offer(ticket)
+            answered = ticket.outcome.result()
+        try:
+            yield answered, settings, decode_ms
+        finally:
+            answered.block.release()
 
     def Inspect(
         self, request_iterator: Iterator[Apart[pb.InspectRequest] | Undecodable], context: grpc.ServicerContext
     ) -> Iterator[pb.InspectResponse]:
         """A camera's stream."""
+
+        def when_gone(leave: Callable[[], None]) -> None:
+            if not context.add_callback(leave):
+                leave()
+
+        return self.stream(request_iterator, context.peer(), caller(context).request_id, when_gone)
+
+    def stream(
+        self,
+        messages: Iterator[Apart[pb.InspectRequest] | Undecodable],
+        peer: str,
+        request_id: str,
+        when_gone: Callable[[Callable[[], None]], None],
+    ) -> Iterator[pb.InspectResponse]:
+        """A camera's stream by whatever way it comes; `when_gone` is told what to call once the caller is gone."""
+        with self.stream_place():
+            plan = read_opening(next(messages, None), self._intake)
+            bucket = Bucket(self._rate_per_s) if self._rate_per_s else None
+            lane = self._lanes.open(plan.camera_id or peer, plan.policy, plan.capacity)
+            answered = partial(self._answered, request_id=request_id)
+            session = CameraSession(plan, self._intake, lane, lambda: self._pool.reason, answered, bucket)
+            with self._open(session, plan.camera_id), closing(session.answers(messages)) as answers:
+                when_gone(session.leave)
+                yield from answers
+
+    def Scan(self, request_iterator: Iterator[ScanMessage], context: grpc.ServicerContext) -> Iterator[pb.ScanResponse]:
+        """A line-scan camera's stream."""
         if not self._streams.acquire(blocking=False):
             raise TooMuch(f"{self._max_streams} streams are open already; close one first")
         try:
-            plan = read_opening(next(request_iterator, None), self._intake)
+            plan = read_scan_opening(next(request_iterator, None), self._intake, self._max_pixels)
             bucket = Bucket(self._rate_per_s) if self._rate_per_s else None
-            lane = self._lanes.open(plan.camera_id or context.peer(), plan.policy, plan.capacity)
+            lane = self._lanes.open(plan.camera_id or context.peer(), "block", MOST_TILES)
             answered = partial(self._answered, request_id=caller(context).request_id)
-            session = CameraSession(plan, self._intake, lane, lambda: self._pool.reason, answered, bucket)
-            with self._open(session, plan.camera_id), closing(session.answers(request_iterator)) as answers:
+            session = ScanSession(
+                plan, self._intake, lane, lambda: self._pool.reason, answered, self._max_pixels, bucket
+            )
+            with self._open(session, plan.camera_id), closing(session.events(request_iterator)) as events:
                 if not context.add_callback(session.leave):
                     session.leave()
-                yield from answers
+                yield from events
         finally:
             self._streams.release()
 
     def Explain(self, asked: Asked, context: grpc.ServicerContext) -> Iterator[pb.ExplainEvent]:
         """One frame in, its answer out as it is written."""
-        with self._told(asked.message, context) as arrived, closing(self._explain(asked, context, arrived)) as events:
+        with self.told(asked.message, context) as arrived, closing(self._explain(asked, context, arrived)) as events:
             yield from events
 
     def GetModel(self, request: pb.GetModelRequest, context: grpc.ServicerContext) -> pb.GetModelResponse:
@@ -168,7 +213,7 @@ class InspectionService(pb_grpc.InspectionServicer):
         engines: list[EngineFacts] = []
         if not context.add_callback(gone.set):
             gone.set()
-        with self._place():
+        with self.place():
             settings = self._intake.settings(request, request.frame.identity.camera_id, Mode.EXPLAIN)
             deadline = settings.deadline(arrived)
 
@@ -202,27 +247,28 @@ class InspectionService(pb_grpc.InspectionServicer):
                 raise NoResult(Fate.EXPIRED, passed) from None
             finally:
                 block.release()
-        yield pb.ExplainEvent(result=self._sent(reply, request, context))
+        yield pb.ExplainEvent(result=self.sent(reply, request, context))
 
-    def _sent(
+    def sent(
         self, reply: pb.SegmentResponse, request: pb.SegmentRequest, context: grpc.ServicerContext
     ) -> pb.SegmentResponse:
+        """Tell of an answer, and give it back with its frame's identity."""
         reply.identity.CopyFrom(request.frame.identity)
         self._answered(reply, request_id=caller(context).request_id)
         return reply
 
     @contextmanager
-    def _told(self, request: pb.SegmentRequest, context: grpc.ServicerContext) -> Iterator[float]:
+    def told(self, request: pb.SegmentRequest, context: grpc.ServicerContext) -> Iterator[float]:
         """Tell of a frame that has no result, too; gives the time when the call came."""
         arrived = perf_counter()
         try:
             yield arrived
         except (InputError, NoResult, EngineError, ArenaFull, TooMuch) as error:
-            self._sent(failure_message(error, "reject", arrived), request, context)
+            self.sent(failure_message(error, "reject", arrived), request, context)
             raise
 
     @contextmanager
-    def _open(self, session: CameraSession, camera_id: str) -> Iterator[None]:
+    def _open(self, session: CameraSession | ScanSession, camera_id: str) -> Iterator[None]:
         """Keep a session among those that `stop` ends."""
         self._opened(camera_id, 1)
         with self._lock:
@@ -237,7 +283,7 @@ class InspectionService(pb_grpc.InspectionServicer):
             self._opened(camera_id, -1)
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
+    def place(self) -> Iterator[None]:
         """A place among the calls that are served, while the block lasts. Raises NoResult, TooMuch."""
         if self._refusing:
             raise NoResult(Fate.REFUSED, self._refusing)
@@ -248,6 +294,16 @@ class InspectionService(pb_grpc.InspectionServicer):
             yield
         finally:
             self._calls.release()
+
+    @contextmanager
+    def stream_place(self) -> Iterator[None]:
+        """A place among the open streams, while the block lasts. Raises TooMuch."""
+        if not self._streams.acquire(blocking=False):
+            raise TooMuch(f"{self._max_streams} streams are open already; close one first")
+        try:
+            yield
+        finally:
+            self._streams.release()
 
 
 class _CallLanes:

@@ -86,7 +86,8 @@ class _Place:
 
     index: int
     arrived: float
-    settings: Settings
+    settings: Settings | None = None
+    """None where the frame could not be read so far."""
     identity: pb.FrameIdentity = field(default_factory=pb.FrameIdentity)
     decode_ms: float = 0.0
     ticket: Ticket | None = None
@@ -228,7 +229,7 @@ class CameraSession:
 
     def _accept(self, message: Message) -> None:
         """Give a frame its place in line and its ticket, or the reason why it has none."""
-        place = _Place(self._index, perf_counter(), self._usual_settings())
+        place = _Place(self._index, perf_counter())
         self._index += 1
         place.identity.camera_id = self._plan.camera_id
         with self._changed:
@@ -238,6 +239,7 @@ class CameraSession:
             ticket.outcome.add_done_callback(lambda _: self._notify())
             self._lane.offer(ticket)
         except Exception as error:
+            place.settings = place.settings or self._usual_settings()
             place.failure = error
         self._notify()
 
@@ -257,16 +259,17 @@ class CameraSession:
             raise InputError(f"event: found {event or 'nothing'}, expected frame")
         request = message.message.frame
         place.identity.MergeFrom(request.frame.identity)
-        place.settings = self._intake.settings(request, place.identity.camera_id, Mode.DIRECT, self._plan.defaults)
+        settings = self._intake.settings(request, place.identity.camera_id, Mode.DIRECT, self._plan.defaults)
+        place.settings = settings
         if self._stopping:
             raise NoResult(Fate.REFUSED, self._stopping)
         self._pace()
-        deadline = place.settings.deadline(place.arrived)
+        deadline = settings.deadline(place.arrived)
         wait_s = ROOM_S if deadline is None else max(min(ROOM_S, deadline - perf_counter()), 0)
         block, place.decode_ms = self._intake.place(
-            request.frame, message.pixels, place.settings, wait_s, lambda: self._waits_on(deadline)
+            request.frame, message.pixels, settings, wait_s, lambda: self._waits_on(deadline)
         )
-        return Ticket(block, place.settings.task, deadline, arrived=place.arrived)
+        return Ticket(block, settings.task, deadline, arrived=place.arrived)
 
     def _waits_on(self, deadline: float | None) -> bool:
         """Whether a frame waits on for room in memory. Raises NoResult where nobody would have anything of that."""
@@ -291,6 +294,7 @@ class CameraSession:
 
     def _answer(self, place: _Place) -> pb.SegmentResponse:
         """The message for a place that is done."""
+        assert place.settings is not None  # it is done
         on_no_answer = str(place.settings.task.recipe.on_no_answer)
         try:
             reply = self._result(place)
@@ -311,6 +315,7 @@ class CameraSession:
         if place.failure is not None:
             raise place.failure
         assert place.ticket is not None
+        assert place.settings is not None
         answered: Answered = place.ticket.outcome.result()
         try:
             return result_message(answered, place.settings, place.arrived, place.decode_ms)

@@ -63,7 +63,7 @@ def test_threshold_alpha_and_roi_travel(client, segmenter, photo):
 @pytest.mark.parametrize(
     ("image", "options", "text"),
     [
-        (np.zeros((4, 4, 4), np.uint8), {}, "image: found uint8 [4, 4, 4], expected uint8 [H, W, 3]"),
+        (np.zeros((4, 4, 5), np.uint8), {}, "image: found uint8 [4, 4, 5], expected uint8 [H, W, 3 or 4]"),
         (np.zeros((4, 4, 3), np.float32), {}, "image: found float32 [4, 4, 3]"),
         (np.zeros(4, np.uint8), {}, "image: found uint8 [4]"),
         (np.zeros((4, 4), np.uint8), {"pixel_format": "RGB8"}, "pixel_format: found RGB8, expected MONO8"),

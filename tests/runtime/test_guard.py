@@ -29,11 +29,14 @@ from agvas_runtime.server.channel import open_channel, server_options
 from agvas_runtime.server.engine.arena import ArenaFull
 from agvas_runtime.server.guard import Guard, TooMuch, Undecodable, caller, status_of
 from agvas_runtime.server.health_service import MOST_WATCHERS, HealthService
+from agvas_runtime.server.kserve.reflected import Pools
+from agvas_runtime.server.kserve.service import add_to as add_inference
 from agvas_runtime.server.lanes import Fate, NoResult
 from tests.runtime.raw_http2 import RawCaller, grpc_message
 
 Code = grpc.StatusCode
 INSPECTION, ADMIN, HEALTH = "agvas.v1.Inspection", "agvas.v1.Admin", "grpc.health.v1.Health"
+INFERENCE = "inference.GRPCInferenceService"
 INSPECT_TOKEN, ADMIN_TOKEN, BOTH_TOKEN = "inspect-token", "admin-token", "both-token"
 GARBAGE = b"\xff\xff"
 BAD_TEXT = b"\x12\x02\xff\xff"
@@ -63,6 +66,10 @@ class Inspection(pb_grpc.InspectionServicer):
                 undecodable = isinstance(message, Undecodable)
                 yield pb.InspectResponse(answer=pb.SegmentResponse(reason=message.reason if undecodable else "ok"))
 
+    def Scan(self, request_iterator, context):
+        for _ in request_iterator:
+            yield pb.ScanResponse()
+
     def Explain(self, request, context):
         try:
             yield pb.ExplainEvent(text="a")
@@ -91,6 +98,15 @@ class Admin(admin_pb2_grpc.AdminServicer):
         return admin_pb2.DrainResponse()
 
 
+class Inference:
+    """Any method of the Open Inference Protocol: answers nothing, in a stream to every message."""
+
+    def __getattr__(self, name):
+        if name == "ModelStreamInfer":
+            return lambda requests, context: (b"" for _ in requests)
+        return lambda request, context: b""
+
+
 class Running:
     """A guarded server with every service."""
 
@@ -100,7 +116,9 @@ class Running:
         pb_grpc.add_InspectionServicer_to_server(self.inspection, self.server)
         admin_pb2_grpc.add_AdminServicer_to_server(Admin(), self.server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.server)
-        reflection.enable_server_reflection((INSPECTION, ADMIN, HEALTH, reflection.SERVICE_NAME), self.server)
+        add_inference(self.server, Inference())
+        names = (INSPECTION, ADMIN, HEALTH, INFERENCE, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self.server, Pools())
         self.port = self.server.add_insecure_port("127.0.0.1:0")
         self.server.start()
         self.health.set(True)
@@ -199,8 +217,8 @@ def outcome(address: str, method: str, data: bytes = b"", *, metadata=(), token:
 
 def test_every_method_turns_away_whoever_the_server_does_not_know(guarded):
     names = methods(guarded.address, BOTH_TOKEN)
-    assert {name.split("/")[1] for name in names} == {INSPECTION, ADMIN, HEALTH, reflection.SERVICE_NAME}
-    assert len(names) >= 4 + 4 + 2 + 1
+    assert {name.split("/")[1] for name in names} == {INSPECTION, ADMIN, HEALTH, INFERENCE, reflection.SERVICE_NAME}
+    assert len(names) >= 5 + 4 + 2 + 13 + 1
     for method in [*names, "/agvas.v1.Inspection/Nothing", "/nothing/Nothing"]:
         for metadata in ((), (("authorization", "Bearer wrong"),), (("authorization", f"Basic {BOTH_TOKEN}"),)):
             code, text, replies = outcome(guarded.address, method, metadata=metadata)

@@ -23,6 +23,7 @@ from agvas_runtime.wire import FrameIdentity
 
 SERVICE = "agvas.v1.Inspection"
 ADMIN = "agvas.v1.Admin"
+INFERENCE = "inference.GRPCInferenceService"
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def encoded(data: bytes, **fields: object) -> pb.SegmentRequest:
     return pb.SegmentRequest(frame=pb.Frame(encoded=data), **fields)
 
 
-@pytest.mark.parametrize("service", ["", SERVICE, ADMIN])
+@pytest.mark.parametrize("service", ["", SERVICE, ADMIN, INFERENCE])
 def test_health_is_serving(channel, service):
     reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service))
     assert reply.status == health_pb2.HealthCheckResponse.SERVING
@@ -55,8 +56,8 @@ def test_the_container_health_check_tells_serving_from_absent(server, client):
 def test_reflection_lists_the_services_and_their_messages(channel):
     database = ProtoReflectionDescriptorDatabase(channel)
     standard = {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
-    assert set(database.get_services()) == {SERVICE, ADMIN, *standard}
-    for service, name in ((SERVICE, "SegmentRequest"), (ADMIN, "SwapRequest")):
+    assert set(database.get_services()) == {SERVICE, ADMIN, INFERENCE, *standard}
+    for service, name in ((SERVICE, "SegmentRequest"), (ADMIN, "SwapRequest"), (INFERENCE, "ModelInferRequest")):
         file = database.FindFileContainingSymbol(service)
         assert name in [message.name for message in file.message_type]
 

@@ -150,6 +150,12 @@ def test_what_is_now_is_asked_at_every_scrape():
     assert values(metrics, "process_resident_memory_bytes")[()] > 1e6
 
 
+def test_the_bundle_that_serves_is_named_by_its_hash():
+    named = Metrics(Live(bundle=lambda: ("a\nb", "0" * 64)))
+    assert values(named, "agvas_bundle_info") == {(("name", "a b"), ("sha256", "0" * 64)): 1}
+    assert values(Metrics(Live()), "agvas_bundle_info") == {}
+
+
 def test_engines_of_one_device_are_one_series():
     engines = [engine("", True, 1, 10), engine("0", True, 2, 20), engine("0", False, 3, 30)]
     metrics = Metrics(Live(engines=lambda: engines))
@@ -308,7 +314,10 @@ def test_nothing_answers_after_the_end():
 
 def test_every_metric_is_in_the_documentation_and_the_alerts_use_no_other(monkeypatch):
     monkeypatch.setattr(gpu, "_library", Nvml)
-    metrics, answer = Metrics(Live(engines=lambda: [engine("0", True, 1, 1)])), reply()
+    metrics, answer = (
+        Metrics(Live(engines=lambda: [engine("0", True, 1, 1)], bundle=lambda: ("tiny", "0" * 64))),
+        reply(),
+    )
     answer.scores.anomaly = 0.5
     metrics.frame(answer)
     metrics.call("/a/B", "OK")

@@ -381,6 +381,8 @@ def test_after_a_swap_get_model_and_replies_name_the_other_bundle_and_swaps_are_
     assert swap(live, "second", dry_run=True).phase == admin_pb2.SwapEvent.PHASE_COMPARED
     assert live.inspection.GetModel(pb.GetModelRequest()).model.name != "second"
     assert swap(live, "second").phase == admin_pb2.SwapEvent.PHASE_SWITCHED
+    (named,) = measured(live, "agvas_bundle_info")
+    assert named.startswith("second ")
     assert failure(lambda: swap(live, "altered"))[0] is grpc.StatusCode.INVALID_ARGUMENT
     refused = swap(live, "third", shadow_frames=1, shadow_timeout_s=0.01)
     assert refused.phase == admin_pb2.SwapEvent.PHASE_REFUSED

@@ -18,6 +18,30 @@ class PixelFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PIXEL_FORMAT_MONO16: _ClassVar[PixelFormat]
     PIXEL_FORMAT_RGB8: _ClassVar[PixelFormat]
     PIXEL_FORMAT_BGR8: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_MONO10P: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_MONO12P: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_MONO10_PACKED: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_MONO12_PACKED: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_BAYER_RG8: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_BAYER_GR8: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_BAYER_GB8: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_BAYER_BG8: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_BAYER_RG10: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_BAYER_GR10: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_BAYER_GB10: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_BAYER_BG10: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_BAYER_RG12: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_BAYER_GR12: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_BAYER_GB12: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_BAYER_BG12: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_BAYER_RG16: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_BAYER_GR16: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_BAYER_GB16: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_BAYER_BG16: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_YUV422_UYVY: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_YUV422_YUYV: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_RGBA8: _ClassVar[PixelFormat]
+    PIXEL_FORMAT_BGRA8: _ClassVar[PixelFormat]
 
 class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -103,6 +127,30 @@ PIXEL_FORMAT_MONO12: PixelFormat
 PIXEL_FORMAT_MONO16: PixelFormat
 PIXEL_FORMAT_RGB8: PixelFormat
 PIXEL_FORMAT_BGR8: PixelFormat
+PIXEL_FORMAT_MONO10P: PixelFormat
+PIXEL_FORMAT_MONO12P: PixelFormat
+PIXEL_FORMAT_MONO10_PACKED: PixelFormat
+PIXEL_FORMAT_MONO12_PACKED: PixelFormat
+PIXEL_FORMAT_BAYER_RG8: PixelFormat
+PIXEL_FORMAT_BAYER_GR8: PixelFormat
+PIXEL_FORMAT_BAYER_GB8: PixelFormat
+PIXEL_FORMAT_BAYER_BG8: PixelFormat
+PIXEL_FORMAT_BAYER_RG10: PixelFormat
+PIXEL_FORMAT_BAYER_GR10: PixelFormat
+PIXEL_FORMAT_BAYER_GB10: PixelFormat
+PIXEL_FORMAT_BAYER_BG10: PixelFormat
+PIXEL_FORMAT_BAYER_RG12: PixelFormat
+PIXEL_FORMAT_BAYER_GR12: PixelFormat
+PIXEL_FORMAT_BAYER_GB12: PixelFormat
+PIXEL_FORMAT_BAYER_BG12: PixelFormat
+PIXEL_FORMAT_BAYER_RG16: PixelFormat
+PIXEL_FORMAT_BAYER_GR16: PixelFormat
+PIXEL_FORMAT_BAYER_GB16: PixelFormat
+PIXEL_FORMAT_BAYER_BG16: PixelFormat
+PIXEL_FORMAT_YUV422_UYVY: PixelFormat
+PIXEL_FORMAT_YUV422_YUYV: PixelFormat
+PIXEL_FORMAT_RGBA8: PixelFormat
+PIXEL_FORMAT_BGRA8: PixelFormat
 MODE_UNSPECIFIED: Mode
 MODE_DIRECT: Mode
 MODE_DESCRIBE: Mode
@@ -453,6 +501,172 @@ class ModelIdentity(_message.Message):
     name: str
     bundle_sha256: str
     def __init__(self, name: _Optional[str] = ..., bundle_sha256: _Optional[str] = ...) -> None: ...
+
+class ScanStream(_message.Message):
+    __slots__ = ("camera_id", "pixel_format", "width", "tile_width", "tile_height", "overlap", "mm_per_pixel", "mm_per_row", "defaults", "policy", "queue_rows", "longest_defect_rows", "heartbeat_ms")
+    CAMERA_ID_FIELD_NUMBER: _ClassVar[int]
+    PIXEL_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    TILE_WIDTH_FIELD_NUMBER: _ClassVar[int]
+    TILE_HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    OVERLAP_FIELD_NUMBER: _ClassVar[int]
+    MM_PER_PIXEL_FIELD_NUMBER: _ClassVar[int]
+    MM_PER_ROW_FIELD_NUMBER: _ClassVar[int]
+    DEFAULTS_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_ROWS_FIELD_NUMBER: _ClassVar[int]
+    LONGEST_DEFECT_ROWS_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_MS_FIELD_NUMBER: _ClassVar[int]
+    camera_id: str
+    pixel_format: PixelFormat
+    width: int
+    tile_width: int
+    tile_height: int
+    overlap: int
+    mm_per_pixel: float
+    mm_per_row: float
+    defaults: SegmentRequest
+    policy: QueuePolicy
+    queue_rows: int
+    longest_defect_rows: int
+    heartbeat_ms: int
+    def __init__(self, camera_id: _Optional[str] = ..., pixel_format: _Optional[_Union[PixelFormat, str]] = ..., width: _Optional[int] = ..., tile_width: _Optional[int] = ..., tile_height: _Optional[int] = ..., overlap: _Optional[int] = ..., mm_per_pixel: _Optional[float] = ..., mm_per_row: _Optional[float] = ..., defaults: _Optional[_Union[SegmentRequest, _Mapping]] = ..., policy: _Optional[_Union[QueuePolicy, str]] = ..., queue_rows: _Optional[int] = ..., longest_defect_rows: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ...) -> None: ...
+
+class RowBlock(_message.Message):
+    __slots__ = ("height", "stride", "data", "encoder_count")
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    STRIDE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    height: int
+    stride: int
+    data: bytes
+    encoder_count: int
+    def __init__(self, height: _Optional[int] = ..., stride: _Optional[int] = ..., data: _Optional[bytes] = ..., encoder_count: _Optional[int] = ...) -> None: ...
+
+class ScanRequest(_message.Message):
+    __slots__ = ("open", "rows")
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    open: ScanStream
+    rows: RowBlock
+    def __init__(self, open: _Optional[_Union[ScanStream, _Mapping]] = ..., rows: _Optional[_Union[RowBlock, _Mapping]] = ...) -> None: ...
+
+class ScanDefect(_message.Message):
+    __slots__ = ("index", "first_row", "last_row", "x0", "x1", "centroid_x", "centroid_row", "area_px", "mean_score", "max_score", "begins_cut", "ends_cut", "encoder_count", "mm")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    FIRST_ROW_FIELD_NUMBER: _ClassVar[int]
+    LAST_ROW_FIELD_NUMBER: _ClassVar[int]
+    X0_FIELD_NUMBER: _ClassVar[int]
+    X1_FIELD_NUMBER: _ClassVar[int]
+    CENTROID_X_FIELD_NUMBER: _ClassVar[int]
+    CENTROID_ROW_FIELD_NUMBER: _ClassVar[int]
+    AREA_PX_FIELD_NUMBER: _ClassVar[int]
+    MEAN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    MAX_SCORE_FIELD_NUMBER: _ClassVar[int]
+    BEGINS_CUT_FIELD_NUMBER: _ClassVar[int]
+    ENDS_CUT_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MM_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    first_row: int
+    last_row: int
+    x0: int
+    x1: int
+    centroid_x: float
+    centroid_row: float
+    area_px: int
+    mean_score: float
+    max_score: float
+    begins_cut: bool
+    ends_cut: bool
+    encoder_count: int
+    mm: ScanDefectMm
+    def __init__(self, index: _Optional[int] = ..., first_row: _Optional[int] = ..., last_row: _Optional[int] = ..., x0: _Optional[int] = ..., x1: _Optional[int] = ..., centroid_x: _Optional[float] = ..., centroid_row: _Optional[float] = ..., area_px: _Optional[int] = ..., mean_score: _Optional[float] = ..., max_score: _Optional[float] = ..., begins_cut: bool = ..., ends_cut: bool = ..., encoder_count: _Optional[int] = ..., mm: _Optional[_Union[ScanDefectMm, _Mapping]] = ...) -> None: ...
+
+class ScanDefectMm(_message.Message):
+    __slots__ = ("x0", "x1", "centroid_x", "y0", "y1", "centroid_y", "area")
+    X0_FIELD_NUMBER: _ClassVar[int]
+    X1_FIELD_NUMBER: _ClassVar[int]
+    CENTROID_X_FIELD_NUMBER: _ClassVar[int]
+    Y0_FIELD_NUMBER: _ClassVar[int]
+    Y1_FIELD_NUMBER: _ClassVar[int]
+    CENTROID_Y_FIELD_NUMBER: _ClassVar[int]
+    AREA_FIELD_NUMBER: _ClassVar[int]
+    x0: float
+    x1: float
+    centroid_x: float
+    y0: float
+    y1: float
+    centroid_y: float
+    area: float
+    def __init__(self, x0: _Optional[float] = ..., x1: _Optional[float] = ..., centroid_x: _Optional[float] = ..., y0: _Optional[float] = ..., y1: _Optional[float] = ..., centroid_y: _Optional[float] = ..., area: _Optional[float] = ...) -> None: ...
+
+class ScanProgress(_message.Message):
+    __slots__ = ("rows_received", "rows_settled", "rows_skipped", "rows_per_s", "rows_waiting")
+    ROWS_RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    ROWS_SETTLED_FIELD_NUMBER: _ClassVar[int]
+    ROWS_SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    ROWS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    ROWS_WAITING_FIELD_NUMBER: _ClassVar[int]
+    rows_received: int
+    rows_settled: int
+    rows_skipped: int
+    rows_per_s: float
+    rows_waiting: int
+    def __init__(self, rows_received: _Optional[int] = ..., rows_settled: _Optional[int] = ..., rows_skipped: _Optional[int] = ..., rows_per_s: _Optional[float] = ..., rows_waiting: _Optional[int] = ...) -> None: ...
+
+class ScanSkipped(_message.Message):
+    __slots__ = ("first_row", "rows", "x0", "x1", "status", "reason", "gate")
+    FIRST_ROW_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    X0_FIELD_NUMBER: _ClassVar[int]
+    X1_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    GATE_FIELD_NUMBER: _ClassVar[int]
+    first_row: int
+    rows: int
+    x0: int
+    x1: int
+    status: FrameStatus
+    reason: str
+    gate: Gate
+    def __init__(self, first_row: _Optional[int] = ..., rows: _Optional[int] = ..., x0: _Optional[int] = ..., x1: _Optional[int] = ..., status: _Optional[_Union[FrameStatus, str]] = ..., reason: _Optional[str] = ..., gate: _Optional[_Union[Gate, str]] = ...) -> None: ...
+
+class ScanSummary(_message.Message):
+    __slots__ = ("rows", "rows_skipped", "defects", "ignored", "tiles", "rows_per_s", "model", "recipe_name")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    DEFECTS_FIELD_NUMBER: _ClassVar[int]
+    IGNORED_FIELD_NUMBER: _ClassVar[int]
+    TILES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_NAME_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    rows_skipped: int
+    defects: int
+    ignored: int
+    tiles: int
+    rows_per_s: float
+    model: ModelIdentity
+    recipe_name: str
+    def __init__(self, rows: _Optional[int] = ..., rows_skipped: _Optional[int] = ..., defects: _Optional[int] = ..., ignored: _Optional[int] = ..., tiles: _Optional[int] = ..., rows_per_s: _Optional[float] = ..., model: _Optional[_Union[ModelIdentity, _Mapping]] = ..., recipe_name: _Optional[str] = ...) -> None: ...
+
+class ScanResponse(_message.Message):
+    __slots__ = ("heartbeat", "defect", "progress", "skipped", "summary")
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    DEFECT_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    heartbeat: Heartbeat
+    defect: ScanDefect
+    progress: ScanProgress
+    skipped: ScanSkipped
+    summary: ScanSummary
+    def __init__(self, heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., defect: _Optional[_Union[ScanDefect, _Mapping]] = ..., progress: _Optional[_Union[ScanProgress, _Mapping]] = ..., skipped: _Optional[_Union[ScanSkipped, _Mapping]] = ..., summary: _Optional[_Union[ScanSummary, _Mapping]] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
     __slots__ = ()

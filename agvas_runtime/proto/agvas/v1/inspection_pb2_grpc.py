@@ -62,6 +62,11 @@ class InspectionStub(object):
                 request_serializer=agvas_dot_v1_dot_inspection__pb2.SegmentRequest.SerializeToString,
                 response_deserializer=agvas_dot_v1_dot_inspection__pb2.ExplainEvent.FromString,
                 _registered_method=True)
+        self.Scan = channel.stream_stream(
+                '/agvas.v1.Inspection/Scan',
+                request_serializer=agvas_dot_v1_dot_inspection__pb2.ScanRequest.SerializeToString,
+                response_deserializer=agvas_dot_v1_dot_inspection__pb2.ScanResponse.FromString,
+                _registered_method=True)
         self.GetModel = channel.unary_unary(
                 '/agvas.v1.Inspection/GetModel',
                 request_serializer=agvas_dot_v1_dot_inspection__pb2.GetModelRequest.SerializeToString,
@@ -113,6 +118,16 @@ class InspectionServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Scan(self, request_iterator, context):
+        """A line-scan camera's stream: rows of an endless web in, in blocks of any height; its defects out, in coordinates of the
+        web, each once and as soon as its rows can grow no further. The first message opens the stream, every other one is a
+        block. Rows that are not inspected are answered as skipped, with the reason; the last event is the summary.
+        A caller who takes no event for 30 seconds is cancelled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetModel(self, request, context):
         """Describes the model that is loaded: where it comes from, its graphs, its parity figures, its defaults.
         """
@@ -137,6 +152,11 @@ def add_InspectionServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=agvas_dot_v1_dot_inspection__pb2.SegmentRequest.FromString,
                     response_serializer=agvas_dot_v1_dot_inspection__pb2.ExplainEvent.SerializeToString,
+            ),
+            'Scan': grpc.stream_stream_rpc_method_handler(
+                    servicer.Scan,
+                    request_deserializer=agvas_dot_v1_dot_inspection__pb2.ScanRequest.FromString,
+                    response_serializer=agvas_dot_v1_dot_inspection__pb2.ScanResponse.SerializeToString,
             ),
             'GetModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModel,
@@ -238,6 +258,33 @@ class Inspection(object):
             '/agvas.v1.Inspection/Explain',
             agvas_dot_v1_dot_inspection__pb2.SegmentRequest.SerializeToString,
             agvas_dot_v1_dot_inspection__pb2.ExplainEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Scan(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/agvas.v1.Inspection/Scan',
+            agvas_dot_v1_dot_inspection__pb2.ScanRequest.SerializeToString,
+            agvas_dot_v1_dot_inspection__pb2.ScanResponse.FromString,
             options,
             channel_credentials,
             insecure,

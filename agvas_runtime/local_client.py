@@ -1,0 +1,289 @@
+"""A client on the server's own machine: frames in shared memory, answers over a Unix socket.
+
+with LocalClient("/run/agvas/local.sock") as client:
+    reply = client.segment(frame)
+    for reply in client.inspect(frames, camera_id="line-1"):
+        print(reply.status, reply.verdict.value, reply.gate)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing, suppress
+from pathlib import Path
+from threading import BoundedSemaphore, Lock, Thread
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from agvas_runtime.asked import Asked, request_of
+from agvas_runtime.client import ConnectionLostError, DeadlineMissedError, camera_stream
+from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.local_wire import (
+    END,
+    HELLO,
+    REPLY_HEAD,
+    REQUEST_HEAD,
+    Hangup,
+    receive_exactly,
+    send_memory,
+)
+from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
+from agvas_runtime.wire import (
+    FrameIdentity,
+    ImageLike,
+    RawFrame,
+    SegmentReply,
+    identity_to,
+    put_format,
+    put_image,
+    reply_from,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+SLOTS = 16
+"""Frames of a stream that may be on their way, those included that wait at the server."""
+QUIET_MS = 60_000
+"""Between heartbeats where nobody looks at them."""
+
+
+class LocalClient:
+    """Talks to the server that listens at a path (`agvas-runtime serve --local PATH`). For several threads.
+
+    Args:
+        path: of the server's socket.
+        timeout_s: longest time that an answer may take; a stream is silent no longer than its heartbeats.
+        largest_frame_mb: bytes of the largest frame, in MiB; memory is taken only for what is used of it.
+
+    Methods raise what those of `Client` do. The constructor does not connect.
+    """
+
+    def __init__(self, path: Path | str, timeout_s: float = 30.0, *, largest_frame_mb: int = 64) -> None:
+        self.path, self.timeout_s = Path(path), timeout_s
+        self._slot_bytes = largest_frame_mb << 20
+        self._stream: _Stream | None = None
+        self._lock = Lock()
+
+    def __enter__(self) -> LocalClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection of `segment`; the streams of `inspect` have their own."""
+        with self._lock:
+            self._end()
+
+    def segment(
+        self,
+        image: ImageLike,
+        instruction: str | None = None,
+        *,
+        identity: FrameIdentity | None = None,
+        pixel_format: str | None = None,
+        **asked: Unpack[Asked],
+    ) -> SegmentReply:
+        """Have one frame segmented, see `Client.segment`. Threads wait for each other."""
+        request = request_of(instruction, asked)
+        if identity is not None:
+            request.frame.identity.CopyFrom(identity_to(identity))
+        with self._lock:
+            try:
+                if self._stream is None:
+                    opening = pb.CameraStream(policy=pb.QUEUE_POLICY_BLOCK, heartbeat_ms=QUIET_MS)
+                    self._stream = _Stream(self.path, self.timeout_s, self._slot_bytes, 1, opening)
+                self._stream.send(request, image, pixel_format)
+                reply = self._stream.answer()
+            except Exception:
+                self._end()
+                raise
+        if reply is None:
+            raise ConnectionLostError(f"{self.path}: the server ended the stream")
+        return _checked(reply, str(self.path))
+
+    def inspect(
+        self,
+        frames: Iterable[ImageLike | tuple[ImageLike, FrameIdentity]],
+        instruction: str | None = None,
+        *,
+        camera_id: str = "",
+        policy: Literal["latest", "block"] = "block",
+        queue: int | None = None,
+        heartbeat_ms: int | None = None,
+        on_heartbeat: Callable[[str], None] = lambda reason: None,
+        pixel_format: str | None = None,
+        **asked: Unpack[Asked],
+    ) -> Generator[SegmentReply, None, None]:
+        """Stream a camera's frames, see `Client.inspect`."""
+        opening = camera_stream(camera_id, policy, queue, heartbeat_ms, request_of(instruction, asked))
+        return self._answers(opening, frames, pixel_format, on_heartbeat)
+
+    def _answers(
+        self,
+        opening: pb.CameraStream,
+        frames: Iterable[ImageLike | tuple[ImageLike, FrameIdentity]],
+        pixel_format: str | None,
+        on_heartbeat: Callable[[str], None],
+    ) -> Generator[SegmentReply, None, None]:
+        stream = _Stream(self.path, self.timeout_s, self._slot_bytes, SLOTS, opening)
+        failures: list[Exception] = []
+
+        def send() -> None:
+            try:
+                for image in frames:
+                    of_image, identity = image if isinstance(image, tuple) else (image, None)
+                    request = pb.SegmentRequest()
+                    if identity is not None:
+                        request.frame.identity.CopyFrom(identity_to(identity))
+                    stream.send(request, of_image, pixel_format)
+            except ConnectionLostError:  # whoever reads the answers finds out, too
+                pass
+            except Exception as error:
+                failures.append(error)
+            finally:
+                stream.finish()
+
+        with closing(stream):
+            Thread(target=send, name="frames", daemon=True).start()
+            while (reply := stream.answer(on_heartbeat)) is not None:
+                yield reply
+        if failures:
+            raise failures[0]
+
+    def _end(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+
+class _Stream:
+    """A connection, and the memory of the frames that are on their way: a slot each, in turn."""
+
+    def __init__(self, path: Path, timeout_s: float, slot_bytes: int, slots: int, opening: pb.CameraStream) -> None:
+        self.sent: deque[float] = deque()
+        """When each frame was sent that has no answer yet."""
+        self._path, self._slot_bytes, self._slots = path, slot_bytes, slots
+        self._free, self._next, self._closed = BoundedSemaphore(slots), 0, False
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout_s)
+        fd = os.memfd_create("agvas-camera", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.truncate(fd, slots * slot_bytes)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+            self._memory = np.frombuffer(mmap.mmap(fd, slots * slot_bytes), np.uint8)
+            self._socket.connect(str(path))
+            send_memory(self._socket, fd)
+            if receive_exactly(self._socket, len(HELLO)) != HELLO:
+                raise Hangup("found no agvas server")
+            self._send(pb.InspectRequest(open=opening), 0, 0)
+        except (OSError, Hangup) as error:
+            self.close()
+            raise self._lost(error) from None
+        finally:
+            os.close(fd)
+
+    def send(self, request: pb.SegmentRequest, image: ImageLike, pixel_format: str | None) -> None:
+        """Send a frame, once there is a slot for it; raises InputError, ConnectionLostError."""
+        message = pb.InspectRequest(frame=request)
+        frame = message.frame.frame
+        if isinstance(image, np.ndarray | RawFrame):
+            content = put_format(frame.raw, image, pixel_format).reshape(-1).view(np.uint8)
+        else:
+            put_image(frame, image, pixel_format)
+            content = np.frombuffer(frame.encoded, np.uint8)
+            frame.encoded = b""
+        if content.size > self._slot_bytes:
+            limit = f"at most largest_frame_mb, {self._slot_bytes >> 20} MiB"
+            raise InputError(f"image: found a frame of {content.size} bytes, expected {limit}")
+        self._free.acquire()
+        if self._closed:
+            raise ConnectionLostError(f"{self._path}: the stream was closed")
+        offset = self._next % self._slots * self._slot_bytes
+        self._next += 1
+        self._memory[offset : offset + content.size] = content
+        self.sent.append(perf_counter())
+        try:
+            self._send(message, offset, content.size)
+        except OSError as error:
+            raise self._lost(error) from None
+
+    def answer(self, on_heartbeat: Callable[[str], None] = lambda reason: None) -> SegmentReply | None:
+        """The next answer; None after the last one. Raises what the stream ended with, ConnectionLostError."""
+        while True:
+            try:
+                kind, content = self._received()
+            except (OSError, Hangup) as error:
+                raise self._lost(error) from None
+            if kind == END:
+                code, _, text = content.decode().partition(" ")
+                if code == "OK":
+                    return None
+                raise _error(code, f"{self._path}: {text}", text)
+            message = pb.InspectResponse.FromString(content)
+            if message.WhichOneof("event") == "answer":
+                with suppress(ValueError):
+                    self._free.release()
+                return reply_from(message.answer, (perf_counter() - self.sent.popleft()) * 1000)
+            on_heartbeat(message.heartbeat.reason)
+
+    def finish(self) -> None:
+        """No frame follows."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """End it; whoever waits for a slot goes on."""
+        self._closed = True
+        self._socket.close()
+        with suppress(ValueError):
+            while True:
+                self._free.release()
+
+    def _send(self, message: pb.InspectRequest, offset: int, size: int) -> None:
+        content = message.SerializeToString()
+        self._socket.sendall(REQUEST_HEAD.pack(len(content), offset, size) + content)
+
+    def _received(self) -> tuple[int, bytes]:
+        head = receive_exactly(self._socket, REPLY_HEAD.size)
+        if not head:
+            raise Hangup("the server went away")
+        kind, size = REPLY_HEAD.unpack(head)
+        return kind, receive_exactly(self._socket, size) if size else b""
+
+    def _lost(self, error: Exception) -> ConnectionLostError:
+        reason = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+        reason = (error.strerror or reason).lower() if isinstance(error, OSError) else reason
+        unanswered = f"; {len(self.sent)} frames have no answer" if self.sent else ""
+        return ConnectionLostError(f"{self._path}: {reason}{unanswered}")
+
+
+def _error(code: str, shown: str, text: str) -> Exception:
+    """What a stream's end means to its caller."""
+    if code == "INVALID_ARGUMENT":
+        return InputError(text)
+    return ConnectionLostError(shown) if code in ("UNAVAILABLE", "CANCELLED") else EngineError(shown)
+
+
+def _checked(reply: SegmentReply, path: str) -> SegmentReply:
+    """The reply of a single frame, which `Client.segment` raises where it is none."""
+    if reply.status == "ok":
+        return reply
+    if reply.status == "invalid":
+        raise InputError(reply.reason)
+    if reply.status == "expired":
+        raise DeadlineMissedError(f"{path}: {reply.reason}")
+    if reply.status == "refused":
+        raise ConnectionLostError(f"{path}: {reply.reason}")
+    raise EngineError(f"{path}: {reply.reason}")

@@ -1,0 +1,1 @@
+"""What agvas answers of the Open Inference Protocol."""

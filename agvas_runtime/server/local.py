@@ -1,0 +1,245 @@
+"""Streams of cameras on the server's own machine, over a Unix socket, see `local_wire.py`: no pixel is sent.
+
+Whoever may open the socket's file, which is its owner's alone at first, may inspect. A caller who changes a frame while
+it is read changes his own picture: pixels are numbers, and image files are copied before they are decoded.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import select
+import socket
+import stat
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from threading import BoundedSemaphore, Condition, Thread
+from time import perf_counter
+from uuid import uuid4
+
+from google.protobuf.message import DecodeError
+
+from agvas_runtime.errors import EngineError
+from agvas_runtime.local_wire import (
+    ANSWER,
+    END,
+    HELLO,
+    MOST_MESSAGE_BYTES,
+    REPLY_HEAD,
+    REQUEST_HEAD,
+    Hangup,
+    Head,
+    receive_exactly,
+    receive_memory,
+)
+from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
+from agvas_runtime.server.apart import Apart
+from agvas_runtime.server.callers import Caller
+from agvas_runtime.server.guard import CallEnd, Undecodable
+from agvas_runtime.server.open_calls import TAKE_S
+from agvas_runtime.server.service import InspectionService
+from agvas_runtime.server.statuses import Code, TooMuch, status_of
+
+METHOD = "local"
+"""Stands for the method where calls are counted and logged."""
+HELLO_S = 10.0
+"""How long a connection may take to begin."""
+MOST_CONNECTIONS = 64
+
+log = logging.getLogger("agvas.local")
+Message = Apart[pb.InspectRequest] | Undecodable
+
+
+class LocalServer:
+    """Listens at a path.
+
+    Args:
+        path: of the socket's file; what a dead server left there is replaced.
+        service: answers.
+        on_end: told of the end of every connection.
+
+    Raises:
+        EngineError: the path cannot be listened at, or another server does.
+    """
+
+    def __init__(self, path: Path, service: InspectionService, on_end: Callable[[CallEnd], None]) -> None:
+        self._path, self._service, self._on_end = path, service, on_end
+        self._places = BoundedSemaphore(MOST_CONNECTIONS)
+        self._open: set[socket.socket] = set()
+        self._changed = Condition()
+        self._listening = _listen(path)
+        Thread(target=self._accept, name="local", daemon=True).start()
+
+    def stop(self, patience_s: float) -> None:
+        """Take no connection any more, wait so long for the streams to end, and cut those that do not."""
+        with suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self._path.unlink(missing_ok=True)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._open, patience_s)
+            for connection in self._open:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:
+                return
+            if not self._places.acquire(blocking=False):
+                connection.close()
+                log.warning("%d connections are open already; one more was refused", MOST_CONNECTIONS)
+                continue
+            with self._changed:
+                self._open.add(connection)
+            Thread(target=self._serve, args=(connection,), name="local", daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        began, caller = perf_counter(), Caller("", uuid4().hex, _peer(connection))
+        code, text = Code.OK, ""
+        try:
+            with connection:
+                code, text = Connection(connection, self._service, caller).serve()
+        except (OSError, Hangup) as error:
+            code, text = Code.CANCELLED, f"the caller went away: {error}"
+        except Exception:
+            log.exception("a local connection failed")
+            code, text = Code.INTERNAL, "see the log"
+        finally:
+            self._places.release()
+            with self._changed:
+                self._open.discard(connection)
+                self._changed.notify_all()
+            self._on_end(CallEnd(METHOD, code.name, text, perf_counter() - began, caller))
+
+
+class Connection:
+    """One stream: a thread reads its messages, another one, which calls `serve`, sends the answers."""
+
+    def __init__(self, connection: socket.socket, service: InspectionService, caller: Caller) -> None:
+        self._connection, self._service, self._caller = connection, service, caller
+        self._leave: Callable[[], None] = lambda: None
+
+    def serve(self) -> tuple[Code, str]:
+        """Answer until the caller has no more frames; how it ended. Raises OSError and Hangup where it went away."""
+        self._connection.settimeout(HELLO_S)
+        fd = receive_memory(self._connection)
+        try:
+            memory = mmap.mmap(fd, os.fstat(fd).st_size, access=mmap.ACCESS_READ)
+        except ValueError:
+            raise Hangup("found no memory at all, expected room for a frame") from None
+        finally:
+            os.close(fd)
+        self._connection.settimeout(None)
+        patience = struct.pack("ll", int(TAKE_S), 0)
+        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
+        self._connection.sendall(HELLO)
+        code, text = Code.OK, ""
+        messages = self._messages(memoryview(memory))
+        try:
+            for reply in self._service.stream(messages, self._caller.peer, self._caller.request_id, self._when_gone):
+                self._send(ANSWER, reply.SerializeToString())
+        except OSError:
+            raise
+        except Exception as error:
+            code, text = status_of(error)
+            if code is Code.INTERNAL and not isinstance(error, EngineError):
+                log.exception("a local stream failed")
+        with suppress(OSError):  # who has all answers may be gone
+            self._send(END, f"{code.name} {text}".encode())
+        return code, text
+
+    def _when_gone(self, leave: Callable[[], None]) -> None:
+        self._leave = leave
+
+    def _messages(self, memory: memoryview) -> Iterator[Message]:
+        """What the caller sends. It ends where the caller has no more, or is gone."""
+        while content := self._received(REQUEST_HEAD.size):
+            head = Head(*REQUEST_HEAD.unpack(content))
+            if head.message_bytes > MOST_MESSAGE_BYTES:
+                raise TooMuch(f"message: found {head.message_bytes} bytes, expected at most {MOST_MESSAGE_BYTES}")
+            message = self._received(head.message_bytes) if head.message_bytes else b""
+            yield _decoded(message, head, memory)
+
+    def _received(self, count: int) -> bytes:
+        try:
+            content = receive_exactly(self._connection, count)
+        except (OSError, Hangup):
+            self._leave()
+            raise
+        if not content and _hung_up(self._connection):
+            self._leave()
+        return content
+
+    def _send(self, kind: int, content: bytes) -> None:
+        self._connection.sendall(REPLY_HEAD.pack(kind, len(content)) + content)
+
+
+def _decoded(content: bytes, head: Head, memory: memoryview) -> Message:
+    """A message with the bytes of its frame."""
+    try:
+        message = pb.InspectRequest.FromString(content)
+    except DecodeError:
+        found = f"{len(content)} bytes that are no InspectRequest"
+        return Undecodable(f"message: found {found}, expected its fields in protobuf's encoding")
+    if not head.frame_bytes:
+        return Apart(message)
+    end = head.offset + head.frame_bytes
+    if end > len(memory):
+        return Undecodable(f"frame: found its end at {end}, expected it within the {len(memory)} bytes of the memory")
+    pixels = memory[head.offset : end]
+    if message.frame.frame.HasField("raw"):
+        return Apart(message, pixels)
+    message.frame.frame.encoded = bytes(pixels)
+    return Apart(message)
+
+
+def _listen(path: Path) -> socket.socket:
+    """The socket of a path that nobody listens at."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _clear(path)
+        listening.bind(str(path))
+        path.chmod(0o600)  # nobody can connect before `listen`
+        listening.listen()
+    except OSError as error:
+        listening.close()
+        raise EngineError(f"local {path}: {(error.strerror or str(error)).lower()}") from None
+    except EngineError:
+        listening.close()
+        raise
+    return listening
+
+
+def _clear(path: Path) -> None:
+    """Remove what a server that was killed left at the path."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise EngineError(f"local {path}: found a file that is no socket, expected none")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise EngineError(f"local {path}: another server listens there")
+
+
+def _peer(connection: socket.socket) -> str:
+    """Who connected, as the kernel says."""
+    pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return f"unix:pid={pid},uid={uid}"
+
+
+def _hung_up(connection: socket.socket) -> bool:
+    """Whether the other end is closed, and not only its way here."""
+    poll = select.poll()
+    poll.register(connection, select.POLLHUP)
+    return any(event & select.POLLHUP for _, event in poll.poll(0))

@@ -1,0 +1,133 @@
+"""The same as sync_client.py with grpc.aio and the stubs that protoc makes of the protocol: no code of agvas.
+
+    python examples/python/asyncio_client.py part1.png part2.png
+
+The stubs come with agvas; elsewhere: python -m grpc_tools.protoc -Iprotos --python_out=. --grpc_python_out=. \
+protos/agvas/v1/inspection.proto
+"""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import grpc
+
+from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
+from agvas_runtime.proto.agvas.v1 import inspection_pb2_grpc as pb_grpc
+
+SERVER = os.environ.get("AGVAS_SERVER", "127.0.0.1:50051")
+DEADLINE_S = float(os.environ.get("AGVAS_DEADLINE_MS", "2000")) / 1000
+CAMERA = "example"
+GATE_WITHOUT_ANSWER = "reject"
+"""What the gate does when the server says nothing that is known; the recipe's `on_no_answer` should be the same."""
+GATES = {pb.GATE_PASS: "pass", pb.GATE_REJECT: "reject", pb.GATE_STOP: "stop"}
+OPTIONS = [
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),  # gRPC's own would be two minutes
+    ("grpc.keepalive_time_ms", 10_000),  # a machine that vanished without a word is noticed
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+]
+
+
+class Line:
+    """A camera's stream. It is opened again for the next part where it broke off or an answer was late."""
+
+    def __init__(self, stub: pb_grpc.InspectionStub) -> None:
+        self._stub = stub
+        self._call: grpc.aio.StreamStreamCall | None = None
+
+    async def decide(self, request: pb.SegmentRequest) -> pb.SegmentResponse | str:
+        """The server's answer, or why there is none by the deadline."""
+        try:
+            return await asyncio.wait_for(self._ask(request), DEADLINE_S)
+        except (asyncio.TimeoutError, TimeoutError):
+            reason = "no answer by the deadline"
+        except grpc.RpcError as error:
+            reason = error.details() or error.code().name
+        except (ConnectionError, asyncio.InvalidStateError) as error:
+            reason = str(error)
+        self.close()
+        return reason
+
+    def close(self) -> None:
+        """End the stream and give up what is on its way."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    async def _ask(self, request: pb.SegmentRequest) -> pb.SegmentResponse:
+        if self._call is None:
+            self._call = self._stub.Inspect(wait_for_ready=True)
+            defaults = pb.SegmentRequest(mask_format=pb.MASK_FORMAT_NONE)
+            await self._call.write(pb.InspectRequest(open=pb.CameraStream(camera_id=CAMERA, defaults=defaults)))
+        await self._call.write(pb.InspectRequest(frame=request))
+        while (event := await self._call.read()) is not grpc.aio.EOF:
+            if event.WhichOneof("event") == "heartbeat":  # comes between answers, too: none for 3 s, no server
+                continue
+            if event.answer.identity.trigger_id == request.frame.identity.trigger_id:
+                return event.answer
+        raise ConnectionError("the stream ended")
+
+
+def request_for(image: Path, number: int) -> pb.SegmentRequest:
+    """A frame with its identity, which comes back with the answer."""
+    request = pb.SegmentRequest(frame=pb.Frame(encoded=image.read_bytes()))
+    identity = request.frame.identity
+    identity.part_id, identity.trigger_id = f"part-{number}", f"trigger-{number}"
+    identity.sequence, identity.encoder_count = number, 4000 * number
+    identity.capture_time.GetCurrentTime()
+    return request
+
+
+def name(enum: object, value: int, prefix: str) -> str:
+    """An enum's value in words; a newer server may have more of them."""
+    return enum.Name(value).removeprefix(prefix) if value in enum.values() else "UNKNOWN"
+
+
+def told(found: pb.SegmentResponse | str) -> str:
+    """Verdict, gate and defect area; a reason where there is no result."""
+    if isinstance(found, str):
+        return f"NO_ANSWER, gate {GATE_WITHOUT_ANSWER}, 0 px: {found}"
+    verdict = name(pb.Verdict, found.verdict, "VERDICT_")
+    gate = GATES.get(found.gate, GATE_WITHOUT_ANSWER)
+    reason = f": {found.reason}" if verdict == "NO_ANSWER" else ""
+    return f"{verdict}, gate {gate}, {found.defect_area_px} px{reason}"
+
+
+async def segment(stub: pb_grpc.InspectionStub, image: Path) -> pb.SegmentResponse | str:
+    """One call for one image, without a stream."""
+    request = pb.SegmentRequest(frame=pb.Frame(encoded=image.read_bytes()), mask_format=pb.MASK_FORMAT_NONE)
+    try:
+        return await stub.Segment(request, timeout=DEADLINE_S)
+    except grpc.RpcError as error:
+        return error.details() or error.code().name
+
+
+async def main(arguments: list[str]) -> None:
+    """One line a part."""
+    async with grpc.aio.insecure_channel(SERVER, options=OPTIONS) as channel:
+        stub, number = pb_grpc.InspectionStub(channel), 0
+        line = Line(stub)
+        while (given := await _next(arguments)) is not None:
+            image, number = Path(given), number + 1
+            if number == 1:
+                print(f"segment {image.name}: {told(await segment(stub, image))}", flush=True)
+            request = request_for(image, number)
+            found = await line.decide(request)
+            status = "LOST" if isinstance(found, str) else name(pb.FrameStatus, found.status, "FRAME_STATUS_")
+            print(f"part-{number} trigger-{number}: {status} {told(found)}", flush=True)
+        line.close()
+
+
+async def _next(arguments: list[str]) -> str | None:
+    """The next image: of the command line, or, where that named none, the next line of stdin."""
+    if len(sys.argv) > 1:
+        return arguments.pop(0) if arguments else None
+    read = await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    return read.rstrip("\n") or None
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1:]))

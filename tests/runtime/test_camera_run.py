@@ -1,0 +1,214 @@
+"""`agvas-camera run`, as users run it: outputs, pictures, commands, exit codes."""
+
+import json
+import os
+import pty
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from threading import Event
+
+import pytest
+from PIL import Image
+
+from agvas_runtime.camera.gate import Decision
+from agvas_runtime.camera.outputs import OnReject, Worker, facts
+from agvas_runtime.camera.source import Captured
+from agvas_runtime.errors import InputError
+from agvas_runtime.frames import read_image
+from agvas_runtime.verdict import Verdict
+from tests.runtime.camera_line import port_free
+from tests.runtime.live_server import IMAGES, NORMAL
+
+CAMERA = "agvas_runtime.camera.cli"
+
+
+@pytest.fixture
+def run(server, run_module):
+    """Runs `agvas-camera run` against the server."""
+
+    def call(*arguments: object, address: str = f"127.0.0.1:{server.port}") -> subprocess.CompletedProcess[str]:
+        return run_module(CAMERA, "run", *arguments, "--server", address)
+
+    return call
+
+
+@pytest.fixture
+def folder(photo, tmp_path):
+    """Six files: four with a defect, a normal one, a broken one."""
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for name in "abcd":
+        shutil.copy(photo, folder / f"{name}.jpg")
+    Image.fromarray(IMAGES[NORMAL]).save(folder / "e.png")
+    (folder / "f.jpg").write_bytes(photo.read_bytes()[:300])
+    return folder
+
+
+def events(text: str, kind: str = "decision") -> list[dict]:
+    return [event for event in map(json.loads, text.splitlines()) if event["event"] == kind]
+
+
+def test_every_part_is_a_json_line_and_rejects_are_pictures_and_commands(run, folder, tmp_path):
+    script, log = tmp_path / "eject", tmp_path / "ejected"
+    script.write_text(f'#!/bin/sh\necho "$1 $AGVAS_CAMERA $AGVAS_PART $AGVAS_GATE $AGVAS_STATUS" >> {log}\n')
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    rejects, lines = tmp_path / "rejects", tmp_path / "lines.jsonl"
+    rejects.mkdir()
+    (rejects / "notes.txt").write_text("stays")
+    done = run(
+        *(f"left={folder}", "--policy", "block", "--fps", "0", "--on-no-answer", "stop", "--json"),
+        *("--jsonl", lines, "--rejects", rejects, "--keep", "3", "--on-reject", f"{script} --line;rm"),
+    )
+    assert done.returncode == 0, done.stderr
+    found = events(done.stdout)
+    assert [event["part"] for event in found] == ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.png", "f.jpg"]
+    assert [event["sequence"] for event in found] == list(range(6))
+    assert {event["camera"] for event in found} == {"left"}
+    assert [event["gate"] for event in found] == ["reject"] * 4 + ["pass", "stop"]
+    assert found[0]["status"] == "ok"
+    assert found[0]["defect_area_px"] >= found[0]["regions"][0]["area_px"] > 0
+    assert found[5]["status"] == "invalid"
+    assert "frame.encoded: truncated" in found[5]["reason"]
+    assert lines.read_text() == done.stdout
+    (summary,) = events(done.stdout, "summary")
+    assert summary["gates"] == {"pass": 1, "reject": 4, "stop": 1}
+    pictures = sorted(path.name for path in rejects.iterdir() if path.suffix == ".png")
+    assert [name.split("_")[1:3] for name in pictures] == [["left", f"0000000{number}"] for number in (1, 2, 3)]
+    assert read_image(rejects / pictures[0]).shape[1] == read_image(folder / "a.jpg").shape[1]
+    assert (rejects / "notes.txt").exists()
+    expected = [f"--line;rm left {name}.jpg {'stop' if name == 'f' else 'reject'}" for name in "abcdf"]
+    assert [line.rpartition(" ")[0] for line in log.read_text().splitlines()] == expected
+
+
+def test_without_json_the_summary_is_a_line_a_camera_and_notes_go_to_stderr(run, folder):
+    done = run(f"left={folder}", f"right={folder}/e.png", "--policy", "block", "--fps", "0", "--deadline-ms", "20000")
+    assert done.returncode == 0
+    left, right = done.stdout.splitlines()
+    assert left.startswith("left: 6 parts: 1 pass, 5 reject; without a result: 1 invalid; decided after p50 ")
+    assert right.startswith("right: 1 parts: 1 pass; decided after p50 ")
+    assert sorted(done.stderr.splitlines()) == [
+        f"{id_}: {what} there" for id_ in ("left", "right") for what in ("camera", "server")
+    ]
+
+
+def test_a_terminal_shows_a_table_with_a_row_a_camera(server, folder):
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", CAMERA, "run", f"left={folder}", "--policy", "block"]
+    command += ["--server", f"127.0.0.1:{server.port}"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160"}
+    process = subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=environment)
+    os.close(theirs)
+    shown = b""
+    try:
+        while piece := os.read(ours, 1 << 16):
+            shown += piece
+    except OSError:  # the terminal's other side is closed
+        pass
+    os.close(ours)
+    process.communicate()
+    assert process.returncode == 0
+    text = shown.decode()
+    for word in ("camera", "no answer", "late", "p99 ms", "left", "running", "left: 6 parts: 1 pass, 5 reject"):
+        assert word in text, word
+
+
+def test_no_server_is_no_failure_and_every_part_goes_by_the_rule(run, folder):
+    done = run(folder, "--fps", "0", "--on-no-answer", "pass", "--json", address=f"127.0.0.1:{port_free()}")
+    assert done.returncode == 0
+    assert [(event["gate"], event["status"]) for event in events(done.stdout)] == [("pass", "unreachable")] * 6
+    assert "parts: server lost, trying again: 127.0.0.1" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_an_endless_line_with_its_summary_and_exit_code_0(server, folder, number):
+    command = [sys.executable, "-m", CAMERA, "run", folder, "--loop", "--fps", "20", "--json"]
+    command += ["--server", f"127.0.0.1:{server.port}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    first = [process.stdout.readline() for _ in range(6)]
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    text = "".join(first) + out
+    (summary,) = events(text, "summary")
+    assert sorted(event["sequence"] for event in events(text)) == list(range(summary["parts"]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["absent"], "error: absent: no such camera, file or folder; expected gige:ID, "),
+        (["{folder}", "{folder}"], "error: found the camera parts twice, expected ids of their own: parts-2=SOURCE"),
+        (["{folder}", "--set", "Width"], "error: --set: found Width, expected NAME=VALUE"),
+        (["{folder}", "--on-reject", "'"], 'error: --on-reject: found "\'", expected a command: '),
+        (["{folder}", "--jsonl", "{folder}"], "error: {folder}: cannot write: Is a directory"),
+        (["{folder}", "--rejects", "{folder}/a.jpg"], "error: {folder}/a.jpg: cannot make this folder: "),
+        (["{folder}", "--recipe", "absent"], "error: recipe_name: found 'absent'"),
+        (["{folder}", "--on-no-answer", "eject"], "error: Invalid value for '--on-no-answer'"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_with_exit_code_2(run, folder, arguments, text):
+    done = run(*(each.format(folder=folder) for each in arguments), "--json")
+    assert done.returncode == 2
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith(text.format(folder=folder))
+    assert events(done.stdout) == [] or text.startswith("error: recipe_name")
+
+
+def decision(**changes) -> Decision:
+    captured = Captured(None)
+    fields = {
+        "camera_id": "left",
+        "sequence": 3,
+        "part_id": "p",
+        "trigger_id": "17",
+        "capture_time": captured.capture_time,
+        "status": "unreachable",
+        "verdict": Verdict.NO_ANSWER,
+        "gate": "reject",
+        "reason": "gone",
+        "latency_ms": 1.25,
+    }
+    return Decision(**{**fields, **changes})
+
+
+def test_the_facts_of_a_command_are_single_lines_whatever_the_texts_hold():
+    found = facts(decision(reason="a\0b\nc\x1b[31m", part_id="x" * 3))
+    assert found["AGVAS_REASON"] == "a b c [31m"
+    assert all(value.isprintable() for value in found.values())
+
+
+def test_a_command_that_fails_or_is_none_does_not_stop_the_next_one(capsys):
+    worker = Worker("--on-reject", OnReject("/bin/false"), 8)
+    for _ in range(3):
+        worker.offer(decision())
+    worker.close()
+    assert (worker.failed, worker.skipped) == (3, 0)
+    assert capsys.readouterr().err == "--on-reject: /bin/false ended with exit code 1; further ones are counted only\n"
+    absent = Worker("--on-reject", OnReject("/no/such/command"), 8)
+    absent.offer(decision())
+    absent.close()
+    assert absent.failed == 1
+    with pytest.raises(InputError, match="--on-reject: found nothing"):
+        OnReject(" ")
+
+
+def test_what_finds_no_room_is_skipped_and_counted_at_once():
+    begun, go_on, done = Event(), Event(), []
+
+    def slow(item: int) -> None:
+        begun.set()
+        go_on.wait()
+        done.append(item)
+
+    worker = Worker("slow", slow, 2)
+    worker.offer(0)
+    begun.wait()
+    for item in range(1, 6):
+        worker.offer(item)  # comes back although the first one still runs
+    assert worker.skipped == 3
+    go_on.set()
+    worker.close()
+    assert done == [0, 1, 2]

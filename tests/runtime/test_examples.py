@@ -1,0 +1,204 @@
+"""The clients in `examples/` through one shift of a line: parts, a broken image, a server that hangs, dies, returns.
+
+All go through it side by side, so that the server hangs once for all of them.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from agvas_runtime.client import Client
+from agvas_runtime.demo.server_process import ServerProcess, server_process
+from agvas_runtime.errors import InputError
+from tests.conftest import DEMO_FRAMES, REPOSITORY
+from tests.runtime.live_server import WAIT_S, until
+
+EXAMPLES = REPOSITORY / "examples"
+DEADLINE_MS = 3000
+"""The gate's: it is waited out where the server hangs and where it is gone."""
+DEFECT, NORMAL = DEMO_FRAMES / "02_cast_colour-fault.jpg", DEMO_FRAMES / "01_part_normal.jpg"
+DEBIAN = {
+    "g++": "g++",
+    "make": "make",
+    "pkg-config": "pkg-config",
+    "protoc": "protobuf-compiler",
+    "grpc_cpp_plugin": "protobuf-compiler-grpc",
+}
+
+
+def python_example(name):
+    def prepare(folder):
+        return [sys.executable, str(EXAMPLES / "python" / name)]
+
+    return prepare
+
+
+def cpp_example(folder):
+    missing = [package for tool, package in DEBIAN.items() if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"needs Debian's {', '.join(missing)}")
+    for library, package in (("grpc++", "libgrpc++-dev"), ("protobuf", "libprotobuf-dev")):
+        if subprocess.run(["pkg-config", "--exists", library], check=False).returncode:
+            pytest.skip(f"needs Debian's {package}")
+    options = [f"OUT={folder}", f"PROTOS={REPOSITORY / 'protos'}", "CXXFLAGS=-O0 -Wall -Werror"]
+    made = subprocess.run(
+        ["make", "-j2", "-C", str(EXAMPLES / "cpp"), *options], capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    return [str(folder / "client")]
+
+
+def node_example(folder):
+    for tool, package in (("node", "nodejs"), ("npm", "npm")):
+        if shutil.which(tool) is None:
+            pytest.skip(f"needs {tool} (Debian's {package})")
+    for file in ("package.json", "package-lock.json"):
+        shutil.copy(EXAMPLES / "node" / file, folder)
+    done = subprocess.run(
+        ["npm", "ci", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    if done.returncode and any(word in done.stderr for word in ("ENOTFOUND", "EAI_AGAIN", "ECONN", "ETIMEDOUT")):
+        pytest.skip("npm reaches no registry for @grpc/grpc-js")
+    assert done.returncode == 0, done.stderr
+    return ["env", f"NODE_PATH={folder / 'node_modules'}", "node", str(EXAMPLES / "node" / "client.js")]
+
+
+PREPARE = {
+    "sync": python_example("sync_client.py"),
+    "asyncio": python_example("asyncio_client.py"),
+    "cpp": cpp_example,
+    "node": node_example,
+}
+
+
+class Example:
+    """A client that is given one part after another."""
+
+    def __init__(self, command: list[str], port: int, *images: Path) -> None:
+        settings = {"AGVAS_SERVER": f"127.0.0.1:{port}", "AGVAS_DEADLINE_MS": str(DEADLINE_MS)}
+        self.process = subprocess.Popen(
+            [*command, *map(str, images)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **settings},
+        )
+        self._too_long = threading.Timer(2 * WAIT_S, self.process.kill)
+        self._too_long.start()
+        self.lines: list[str] = []
+
+    def ask(self, image: Path) -> None:
+        self.process.stdin.write(f"{image}\n")
+        self.process.stdin.flush()
+
+    def hear(self) -> None:
+        self.lines.append(self.process.stdout.readline().rstrip("\n"))
+
+    def finish(self) -> None:
+        """No part follows."""
+        rest, errors = self.process.communicate()
+        self._too_long.cancel()
+        self.lines += rest.splitlines()
+        assert self.process.returncode == 0, errors
+        assert not errors, errors
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory) -> dict[str, list[str] | str]:
+    """How each example is started, or why it cannot be."""
+    found: dict[str, list[str] | str] = {}
+    for name, prepare in PREPARE.items():
+        try:
+            found[name] = prepare(tmp_path_factory.mktemp(name))
+        except pytest.skip.Exception as reason:
+            found[name] = str(reason)
+    return found
+
+
+@pytest.fixture(scope="module")
+def shift(commands, tmp_path_factory) -> dict[str, list[str]]:
+    """What each example says in the course of it; under `expected` what the Python client is told."""
+    broken = tmp_path_factory.mktemp("broken") / "broken.png"
+    broken.write_bytes(b"no image")
+    with ExitStack() as running:
+        server = running.enter_context(server_process())
+        examples = {
+            name: Example(command, server.port) for name, command in commands.items() if isinstance(command, list)
+        }
+        for example in examples.values():
+            running.callback(example.process.wait)
+            running.callback(example.process.kill)
+
+        def part(image: Path, lines: int = 1) -> None:
+            for example in examples.values():
+                example.ask(image)
+            for example in examples.values():
+                for _ in range(lines):
+                    example.hear()
+
+        part(DEFECT, lines=2)
+        part(NORMAL)
+        part(broken)
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            part(DEFECT)
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        part(DEFECT)
+        expected = expectation(server, broken)
+        server.process.kill()
+        until(lambda: server.process.poll() is not None)
+        part(DEFECT)
+        running.enter_context(server_process(["--port", str(server.port)]))
+        part(DEFECT)
+        for example in examples.values():
+            example.finish()
+        return {"expected": expected, **{name: example.lines for name, example in examples.items()}}
+
+
+def expectation(server: ServerProcess, broken: Path) -> list[str]:
+    with Client(f"127.0.0.1:{server.port}") as client:
+        replies = [client.segment(image) for image in (DEFECT, NORMAL)]
+        defect, normal = (f"{each.verdict.value}, gate {each.gate}, {each.defect_area_px} px" for each in replies)
+        with pytest.raises(InputError) as refused:
+            client.segment(broken.read_bytes())
+    assert [each.verdict.value for each in replies] == ["REJECT", "PASS"]
+    return [
+        f"segment {DEFECT.name}: {defect}",
+        f"part-1 trigger-1: OK {defect}",
+        f"part-2 trigger-2: OK {normal}",
+        f"part-3 trigger-3: INVALID NO_ANSWER, gate reject, 0 px: {refused.value}",
+        "part-4 trigger-4: LOST NO_ANSWER, gate reject, 0 px: no answer by the deadline",
+        f"part-5 trigger-5: OK {defect}",
+        "part-6 trigger-6: LOST NO_ANSWER, gate reject, 0 px",
+        f"part-7 trigger-7: OK {defect}",
+    ]
+
+
+@pytest.mark.parametrize("name", PREPARE)
+def test_an_example_decides_about_every_part(shift, commands, name):
+    if name not in shift:
+        pytest.skip(commands[name])
+    lines = list(shift[name])
+    lines[6], _, reason = lines[6].partition(" px: ")
+    lines[6] += " px"
+    assert lines == shift["expected"]
+    assert reason  # in the words of its gRPC
+
+
+@pytest.mark.parametrize("name", PREPARE)
+def test_an_example_takes_images_from_its_command_line(server, commands, name):
+    if isinstance(commands[name], str):
+        pytest.skip(commands[name])
+    example = Example(commands[name], server.port, DEFECT, NORMAL)
+    example.finish()
+    assert [line.partition(" ")[0] for line in example.lines] == ["segment", "part-1", "part-2"]
+    assert [line.split()[3] for line in example.lines[1:]] == ["REJECT,", "PASS,"]
