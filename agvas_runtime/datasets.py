@@ -1,6 +1,7 @@
 """Anomaly segmentation data sets on disk: AnomalyCLIP's meta.json, Bayes-PFL's meta_<SET>.json, plain MVTec folders.
 
-Only lists files and reads masks; images are read by frames.py. Nothing is downloaded.
+With or without masks; and plain folders of images, of which nothing is known. Only lists files and reads masks; images
+are read by frames.py. Nothing is downloaded.
 """
 
 import json
@@ -22,11 +23,19 @@ class Item:
 
     image: Path
     mask: Path | None
-    """The ground truth; None for a normal image."""
+    """The ground truth; None for a normal image, and where there is none."""
     category: str
     kind: str
-    """The defect's name, "good" for a normal image."""
-    anomalous: bool
+    """The defect's name, "good" for a normal image, "unlabelled" where nothing is known."""
+    anomalous: bool | None
+    """None where nothing is known."""
+    name: str
+    """The image's path below the data set's folder, with "/"."""
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether it is known which pixels are defective."""
+        return self.mask is not None or self.anomalous is False
 
 
 @dataclass(frozen=True)
@@ -45,26 +54,32 @@ class Dataset:
 def load_dataset(root: Path | str) -> Dataset:
     """List a data set: a folder with meta.json (or one meta_<SET>.json, or such a file itself), or MVTec's folders.
 
-    Raises InputError when there is no data set, or when a listed file is not there.
+    A category whose defective images all lack masks is listed without; so is a folder that holds images and nothing
+    else, with nothing known of them. Raises InputError when there is no data set, or when a listed file is not there.
     """
     root = Path(root)
     if not root.exists():
         raise InputError(f"{root}: no such data set")
     meta = _meta_file(root)
-    items = list(_from_meta(meta) if meta else _from_folders(root))
+    items = list(_from_meta(meta) if meta else _from_folders(root)) or list(_from_plain(root))
     if not items:
-        raise InputError(f"{root}: no data set here (neither meta.json nor <category>/test/<kind>/ with images)")
+        raise InputError(
+            f"{root}: no data set here (neither meta.json nor <category>/test/<kind>/ with images, nor images)"
+        )
     categories: dict[str, list[Item]] = {}
     for item in items:
         _check_files(item)
         categories.setdefault(item.category, []).append(item)
+    for listed in categories.values():
+        _check_masks(listed)
     return Dataset(root.stem if root.is_file() else root.resolve().name, categories)
 
 
 def load_mask(item: Item, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Ground truth bool [H,W] of an image of this (H, W): at or above half of the mask format's range is defect.
+    """Ground truth bool [H,W] of an image of this (H, W): defect is what lies above half of the mask format's range.
 
-    Raises InputError for a mask of another size, and for one that holds something but nothing that counts as defect.
+    In a mask whose largest value is 1, what lies above 0. Raises InputError for a mask of another size, and for one
+    that holds something but nothing that counts as defect.
     """
     if item.mask is None:
         return np.zeros(size, np.bool_)
@@ -73,7 +88,7 @@ def load_mask(item: Item, size: tuple[int, int]) -> NDArray[np.bool_]:
     deep = image.mode.startswith("I")
     grey = np.asarray(image if deep or image.mode == "L" else image.convert("RGB").convert("L"))
     half = (nominal_range(image, name) + 1) // 2 if deep else 128
-    mask = upright(grey >= half, image)
+    mask = upright(grey >= (1 if grey.max() == 1 else half), image)
     if mask.shape != size:
         sides = f"{mask.shape[1]} x {mask.shape[0]}, its image {item.image} {size[1]} x {size[0]}"
         raise InputError(f"{name}: the mask is {sides}; must be the same")
@@ -111,13 +126,14 @@ def _from_meta(meta: Path) -> Iterator[Item]:
 
 def _from_record(meta: Path, category: str, record: dict[str, Any]) -> Item:
     anomalous = bool(int(record["anomaly"]))
-    mask = record.get("mask_path")
+    mask = _below(meta, record.get("mask_path") or "") if anomalous else None
     return Item(
         image=_below(meta, record["img_path"]),
-        mask=_below(meta, mask or "") if anomalous else None,
+        mask=mask if mask and not mask.is_dir() else None,  # a folder is how the peers say that there is none
         category=category,
         kind=record.get("specie_name") or ("anomaly" if anomalous else "good"),
         anomalous=anomalous,
+        name=PurePosixPath(record["img_path"]).as_posix(),
     )
 
 
@@ -131,11 +147,22 @@ def _below(meta: Path, name: str) -> Path:
 def _from_folders(root: Path) -> Iterator[Item]:
     single = (root / "test").is_dir()
     for category in [root] if single else sorted(path for path in root.iterdir() if (path / "test").is_dir()):
+        has_masks = (category / "ground_truth").is_dir()
         for kind in sorted(path for path in (category / "test").iterdir() if path.is_dir()):
-            for image in sorted(path for path in kind.iterdir() if path.suffix.lower() in SUFFIXES):
+            for image in _images_in(kind):
                 anomalous = kind.name != "good"
-                mask = _folder_mask(category, image) if anomalous else None
-                yield Item(image, mask, category.resolve().name, kind.name, anomalous)
+                mask = _folder_mask(category, image) if anomalous and has_masks else None
+                name = image.relative_to(root).as_posix()
+                yield Item(image, mask, category.resolve().name, kind.name, anomalous, name)
+
+
+def _from_plain(root: Path) -> Iterator[Item]:
+    for image in _images_in(root) if root.is_dir() else []:
+        yield Item(image, None, root.resolve().name, "unlabelled", None, image.name)
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 def _folder_mask(category: Path, image: Path) -> Path:
@@ -147,7 +174,12 @@ def _folder_mask(category: Path, image: Path) -> Path:
 def _check_files(item: Item) -> None:
     if not item.image.is_file():
         raise InputError(f"{item.image}: the data set lists this image, but there is none")
-    if item.mask is not None and item.mask.is_dir():
-        raise InputError(f"{item.image}: no pixel labels (its mask is the folder {item.mask})")
     if item.mask is not None and not item.mask.is_file():
         raise InputError(f"{item.mask}: the data set lists this mask, but there is none")
+
+
+def _check_masks(items: list[Item]) -> None:
+    """A defective image without a mask among others with one has lost it, and would change what is averaged over."""
+    missing = next((item for item in items if item.anomalous and item.mask is None), None)
+    if missing and any(item.mask for item in items):
+        raise InputError(f"{missing.image}: no pixel labels, but others of category {missing.category!r} have masks")

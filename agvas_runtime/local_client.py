@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, suppress
 from pathlib import Path
 from threading import BoundedSemaphore, Lock, Thread
-from time import perf_counter
+from time import monotonic, perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
@@ -64,13 +64,16 @@ class LocalClient:
         timeout_s: longest time that an answer may take; a stream is silent no longer than its heartbeats.
         largest_frame_mb: bytes of the largest frame, in MiB; memory is taken only for what is used of it.
 
-    Methods raise what those of `Client` do. The constructor does not connect.
+    Methods raise what those of `Client` do, but for a frame whose engine died twice: EngineError. The constructor does
+    not connect.
     """
 
     def __init__(self, path: Path | str, timeout_s: float = 30.0, *, largest_frame_mb: int = 64) -> None:
         self.path, self.timeout_s = Path(path), timeout_s
         self._slot_bytes = largest_frame_mb << 20
         self._stream: _Stream | None = None
+        self._used = 0.0
+        """When it last was, by the monotonic clock."""
         self._lock = Lock()
 
     def __enter__(self) -> LocalClient:
@@ -100,13 +103,16 @@ class LocalClient:
         if identity is not None:
             request.frame.identity.CopyFrom(identity_to(identity))
         with self._lock:
+            if monotonic() - self._used > QUIET_MS / 1000:  # heartbeats that nobody reads would fill the way
+                self._end()
             try:
                 if self._stream is None:
                     opening = pb.CameraStream(policy=pb.QUEUE_POLICY_BLOCK, heartbeat_ms=QUIET_MS)
                     self._stream = _Stream(self.path, self.timeout_s, self._slot_bytes, 1, opening)
                 self._stream.send(request, image, pixel_format)
                 reply = self._stream.answer()
-            except Exception:
+                self._used = monotonic()
+            except BaseException:
                 self._end()
                 raise
         if reply is None:
@@ -159,8 +165,11 @@ class LocalClient:
             Thread(target=send, name="frames", daemon=True).start()
             while (reply := stream.answer(on_heartbeat)) is not None:
                 yield reply
+            unanswered = len(stream.sent)
         if failures:
             raise failures[0]
+        if unanswered:
+            raise ConnectionLostError(f"{self.path}: the server ended the stream; {unanswered} frames have no answer")
 
     def _end(self) -> None:
         if self._stream is not None:

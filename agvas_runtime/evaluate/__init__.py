@@ -1,1 +1,1 @@
-"""A data set through a bundle or a checkpoint: the paper's four figures per category, as table, JSON and pictures."""
+"""Scoring data sets: figures by category and by image, of models and of other programs' maps."""

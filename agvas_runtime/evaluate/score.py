@@ -1,128 +1,120 @@
-"""Scoring: every image at its own size, a rejected image is a zero map, NO_ANSWER is one too and is counted apart.
+"""Scoring one image: at its own size or a fixed one, a rejected image is a zero map, NO_ANSWER is one too.
 
-Knows no command line and no pictures; whoever wants to draw gets every scored image by callback.
+Knows no command line, no files but masks, and no other image. What is averaged over a category is in rows.py.
 """
 
-import statistics
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from agvas_runtime import metrics
 from agvas_runtime.datasets import Item, load_mask
-from agvas_runtime.engines.registry import Segments, ask
-from agvas_runtime.modes import Request
-from agvas_runtime.verdict import AnswerKind, Verdict
+from agvas_runtime.maps import binarise
 
-FIGURES = ("ap", "f1_max", "iou_ano", "iou_nor")
+Probability = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+NO_ANSWER = "no answer"
 
 
 @dataclass(frozen=True)
-class Scored:
-    """One image with what the model said and what is true."""
+class Answer:
+    """What a model, or another program's map, says of one image."""
 
-    item: Item
-    truth: NDArray[np.bool_]
-    """bool [H,W]."""
-    probability: NDArray[np.float32]
-    """float32 [H,W] in [0,1]; zeros when rejected or without an answer."""
-    mask: NDArray[np.bool_]
-    """bool [H,W]."""
+    probability: Probability
+    """float32 [H,W] of the image's own size, higher is more anomalous; zeros when rejected or without an answer."""
+    threshold: float
+    """What a pixel of the mask is above."""
     outcome: str
-    """The answer's kind, or "no answer"."""
-    reason: str
-    elapsed_ms: float
-    instruction: str
+    """The answer's kind, "no answer", or "map"."""
+    reason: str = ""
+    answer_score: float | None = None
+    """Image-level anomaly score of the answer, p_answer / (p_answer + p_reject), in [0,1]."""
+    elapsed_ms: float | None = None
+    """The whole call, from the file to the result."""
+    instruction: str = ""
     """What the model was asked."""
 
 
-@dataclass
-class Row:
-    """One category's figures, in percent (NaN where undefined), and counts."""
+@dataclass(frozen=True)
+class Record:
+    """One image's outcome and figures (shares in [0,1]; None where undefined), as they stand in images.jsonl."""
 
+    name: str
     category: str
-    images: int = 0
-    normal: int = 0
-    anomalous: int = 0
-    rejected_normals: int = 0
-    """Normal images answered by a rejection, as they should be."""
-    rejected_defectives: int = 0
-    """Defective images answered by a rejection: defects that the model overlooked as a whole."""
-    no_answer: int = 0
-    ap: float = float("nan")
-    f1_max: float = float("nan")
-    iou_ano: float = float("nan")
-    iou_nor: float = float("nan")
-    ms_per_image: float = float("nan")
-    """Median of the whole call, from the file to the result."""
+    kind: str
+    anomalous: bool | None
+    outcome: str
+    reason: str
+    score: float
+    """The map's maximum: the image-level anomaly score."""
+    answer_score: float | None
+    elapsed_ms: float | None
+    size: tuple[int, int]
+    """(H, W) that was scored."""
+    mask_px: int
+    truth_px: int | None
+    """None without pixel labels."""
+    iou: float | None
+    """None for a normal image, and where mask and ground truth are both empty."""
+    regions: tuple[float, ...] = ()
+    """The share of every region of the ground truth that the mask covers."""
 
 
-@dataclass
-class Evaluation:
-    """All categories, their mean, and every image without an answer."""
+class Scored(NamedTuple):
+    """One image's record, and its pixels where there are pixel labels."""
 
-    rows: list[Row] = field(default_factory=list)
-    no_answers: list[tuple[str, str]] = field(default_factory=list)
-    """(image, reason)."""
-    instruction: str = ""
-    """What the model was asked about every image."""
-
-    def mean(self) -> Row:
-        """Figures averaged over the categories where they are defined; counts summed."""
-        row = Row("mean")
-        for name in asdict(row):
-            values = [getattr(each, name) for each in self.rows]
-            if name in (*FIGURES, "ms_per_image"):
-                setattr(row, name, metrics.mean(values))
-            elif name != "category":
-                setattr(row, name, sum(values))
-        return row
+    record: Record
+    pixels: metrics.Pixels | None
+    instruction: str
 
 
-def score_category(
-    segmenter: Segments,
-    category: str,
-    items: Iterable[Item],
-    on_scored: Callable[[Scored], None],
-    request: Request,
-) -> Row:
-    """Run a category's images and score them. Raises InputError for an unreadable image or mask, EngineError."""
-    row, pixels, times = Row(category), metrics.PixelScores(), []
-    overlaps: list[float] = []
-    empty: list[float] = []
-    for item in items:
-        scored = score_image(segmenter, item, request)
-        rejected = scored.outcome == AnswerKind.REJECTED.value
-        row.images += 1
-        row.no_answer += scored.outcome == "no answer"
-        if item.anomalous:
-            row.anomalous += 1
-            row.rejected_defectives += rejected
-            overlaps.append(metrics.iou(scored.mask, scored.truth))
-        else:
-            row.normal += 1
-            row.rejected_normals += rejected
-            empty.append(float(not scored.mask.any()))
-        pixels.add(scored.probability, scored.truth)
-        times.append(scored.elapsed_ms)
-        on_scored(scored)
-    row.ap, row.f1_max = 100 * pixels.average_precision(), 100 * pixels.f1_max()
-    row.iou_ano, row.iou_nor = 100 * metrics.mean(overlaps), 100 * metrics.mean(empty)
-    row.ms_per_image = statistics.median(times) if times else float("nan")
-    return row
+class Compared(NamedTuple):
+    """What the model said beside what is true, at the size that is scored: for pictures."""
+
+    probability: Probability
+    mask: Mask
+    truth: Mask
+    """Empty without pixel labels."""
 
 
-def score_image(segmenter: Segments, item: Item, request: Request) -> Scored:
-    """Run one image; the time is the whole call's, from the file to the result."""
-    begin = time.perf_counter()
-    result = ask(segmenter, item.image, request)
-    elapsed_ms = (time.perf_counter() - begin) * 1e3
-    truth = load_mask(item, result.size)
-    if result.verdict is Verdict.NO_ANSWER:
-        zeros = np.zeros(result.size, np.float32)
-        return Scored(item, truth, zeros, zeros > 0, "no answer", result.reason, elapsed_ms, result.instruction)
-    outcome = result.answer_kind.value
-    return Scored(item, truth, result.probability, result.mask, outcome, result.reason, elapsed_ms, result.instruction)
+def score_image(item: Item, answer: Answer, size: int | None = None) -> tuple[Scored, Compared]:
+    """Score an answer, at the image's own size or on size x size pixels. Raises InputError for an unusable mask."""
+    probability, truth = answer.probability, load_mask(item, answer.probability.shape)
+    if size is not None:
+        probability, truth = resized_map(probability, size), resized_mask(truth, size)
+    mask = binarise(probability, answer.threshold)
+    labelled, anomalous = item.has_truth, bool(item.anomalous)
+    iou = metrics.iou(mask, truth) if labelled and anomalous else float("nan")
+    record = Record(
+        name=item.name,
+        category=item.category,
+        kind=item.kind,
+        anomalous=item.anomalous,
+        outcome=answer.outcome,
+        reason=answer.reason,
+        score=float(probability.max()),
+        answer_score=answer.answer_score,
+        elapsed_ms=answer.elapsed_ms,
+        size=(probability.shape[0], probability.shape[1]),
+        mask_px=int(np.count_nonzero(mask)),
+        truth_px=int(np.count_nonzero(truth)) if labelled else None,
+        iou=None if np.isnan(iou) else iou,
+        regions=tuple(metrics.coverage(mask, truth)),
+    )
+    pixels = metrics.split(probability, truth) if labelled else None
+    return Scored(record, pixels, answer.instruction), Compared(probability, mask, truth)
+
+
+def resized_map(probability: Probability, size: int) -> Probability:
+    """Map float32 [H,W] -> float32 [size,size], bilinear; shrinking, over all pixels that a new one covers."""
+    image = Image.fromarray(probability).resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(image, np.float32)
+
+
+def resized_mask(truth: Mask, size: int) -> Mask:
+    """Ground truth bool [H,W] -> bool [size,size]: defect where the resized mask, as a map, is at least a half."""
+    return resized_map(truth.astype(np.float32), size) >= np.float32(0.5)

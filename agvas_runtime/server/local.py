@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from threading import BoundedSemaphore, Condition, Thread
-from time import perf_counter
+from time import monotonic, perf_counter, sleep
 from uuid import uuid4
 
 from google.protobuf.message import DecodeError
@@ -48,6 +48,8 @@ METHOD = "local"
 HELLO_S = 10.0
 """How long a connection may take to begin."""
 MOST_CONNECTIONS = 64
+LOOK_S = 0.1
+"""How often something is looked at again."""
 
 log = logging.getLogger("agvas.local")
 Message = Apart[pb.InspectRequest] | Undecodable
@@ -60,70 +62,99 @@ class LocalServer:
         path: of the socket's file; what a dead server left there is replaced.
         service: answers.
         on_end: told of the end of every connection.
+        most_file_bytes: of a frame that is an image file.
 
     Raises:
         EngineError: the path cannot be listened at, or another server does.
     """
 
-    def __init__(self, path: Path, service: InspectionService, on_end: Callable[[CallEnd], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        service: InspectionService,
+        on_end: Callable[[CallEnd], None],
+        most_file_bytes: int = 64 << 20,
+    ) -> None:
         self._path, self._service, self._on_end = path, service, on_end
+        self._most_file_bytes, self._stopping = most_file_bytes, False
         self._places = BoundedSemaphore(MOST_CONNECTIONS)
         self._open: set[socket.socket] = set()
         self._changed = Condition()
         self._listening = _listen(path)
         Thread(target=self._accept, name="local", daemon=True).start()
 
-    def stop(self, patience_s: float) -> None:
-        """Take no connection any more, wait so long for the streams to end, and cut those that do not."""
+    def stop(self, patience_s: float, hurried: Callable[[], bool] = lambda: False) -> None:
+        """Take no connection any more, wait so long for the streams to end, or until `hurried`, and cut the others."""
+        until, self._stopping = monotonic() + patience_s, True
         with suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         self._path.unlink(missing_ok=True)
         with self._changed:
-            self._changed.wait_for(lambda: not self._open, patience_s)
+            while self._open and self._service.open_streams and monotonic() < until and not hurried():
+                self._changed.wait(LOOK_S)
             for connection in self._open:
-                with suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
+                _cut(connection)
 
     def _accept(self) -> None:
         while True:
             try:
                 connection, _ = self._listening.accept()
-            except OSError:
-                return
+            except OSError as error:
+                if self._stopping:
+                    return
+                log.warning("no connection can be taken: %s", error.strerror)
+                sleep(LOOK_S)
+                continue
             if not self._places.acquire(blocking=False):
                 connection.close()
                 log.warning("%d connections are open already; one more was refused", MOST_CONNECTIONS)
                 continue
             with self._changed:
                 self._open.add(connection)
-            Thread(target=self._serve, args=(connection,), name="local", daemon=True).start()
+            try:
+                Thread(target=self._serve, args=(connection,), name="local", daemon=True).start()
+            except RuntimeError as error:
+                log.warning("no connection can be served: %s", error)
+                self._forget(connection)
+                connection.close()
+
+    def _forget(self, connection: socket.socket) -> None:
+        self._places.release()
+        with self._changed:
+            self._open.discard(connection)
+            self._changed.notify_all()
 
     def _serve(self, connection: socket.socket) -> None:
         began, caller = perf_counter(), Caller("", uuid4().hex, _peer(connection))
         code, text = Code.OK, ""
         try:
             with connection:
-                code, text = Connection(connection, self._service, caller).serve()
+                try:
+                    code, text = Connection(connection, self._service, caller, self._most_file_bytes).serve()
+                finally:
+                    _cut(connection)  # closing alone leaves the thread that reads
         except (OSError, Hangup) as error:
             code, text = Code.CANCELLED, f"the caller went away: {error}"
         except Exception:
             log.exception("a local connection failed")
             code, text = Code.INTERNAL, "see the log"
         finally:
-            self._places.release()
-            with self._changed:
-                self._open.discard(connection)
-                self._changed.notify_all()
+            self._forget(connection)
             self._on_end(CallEnd(METHOD, code.name, text, perf_counter() - began, caller))
 
 
 class Connection:
     """One stream: a thread reads its messages, another one, which calls `serve`, sends the answers."""
 
-    def __init__(self, connection: socket.socket, service: InspectionService, caller: Caller) -> None:
+    def __init__(
+        self, connection: socket.socket, service: InspectionService, caller: Caller, most_file_bytes: int
+    ) -> None:
         self._connection, self._service, self._caller = connection, service, caller
+        self._most_file_bytes = most_file_bytes
         self._leave: Callable[[], None] = lambda: None
+        self._failure: Exception | None = None
+        """What ended the caller's messages, if they did not just end."""
 
     def serve(self) -> tuple[Code, str]:
         """Answer until the caller has no more frames; how it ended. Raises OSError and Hangup where it went away."""
@@ -135,7 +166,6 @@ class Connection:
             raise Hangup("found no memory at all, expected room for a frame") from None
         finally:
             os.close(fd)
-        self._connection.settimeout(None)
         patience = struct.pack("ll", int(TAKE_S), 0)
         self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
         self._connection.sendall(HELLO)
@@ -144,7 +174,9 @@ class Connection:
         try:
             for reply in self._service.stream(messages, self._caller.peer, self._caller.request_id, self._when_gone):
                 self._send(ANSWER, reply.SerializeToString())
-        except OSError:
+            if self._failure is not None:
+                raise self._failure
+        except (OSError, Hangup):
             raise
         except Exception as error:
             code, text = status_of(error)
@@ -159,12 +191,20 @@ class Connection:
 
     def _messages(self, memory: memoryview) -> Iterator[Message]:
         """What the caller sends. It ends where the caller has no more, or is gone."""
-        while content := self._received(REQUEST_HEAD.size):
-            head = Head(*REQUEST_HEAD.unpack(content))
-            if head.message_bytes > MOST_MESSAGE_BYTES:
-                raise TooMuch(f"message: found {head.message_bytes} bytes, expected at most {MOST_MESSAGE_BYTES}")
-            message = self._received(head.message_bytes) if head.message_bytes else b""
-            yield _decoded(message, head, memory)
+        try:
+            while content := self._received(REQUEST_HEAD.size):
+                head = Head(*REQUEST_HEAD.unpack(content))
+                if head.message_bytes > MOST_MESSAGE_BYTES:
+                    raise TooMuch(f"message: found {head.message_bytes} bytes, expected at most {MOST_MESSAGE_BYTES}")
+                message = self._received(head.message_bytes) if head.message_bytes else b""
+                if len(message) < head.message_bytes:
+                    raise Hangup("found the end, expected the message behind its head")
+                if self._connection.gettimeout():
+                    self._connection.settimeout(None)  # once it is open a camera may be silent as long as it likes
+                yield self._decoded(message, head, memory)
+        except Exception as error:
+            self._failure = error
+            raise
 
     def _received(self, count: int) -> bytes:
         try:
@@ -179,24 +219,32 @@ class Connection:
     def _send(self, kind: int, content: bytes) -> None:
         self._connection.sendall(REPLY_HEAD.pack(kind, len(content)) + content)
 
-
-def _decoded(content: bytes, head: Head, memory: memoryview) -> Message:
-    """A message with the bytes of its frame."""
-    try:
-        message = pb.InspectRequest.FromString(content)
-    except DecodeError:
-        found = f"{len(content)} bytes that are no InspectRequest"
-        return Undecodable(f"message: found {found}, expected its fields in protobuf's encoding")
-    if not head.frame_bytes:
+    def _decoded(self, content: bytes, head: Head, memory: memoryview) -> Message:
+        """A message with the bytes of its frame."""
+        try:
+            message = pb.InspectRequest.FromString(content)
+        except DecodeError:
+            found = f"{len(content)} bytes that are no InspectRequest"
+            return Undecodable(f"message: found {found}, expected its fields in protobuf's encoding")
+        if not head.frame_bytes:
+            return Apart(message)
+        end = head.offset + head.frame_bytes
+        if end > len(memory):
+            return Undecodable(
+                f"frame: found its end at {end}, expected it within the {len(memory)} bytes of the memory"
+            )
+        pixels = memory[head.offset : end]
+        if message.frame.frame.HasField("raw"):
+            return Apart(message, pixels)
+        if len(pixels) > self._most_file_bytes:
+            return Undecodable(f"frame: found {len(pixels)} bytes, expected at most {self._most_file_bytes}")
+        message.frame.frame.encoded = bytes(pixels)
         return Apart(message)
-    end = head.offset + head.frame_bytes
-    if end > len(memory):
-        return Undecodable(f"frame: found its end at {end}, expected it within the {len(memory)} bytes of the memory")
-    pixels = memory[head.offset : end]
-    if message.frame.frame.HasField("raw"):
-        return Apart(message, pixels)
-    message.frame.frame.encoded = bytes(pixels)
-    return Apart(message)
+
+
+def _cut(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _listen(path: Path) -> socket.socket:

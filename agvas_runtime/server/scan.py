@@ -146,17 +146,20 @@ class ScanSession:
 
     def _accept(self, message: Message) -> None:
         """Put a block's rows to those that wait, or skip them."""
-        rows, wrong = np.empty((0, 0, 3), np.uint8), ""
+        rows, wrong, status = np.empty((0, 0, 3), np.uint8), "", pb.FRAME_STATUS_INVALID
         try:
             rows = rows_of(message, self._plan, self._max_pixels)
         except InputError as error:
             wrong = str(error)
+        except Exception as error:  # no memory, for one
+            log.exception("a block of %s could not be read", self._plan.camera_id)
+            wrong, status = type(error).__name__, pb.FRAME_STATUS_DROPPED
         with self._changed:
             if self._stopping:  # it was skipped then
                 return
             self._in_hand = None
             if wrong:
-                self._rows.skip(height_of(message), pb.FRAME_STATUS_INVALID, wrong)
+                self._rows.skip(height_of(message), status, wrong)
             elif len(rows):
                 if self._rows.waiting >= self._plan.queue_rows:  # with the policy to block there was room
                     self._rows.drop(pb.FRAME_STATUS_DROPPED, TOO_FAST)

@@ -83,6 +83,8 @@ def read_opening(message: Message | None, intake: Intake, max_pixels: int) -> Sc
         raise InputError(f"open.width: found {asked.width}, expected 1 to {MOST_SIDE} pixels")
     if asked.policy not in POLICIES:
         raise InputError(f"open.policy: found {asked.policy}, expected LATEST or BLOCK")
+    if asked.pixel_format in (pb.PIXEL_FORMAT_YUV422_UYVY, pb.PIXEL_FORMAT_YUV422_YUYV) and asked.width % 2:
+        raise InputError(f"open.width: found {asked.width}, expected an even number for YUV422")
     tiling = _tiling(asked)
     if asked.width * tiling.height > max_pixels:
         found = f"found {asked.width} pixels in bands of tile_height {tiling.height}"
@@ -94,7 +96,7 @@ def read_opening(message: Message | None, intake: Intake, max_pixels: int) -> Sc
         tiling=tiling,
         mm=_mm(asked),
         policy=POLICIES[asked.policy],
-        queue_rows=_within(asked, "queue_rows", 4 * tiling.height, 1, max(max_pixels // asked.width, 1)),
+        queue_rows=_within(asked, "queue_rows", 4 * tiling.height, tiling.height, max_pixels // asked.width),
         longest=_within(asked, "longest_defect_rows", LONGEST_DEFECT, 1, MOST_LONGEST),
         heartbeat_s=_within(asked, "heartbeat_ms", 1000, 100, 60_000) / 1000,
         settings=_settings(asked, intake),

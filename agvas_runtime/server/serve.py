@@ -167,7 +167,9 @@ class InspectionServer:
         self._book.watch()
         self._server.start()
         if self._config.local is not None:
-            self._local = LocalServer(self._config.local, self._service, self._ended)
+            self._local = LocalServer(
+                self._config.local, self._service, self._ended, self._config.max_message_mb * MEBIBYTE
+            )
         self._set_health()
 
     def abandon(self) -> None:
@@ -191,7 +193,7 @@ class InspectionServer:
             if hurried is not None and hurried.is_set():
                 self._server.stop(0)
         if self._local is not None:
-            self._local.stop(0.0 if hurried is not None and hurried.is_set() else max(until - monotonic(), 0.0))
+            self._local.stop(max(until - monotonic(), 0.0), lambda: hurried is not None and hurried.is_set())
         # Nobody waits for an answer any more; an engine that still computes one may end by itself, but not for long.
         self._pool.stop(0.0 if hurried is not None and hurried.is_set() else FINISH_S)
         self._book.close()

@@ -1,6 +1,7 @@
 """Data sets on disk as users have them, and masks as they come."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -93,8 +94,6 @@ def test_one_root_for_all_sets_with_placeholders(mvtec):
     [
         (record("gone.png"), r"gone.png: the data set lists this image"),
         (record("tile/test/good/000.png", "gone.png", 1), r"gone.png: the data set lists this mask"),
-        (record("tile/test/good/000.png", "tile/ground_truth", 1), "no pixel labels"),
-        (record("tile/test/good/000.png", "", 1), "no pixel labels"),
         (record("../outside.png"), "leaves the data set's folder"),
         (record("/etc/hostname"), "leaves the data set's folder"),
         ({"img_path": "tile/test/good/000.png"}, r"meta.json: not a data set's list \(no field 'anomaly'\)"),
@@ -171,6 +170,51 @@ def test_a_mask_of_another_size_names_both(item):
         as_mask(item, Image.fromarray(grey(255, (9, 6))))
 
 
-def test_a_mask_of_zeros_and_ones_is_refused_instead_of_read_as_empty(item):
-    with pytest.raises(InputError, match="largest value is 1, but defect begins at 128"):
-        as_mask(item, Image.fromarray(grey(1)))
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_mask_of_zeros_and_ones_means_what_it_says(item, dtype):
+    truth = np.zeros((6, 9), dtype)
+    truth[2, 3:5] = 1
+    np.testing.assert_array_equal(as_mask(item, Image.fromarray(truth)), truth == 1)
+
+
+def test_a_mask_of_other_small_values_is_refused_instead_of_read_as_empty(item):
+    with pytest.raises(InputError, match="largest value is 2, but defect begins at 128"):
+        as_mask(item, Image.fromarray(grey(2)))
+
+
+@pytest.mark.parametrize("mask", ["", "tile/ground_truth"])
+def test_a_list_without_masks_has_no_pixel_labels(mvtec, mask):
+    write_meta(mvtec / "meta.json", {"tile": [record("tile/test/crack/000.png", mask, 1, "crack")]})
+    (item,) = load_dataset(mvtec).items
+    assert (item.anomalous, item.mask, item.has_truth) == (True, None, False)
+
+
+def test_folders_without_ground_truth_have_no_pixel_labels(mvtec):
+    shutil.rmtree(mvtec / "tile" / "ground_truth")
+    listed = load_dataset(mvtec).categories
+    assert [item.has_truth for item in listed["tile"]] == [False, False, True]
+    assert all(item.has_truth for item in listed["bottle"])
+
+
+def test_one_lost_mask_among_others_is_named(mvtec):
+    kept = record("tile/test/crack/000.png", "tile/ground_truth/crack/000_mask.png", 1)
+    write_meta(mvtec / "meta.json", {"tile": [kept, record("tile/test/crack/001.png", "", 1)]})
+    with pytest.raises(InputError, match=r"crack/001.png: no pixel labels, but others of category 'tile' have masks"):
+        load_dataset(mvtec)
+
+
+def test_of_a_folder_of_images_nothing_is_known(tmp_path):
+    save(tmp_path / "line" / "b.png", grey())
+    save(tmp_path / "line" / "a.bmp", grey())
+    dataset = load_dataset(tmp_path / "line")
+    assert [(item.name, item.anomalous, item.has_truth) for item in dataset.categories["line"]] == [
+        ("a.bmp", None, False),
+        ("b.png", None, False),
+    ]
+
+
+def test_images_are_named_by_their_path_in_the_data_set(mvtec):
+    assert load_dataset(mvtec).items[0].name == "bottle/test/crack/000.png"
+    assert load_dataset(mvtec / "tile").items[0].name == "test/crack/000.png"
+    write_meta(mvtec / "meta.json", {"t": [record("tile/test/good/000.png")]})
+    assert load_dataset(mvtec).items[0].name == "tile/test/good/000.png"

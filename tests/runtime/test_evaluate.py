@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 
 import numpy as np
@@ -11,46 +12,16 @@ from PIL import Image
 from agvas_runtime import console
 from agvas_runtime.bundle import default_bundle_path
 from agvas_runtime.datasets import load_dataset
-from agvas_runtime.errors import EngineError
-from agvas_runtime.evaluate.cli import app, as_report, evaluate_dataset, main
-from agvas_runtime.evaluate.pictures import file_name, spread
-from agvas_runtime.evaluate.score import Evaluation, Row
+from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.evaluate.cli import app, main
+from agvas_runtime.evaluate.pictures import CAPTION_PX, GAP_PX, file_name, spread
+from agvas_runtime.evaluate.report import as_report
+from agvas_runtime.evaluate.rows import Evaluation, Row
+from agvas_runtime.evaluate.run import evaluate_dataset
 from agvas_runtime.frames import read_image
 from agvas_runtime.metrics import average_precision, f1_max
 from agvas_runtime.modes import Mode, Request
-from agvas_runtime.result import AnswerKind, Result, Scores, Verdict
-
-
-class RedEngine:
-    """An engine whose anomaly probability is the red channel; the blue one says how it answers."""
-
-    def segment(self, image, instruction=None, recipe=None, **asked):
-        self.asked = instruction, asked
-        frame = read_image(image)
-        blue = frame[0, 0, 2]
-        if blue == 60:
-            raise EngineError("graph llm: out of memory")
-        kind = {0: AnswerKind.SEGMENTED, 10: AnswerKind.REJECTED, 20: AnswerKind.OTHER}[int(blue)]
-        red = frame[:, :, 0].astype(np.float32) / 255
-        probability = np.zeros_like(red) if kind is AnswerKind.REJECTED else red
-        verdict = Verdict.NO_ANSWER if kind is AnswerKind.OTHER else Verdict.PASS
-        scores = Scores(0.5, 0.5, 0.0, 0.5, 1.0)
-        text = instruction or f"{asked['mode'].value} {asked['class_name']} {asked['normal_look']}"
-        return Result(verdict, "odd text", "", kind, probability, probability > 0.5, (), scores, {}, text)
-
-
-def save(root, name, red, blue=0, truth=None):
-    """One image of a category "part"; `red` uint8 [H,W] is its answer, `truth` its defect."""
-    kind = "good" if truth is None else "crack"
-    image = np.zeros((*red.shape, 3), np.uint8)
-    image[:, :, 0], image[:, :, 2] = red, blue
-    path = root / "part" / "test" / kind / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path)
-    if truth is not None:
-        mask = root / "part" / "ground_truth" / kind / f"{name}_mask.png"
-        mask.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(truth.astype(np.uint8) * 255).save(mask)
+from tests.runtime.red_source import Red, save
 
 
 @pytest.fixture
@@ -71,7 +42,11 @@ def data(tmp_path):
 
 
 def scored(root, **options):
-    return evaluate_dataset(RedEngine(), load_dataset(root), **options)
+    return evaluate_dataset(Red(), load_dataset(root), **options).evaluation
+
+
+def reported(evaluation, **settings):
+    return console.finite(as_report(evaluation, "data", settings))
 
 
 def test_figures_are_those_of_all_pixels_and_of_all_images(data):
@@ -95,7 +70,7 @@ def test_rejections_and_missing_answers_are_counted_apart(data):
     (row,) = evaluation.rows
     counts = row.images, row.normal, row.anomalous, row.rejected_normals, row.rejected_defectives, row.no_answer
     assert counts == (5, 3, 2, 0, 1, 1)
-    assert evaluation.no_answers == [(str(data / "part/test/good/odd.png"), "odd text")]
+    assert [(image.name, image.reason) for image in evaluation.no_answers] == [("part/test/good/odd.png", "odd text")]
 
 
 def test_an_engine_that_fails_stops_the_evaluation(data):
@@ -109,7 +84,7 @@ def test_a_set_without_normal_images_has_no_iou_nor(data):
         image.unlink()
     evaluation = scored(data)
     assert math.isnan(evaluation.rows[0].iou_nor)
-    report = console.finite(as_report(evaluation, "data", "ort", None, None))
+    report = reported(evaluation)
     assert report["mean"]["iou_nor"] is None
     assert report["categories"][0]["iou_ano"] == pytest.approx(25)
 
@@ -123,12 +98,86 @@ def test_the_mean_is_over_the_categories_where_a_figure_is_defined():
 
 def test_every_image_is_asked_what_the_request_says_and_the_report_records_it(data):
     request = Request(Mode.DESCRIBE_PLUS, class_name="dents", normal_look="It is flat.")
-    engine = RedEngine()
-    evaluation = evaluate_dataset(engine, load_dataset(data), request=request)
-    assert engine.asked == (None, {"mode": Mode.DESCRIBE_PLUS, "class_name": "dents", "normal_look": "It is flat."})
-    report = as_report(evaluation, "data", "reference", None, None, request.mode)
+    source = Red(request)
+    done = evaluate_dataset(source, load_dataset(data))
+    asked = {"mode": Mode.DESCRIBE_PLUS, "class_name": "dents", "normal_look": "It is flat."}
+    assert source.engine.asked == (None, asked)
+    report = as_report(done.evaluation, "data", done.settings)
     assert report["mode"] == "describe-plus"
     assert report["instruction"] == "describe-plus dents It is flat."
+
+
+def test_regions_and_areas_tell_what_was_overlooked_and_what_is_too_small(tmp_path):
+    """One image of two regions, one of them half found; one of a single region, found with four times its area."""
+    two, one = np.zeros((8, 20), bool), np.zeros((20, 8), bool)
+    two[1:3, 1:5] = two[5:7, 10:14] = one[4:6, 2:4] = True
+    half, large = np.zeros((8, 20), np.uint8), np.zeros((20, 8), np.uint8)
+    half[1:2, 1:5] = large[4:8, 2:6] = 255
+    save(tmp_path, "two", half, truth=two)
+    save(tmp_path, "one", large, truth=one)
+    (row,) = scored(tmp_path).rows
+    assert row.regions == 3
+    assert row.region_recall == pytest.approx(100 * (0.5 + 0 + 1) / 3)
+    assert row.regions_found == pytest.approx(200 / 3)
+    assert row.several_found == pytest.approx(50)
+    assert row.area_ratio == pytest.approx(100 * (0.25 + 4) / 2)  # the median of two
+    assert row.iou_ano == pytest.approx(100 * (4 / 16 + 4 / 16) / 2)
+
+
+def test_images_are_told_apart_by_the_maximum_of_their_maps(data):
+    (row,) = scored(data).rows
+    # defective: 200 and a rejection, so 0; normal: 40, 130 and no answer, so 0
+    assert row.image_auroc == pytest.approx(100 * (3 + 0.5) / 6)
+    assert row.answer_auroc == pytest.approx(50)  # this engine says the same of all
+
+
+def test_a_defective_image_with_an_empty_ground_truth_is_counted(tmp_path):
+    nothing = np.zeros((6, 9), bool)
+    save(tmp_path, "quiet", np.zeros((6, 9), np.uint8), truth=nothing)
+    evaluation = scored(tmp_path)
+    assert evaluation.rows[0].empty_truths == 1
+    assert reported(evaluation)["mean"]["iou_ano"] is None  # nothing there, nothing found: no figure
+    save(tmp_path, "alarm", np.full((6, 9), 255, np.uint8), truth=nothing)
+    assert scored(tmp_path).rows[0].iou_ano == 0
+
+
+def test_an_image_and_a_mask_of_different_sizes_are_refused_by_name(tmp_path):
+    save(tmp_path, "turned", np.zeros((6, 9), np.uint8), truth=np.ones((9, 6), bool))
+    with pytest.raises(InputError, match=r"turned_mask.png: the mask is 6 x 9, its image .*turned.png 9 x 6"):
+        scored(tmp_path)
+
+
+def test_without_masks_there_are_figures_of_images_only(data):
+    shutil.rmtree(data / "part" / "ground_truth")
+    evaluation = scored(data)
+    (row,) = evaluation.rows
+    assert row.image_auroc == pytest.approx(100 * 3.5 / 6)
+    assert row.iou_nor == pytest.approx(200 / 3)
+    undefined = ("ap", "f1_max", "iou_ano", "auroc", "pro", "region_recall", "area_ratio")
+    assert all(math.isnan(getattr(row, name)) for name in undefined)
+    assert {record.truth_px for record in evaluation.records if record.anomalous} == {None}
+
+
+def test_of_a_folder_of_images_only_scores_are_told(data, capfd, tmp_path):
+    folder = data / "part" / "test" / "good"
+    evaluation = scored(folder)
+    assert [(record.name, round(record.score, 2)) for record in evaluation.records] == [
+        ("alarm.png", 0.51), ("odd.png", 0), ("quiet.png", 0.16)]  # fmt: skip
+    code, _, err = command(capfd, folder)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "name --out for their scores" in err
+
+
+def test_a_fixed_size_is_scored_on_that_many_pixels(tmp_path):
+    truth, found = np.zeros((40, 80), bool), np.zeros((40, 80), np.uint8)
+    truth[10:20, 20:60], found[10:20, 20:40] = True, 255
+    save(tmp_path, "wide", found, truth=truth)
+    evaluation = scored(tmp_path, size=20, out=tmp_path / "out")
+    (record,) = evaluation.records
+    assert (record.size, record.truth_px, record.mask_px) == ((20, 20), 5 * 10, 5 * 5)
+    assert record.iou == pytest.approx(0.5)
+    assert reported(evaluation, size=20)["protocol"]["size"].startswith("20 x 20")
+    assert reported(evaluation, size=None)["protocol"]["size"] == "each image's own"
 
 
 def test_the_limit_is_spread_over_the_category(data):
@@ -147,6 +196,8 @@ def test_pictures_stand_beside_a_contact_sheet(data, tmp_path):
     strip = read_image(out / "pictures" / "part" / names[0])
     assert strip.shape[1] > 3 * 20
     assert read_image(out / "pictures" / "part_sheet.jpg").shape[0] > strip.shape[0]
+    worst = read_image(out / "pictures" / "part_worst.jpg")  # three: both defects and the false alarm, so one row
+    assert worst.shape[0] == 3 * 10 + CAPTION_PX + GAP_PX
 
 
 def test_file_names_cannot_leave_their_folder():
@@ -188,6 +239,9 @@ def test_json_is_all_that_stands_on_stdout(capfd, defects, tmp_path):
     assert all(0 <= report["mean"][name] <= 100 for name in ("ap", "f1_max", "iou_ano", "iou_nor"))
     assert report == json.loads((tmp_path / "out" / "results.json").read_text())
     assert "results.json" in err
+    images = [json.loads(line) for line in (tmp_path / "out" / "images.jsonl").read_text().splitlines()]
+    assert [image["name"] for image in images][:2] == ["bar/test/good/0.png", "bar/test/spot/0.png"]
+    assert not (tmp_path / "out" / "unfinished").exists()
     assert (tmp_path / "out" / "pictures" / "disc_sheet.jpg").is_file()
 
 
@@ -204,6 +258,15 @@ def test_the_table_names_every_category_and_the_mean(capfd, defects):
     assert [word for word in ("bar", "disc", "mean", "IoU_nor", "n/a") if word not in out] == []
 
 
+def test_the_table_fits_120_columns_with_all_its_figures(capfd, data):
+    save(data, "two", np.zeros((5, 5), np.uint8), truth=np.eye(5, dtype=bool) & (np.arange(5) % 2 == 0))
+    code, out, _ = command(capfd, data, "--threads", 1)
+    assert code == 0
+    words = ("AP", "F1-Max", "IoU_ano", "IoU_nor", "AUROC", "PRO", "answer", "recall", "found", "several", "ratio")
+    assert [word for word in words if word not in out] == []
+    assert max(map(len, out.splitlines())) <= 120
+
+
 @pytest.mark.parametrize(
     ("args", "line"),
     [
@@ -215,6 +278,11 @@ def test_the_table_names_every_category_and_the_mean(capfd, defects):
         (["DATA", "--checkpoint", "x", "--bundle", "y"], "error: can't use both --bundle and --checkpoint"),
         (["DATA", "--engine", "reference", "--mode", "describe-plus"], "error: mode describe-plus needs normal_look"),
         (["DATA", "--instruction", "a", "--class-name", "b"], "error: can't use both instruction and class_name"),
+        (["DATA", "--maps", "x", "--bundle", "y"], "error: can't use --maps beside a model"),
+        (["DATA", "--maps", "nowhere"], "error: nowhere: no such folder of score maps"),
+        (["DATA", "--threshold", "0.3"], "error: --threshold goes with --maps"),
+        (["DATA", "--resume"], "error: --resume needs --out"),
+        (["DATA", "--beside", "nowhere"], "error: nowhere: no results of agvas-eval"),
         (["DATA", "--mode", "guess"], "error: Invalid value for '--mode'"),
         (["DATA", "--limit", "0"], "error: Invalid value for '--limit'"),
         (["DATA", "--frobnicate"], "error: No such option: --frobnicate"),

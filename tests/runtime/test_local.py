@@ -6,11 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from agvas_runtime import local_client
 from agvas_runtime.client import Client, ConnectionLostError, DeadlineMissedError
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.local_client import SLOTS, LocalClient
@@ -258,7 +260,9 @@ def test_a_message_of_a_gigabyte_is_not_waited_for(live, path):
     with Raw(path) as caller:
         caller.open()
         caller.socket.sendall(REQUEST_HEAD.pack((1 << 32) - 1, 0, 0))
-        assert caller.receive().startswith(("OK", "RESOURCE_EXHAUSTED"))
+        assert (
+            caller.receive() == f"RESOURCE_EXHAUSTED message: found {(1 << 32) - 1} bytes, expected at most {1 << 20}"
+        )
 
 
 def test_a_caller_who_takes_no_answers_is_cut_off_and_others_notice_nothing(live, path, client, monkeypatch):
@@ -275,6 +279,66 @@ def test_a_caller_who_takes_no_answers_is_cut_off_and_others_notice_nothing(live
         until(lambda: live.session("raw") is not None)
         while live.session("raw") is not None:
             assert client.segment(IMAGES[DEFECT]).verdict is Verdict.REJECT
+
+
+def test_who_opens_no_stream_is_cut_off_and_holds_no_place(live, path, monkeypatch):
+    monkeypatch.setattr(local, "HELLO_S", 0.3)
+    with Raw(path) as caller:
+        assert receive_exactly(caller.socket, len(HELLO)) == HELLO
+        assert caller.socket.recv(1) == b""
+    until(lambda: not live.server._local._open)
+    assert live.server._service.open_streams == 0
+
+
+def test_an_image_file_of_gigabytes_is_not_copied(live, path):
+    with Raw(path, size=1 << 32) as caller:
+        caller.open()
+        message = pb.InspectRequest(frame=pb.SegmentRequest()).SerializeToString()
+        caller.send(message, 0, 1 << 31)
+        assert caller.receive().reason == f"frame: found {1 << 31} bytes, expected at most {64 << 20}"
+
+
+def test_a_message_that_ends_behind_its_head_is_no_frame(live, path):
+    with Raw(path) as caller:
+        caller.open()
+        caller.socket.sendall(REQUEST_HEAD.pack(10, 0, 0))
+        caller.socket.shutdown(socket.SHUT_WR)
+        rest = b"".join(iter(lambda: caller.socket.recv(4096), b""))
+        assert b"event" not in rest
+
+
+def test_the_listener_outlives_a_moment_without_descriptors(live, path, client, monkeypatch):
+    accept, failed = socket.socket.accept, threading.Event()
+
+    def failing(listening):
+        if not failed.is_set():
+            failed.set()
+            raise OSError(24, "Too many open files")
+        return accept(listening)
+
+    monkeypatch.setattr(socket.socket, "accept", failing)
+    with LocalClient(path) as first:
+        first.segment(IMAGES[NORMAL])  # wakes the one accept that was under way
+    assert client.segment(IMAGES[DEFECT]).verdict is Verdict.REJECT
+    assert failed.is_set()
+
+
+def test_a_client_that_was_interrupted_goes_on(live, client, monkeypatch):
+    with live.frozen(), monkeypatch.context() as patched:
+        patched.setattr(local_client._Stream, "answer", lambda stream: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            client.segment(IMAGES[DEFECT])
+    assert client.segment(IMAGES[DEFECT]).verdict is Verdict.REJECT
+
+
+def test_an_old_connection_is_made_anew(live, client, monkeypatch):
+    client.segment(IMAGES[DEFECT])
+    before = client._stream
+    client.segment(IMAGES[DEFECT])
+    assert client._stream is before
+    client._used -= 2 * local_client.QUIET_MS / 1000
+    assert client.segment(IMAGES[DEFECT]).verdict is Verdict.REJECT
+    assert client._stream is not before
 
 
 def test_only_its_owner_may_use_the_file(live, path):

@@ -66,12 +66,12 @@ def named() -> Iterator[None]:
 
 def read_parameters(asked: oi.ModelInferRequest, request: pb.SegmentRequest) -> pb.PixelFormat:
     """Put a request's parameters where they belong; gives the pixel format of colours. Raises InputError."""
-    colours = pb.PIXEL_FORMAT_RGB8
+    colours, timeout_ms = pb.PIXEL_FORMAT_RGB8, math.inf
     for name, value in asked.parameters.items():
         found = _value(value)
         if name == "timeout":  # microseconds, as Triton's clients send it; 0 for none
             if isinstance(found, int) and found > 0:
-                _earlier(request, found / 1000)
+                timeout_ms = found / 1000
         elif name == "pixel_format":
             if found not in PIXEL_FORMATS:
                 raise _wrong(name, found, " or ".join(PIXEL_FORMATS))
@@ -81,6 +81,8 @@ def read_parameters(asked: oi.ModelInferRequest, request: pb.SegmentRequest) -> 
         elif not name.startswith(PASSED_OVER):
             known = ", ".join([*PARAMETERS, "pixel_format", "timeout"])
             raise InputError(f"model {NAME}: found parameter {shown(name)}, expected one of {known}")
+    if timeout_ms < (request.deadline_ms if request.HasField("deadline_ms") else math.inf):
+        request.deadline_ms = timeout_ms
     return colours
 
 
@@ -123,11 +125,6 @@ def _put(request: pb.SegmentRequest, name: str, value: object) -> None:
         setattr(message, last, value if is_text else int(str(value)) if is_whole else float(str(value)))
     except (TypeError, ValueError):  # a text that is no number, or a number out of the field's range
         raise _wrong(name, value, expected) from None
-
-
-def _earlier(request: pb.SegmentRequest, deadline_ms: float) -> None:
-    own = request.deadline_ms if request.HasField("deadline_ms") else math.inf
-    request.deadline_ms = min(own, deadline_ms)
 
 
 def _value(parameter: oi.InferParameter) -> object:
