@@ -164,7 +164,10 @@ def test_a_heartbeat_comes_at_once_and_further_ones_follow(scan):
         (opening(mm_per_pixel=float("nan"), mm_per_row=1), "open.mm_per_pixel: found nan"),
         (opening(policy=9), "open.policy: found 9, expected LATEST or BLOCK"),
         (opening(queue_rows=95), "open.queue_rows: found 95, expected 96 to 4166"),
-        (opening(width=241, pixel_format=pb.PIXEL_FORMAT_YUV422_UYVY), "open.width: found 241, expected an even number"),
+        (
+            opening(width=241, pixel_format=pb.PIXEL_FORMAT_YUV422_UYVY),
+            "open.width: found 241, expected an even number",
+        ),
         (opening(longest_defect_rows=0), "open.longest_defect_rows: found 0, expected 1 to 1000000"),
         (opening(heartbeat_ms=99), "open.heartbeat_ms: found 99, expected 100 to 60000"),
         (opening(defaults=pb.SegmentRequest(frame=pb.Frame(encoded=b"1"))), "open.defaults.frame: found a frame"),
