@@ -1,6 +1,7 @@
 """What tests of all packages share: the evaluation images, one segmenter, one real server on a loopback port."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,16 @@ from agvas_runtime.segmenter import Segmenter
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEMO_FRAMES = REPOSITORY / "agvas_runtime" / "demo" / "frames"
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """A command that a test runs in this process, and that hears signals by itself, leaves none deaf behind it."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 def shared_folder() -> Path | None:
