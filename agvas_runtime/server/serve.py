@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from PIL import Image
 
-from agvas_runtime.errors import EngineError, EngineLost, NotNow
+from agvas_runtime.errors import EngineLost, NotNow
 from agvas_runtime.modes import Request
 from agvas_runtime.proto.agvas.v1 import admin_pb2, admin_pb2_grpc, inspection_pb2, inspection_pb2_grpc
 from agvas_runtime.server.access import Access
@@ -43,12 +42,12 @@ from agvas_runtime.server.logs import CallLog
 from agvas_runtime.server.metrics import Live, Metrics
 from agvas_runtime.server.metrics_http import MetricsServer
 from agvas_runtime.server.notify import notify
+from agvas_runtime.server.port import open_port
 from agvas_runtime.server.recipes import NamedRecipe, RecipeBook
 from agvas_runtime.server.requests import Intake
 from agvas_runtime.server.service import DECODERS, InspectionService
 from agvas_runtime.server.signals import heard
 from agvas_runtime.server.tally import Cameras
-from agvas_runtime.server.tls import server_credentials
 from agvas_runtime.server.tracing import Tracing
 from agvas_runtime.writer import Decoding
 
@@ -144,7 +143,7 @@ class InspectionServer:
         )
         self._tracing = Tracing() if config.tracing else None
         self._server = self._grpc_server()
-        self.host, self.port = config.host, self._open_port()
+        self.host, self.port = config.host, open_port(self._server, config)
         self.metrics_port = self._open_metrics()
         self._register(spec)
         self._local: LocalServer | None = None
@@ -197,6 +196,7 @@ class InspectionServer:
         # Nobody waits for an answer any more; an engine that still computes one may end by itself, but not for long.
         self._pool.stop(0.0 if hurried is not None and hurried.is_set() else FINISH_S)
         self._book.close()
+        self._later.settle()
         if self._tracing is not None:
             self._tracing.close()
         self._closing.close()
@@ -301,23 +301,6 @@ class InspectionServer:
         self._later.settle()
         return self._metrics.render()
 
-    def _open_port(self) -> int:
-        """Bind the server and return its port; raises EngineError with the system's reason, InputError."""
-        host, port = self._config.host, self._config.port
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        credentials = None
-        if self._config.tls_cert is not None and self._config.tls_key is not None:
-            credentials = server_credentials(self._config.tls_cert, self._config.tls_key, self._config.client_ca)
-        reason = _why_not(host, port)
-        if reason is None:
-            try:
-                if credentials is None:
-                    return int(self._server.add_insecure_port(address))
-                return int(self._server.add_secure_port(address, credentials))
-            except RuntimeError:
-                reason = _why_not(host, port) or "it cannot be opened"
-        raise EngineError(f"port {port} on {host}: {reason}")
-
     def _answered(self, reply: inspection_pb2.SegmentResponse, request_id: str) -> None:
         now_ns = time_ns()
 
@@ -398,15 +381,3 @@ def _abandon(server: InspectionServer, stopped: threading.Event, started: thread
         if stopped.is_set():
             server.abandon()
             return
-
-
-def _why_not(host: str, port: int) -> str | None:
-    """The system's reason why this address cannot be bound, None if it can. gRPC itself does not tell."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        return (error.strerror or str(error)).lower()
-    return None

@@ -7,7 +7,9 @@ import pytest
 
 from agvas_runtime.errors import InputError
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
+from agvas_runtime.server import later
 from agvas_runtime.server.tracing import Tracing
+from tests.runtime.live_server import live_server, request
 
 trace = pytest.importorskip("opentelemetry.sdk.trace")
 export = pytest.importorskip("opentelemetry.sdk.trace.export")
@@ -82,6 +84,15 @@ def test_the_end_passes_on_what_is_left():
     assert kept.get_finished_spans() == ()
     traced.close()
     assert [span.name for span in kept.get_finished_spans()] == ["frame"]
+
+
+def test_a_server_that_stops_passes_on_the_last_frame_s_span(tracing, monkeypatch):
+    traced, kept = tracing
+    monkeypatch.setattr(later, "PAUSE_S", 3600.0)
+    with live_server() as live:
+        live.server._tracing = traced
+        live.inspection.Segment(request())
+    assert [span.name for span in kept.get_finished_spans()].count("frame") == 1
 
 
 def test_without_the_extra_tracing_names_it(monkeypatch):
