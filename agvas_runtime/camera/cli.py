@@ -9,6 +9,7 @@ import typer
 
 from agvas_runtime import console
 from agvas_runtime.camera.cli_run import run_cameras
+from agvas_runtime.camera.options import InstructionOption, MinAreaOption, MinScoreOption, RecipeNameOption
 from agvas_runtime.connection_options import (
     DEFAULT_SERVER,
     CaOption,
@@ -34,16 +35,10 @@ def play_folder(
     camera: Annotated[
         str, typer.Option(help="The camera's id; also chooses the server's recipe of this name.")
     ] = "folder",
-    recipe_name: Annotated[str | None, typer.Option("--recipe", help="One of the server's recipes.")] = None,
-    instruction: Annotated[
-        str | None, typer.Option(help="What to look for; the recipe's, or the bundle's own.")
-    ] = None,
-    min_area: Annotated[
-        int | None, typer.Option(min=1, help="Smallest region that counts as a defect, in pixels; the recipe's, or 1.")
-    ] = None,
-    min_score: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Lowest mean score of such a region; the recipe's, or 0.")
-    ] = None,
+    recipe_name: RecipeNameOption = None,
+    instruction: InstructionOption = None,
+    min_area: MinAreaOption = None,
+    min_score: MinScoreOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder for overlay pictures, one a file.")] = None,
     token_file: TokenOption = None,
     ca: CaOption = None,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from agvas_runtime.camera.options import InstructionOption, MinAreaOption, MinScoreOption, RecipeNameOption
 from agvas_runtime.connection_options import (
     DEFAULT_SERVER,
     CaOption,
@@ -68,16 +69,10 @@ def run_cameras(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A GenICam feature; may be given often.")
     ] = None,
-    recipe_name: Annotated[str | None, typer.Option("--recipe", help="One of the server's recipes.")] = None,
-    instruction: Annotated[
-        str | None, typer.Option(help="What to look for; the recipe's, or the bundle's own.")
-    ] = None,
-    min_area: Annotated[
-        int | None, typer.Option(min=1, help="Smallest region that counts as a defect, in pixels; the recipe's, or 1.")
-    ] = None,
-    min_score: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Lowest mean score of such a region; the recipe's, or 0.")
-    ] = None,
+    recipe_name: RecipeNameOption = None,
+    instruction: InstructionOption = None,
+    min_area: MinAreaOption = None,
+    min_score: MinScoreOption = None,
     rejects: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for pictures of rejected parts.")] = None,
     keep: Annotated[int, typer.Option(min=1, help="So many pictures stay in it, the newest.")] = 1000,
     on_reject: Annotated[
