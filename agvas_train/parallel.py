@@ -26,6 +26,8 @@ OURS = {
     *("bf16", "fp16", "optimizer", "scheduler"),
 }
 """What a DeepSpeed file may not say, because the recipe says it."""
+INFERENCE_OP = "deepspeed_shm_comm"
+"""What DeepSpeed compiles on a CPU when processes join: a sum for inference, which training never asks for."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ def start_parallel(config: TrainConfig) -> Parallel:
     if config.deepspeed:
         options["deepspeed_plugin"] = _plugin(config, Path(config.deepspeed), micro, accumulated)
         if on_cpu:
+            _leave_uncompiled(INFERENCE_OP)
             PartialState(cpu=True)  # joins over gloo; by itself accelerate would start every process alone
     AcceleratorState._reset_state()  # else a second run in this process could have no other precision than the first
     accelerator = Accelerator(
@@ -164,6 +167,13 @@ def read_deepspeed(file: Path) -> dict[str, Any]:
     if "offload_optimizer" in zero:
         raise InputError(f"{file}: offload_optimizer needs an optimiser of DeepSpeed's own; take it out")
     return content
+
+
+def _leave_uncompiled(operator: str) -> None:
+    """Spares a minute of compiling, and waiting for ever where a build was killed: its lock stays for later runs."""
+    from deepspeed import ops
+
+    ops.__compatible_ops__[operator] = False
 
 
 def _plugin(config: TrainConfig, file: Path, micro: int, accumulated: int) -> Any:

@@ -69,5 +69,6 @@ def _ranks(processes: int) -> Iterator[dict[str, str]]:
         port = server.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     shared |= {f"{name}WORLD_SIZE": str(processes) for name in ("", "LOCAL_")}
+    shared["TORCH_EXTENSIONS_DIR"] = os.devnull  # whoever compiles fails, and does not wait for a killed build's lock
     for rank in range(processes):
         yield {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
