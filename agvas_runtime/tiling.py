@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,18 +66,28 @@ class Tiling:
         return [slice(start, start + self.width) for start in starts]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Band:
     """Rows that are segmented together, tile by tile."""
 
     first_row: int
     """Of the web."""
-    pixels: Pixels
-    """uint8 [h, W, 3]; h is the tile's height, but for a section that is shorter as a whole."""
+    parts: list[Pixels]
+    """What its pixels are put together from."""
     fresh: int
     """How many of its rows, the last ones, no earlier band has."""
     settled: int
     """So many of its rows, the first ones, no later band has: what is said of them is final with this band."""
+
+    @cached_property
+    def pixels(self) -> Pixels:
+        """uint8 [h, W, 3]; h is the tile's height, but for a section that is shorter as a whole.
+
+        They are copied when they are first asked for: of a wide web that takes longer than a lock may be held.
+        """
+        joined = np.concatenate(self.parts)
+        self.parts[:] = [joined]
+        return joined
 
 
 class Bands:
@@ -90,8 +101,7 @@ class Bands:
     def __init__(self, tiling: Tiling, first_row: int = 0) -> None:
         self._tiling, self._end = tiling, first_row
         self._fresh: deque[Pixels] = deque()
-        self._last: Pixels | None = None
-        """The pixels of the last band."""
+        self._last: Band | None = None
         self.waiting = 0
         """Rows that are in no band yet."""
 
@@ -136,7 +146,8 @@ class Bands:
     def _band(self, fresh: int) -> Band:
         parts, wanted = [], fresh
         if self._last is not None:
-            parts.append(self._last[max(fresh + len(self._last) - self._tiling.height, 0) :])
+            last = self._last.pixels
+            parts.append(last[max(fresh + len(last) - self._tiling.height, 0) :])
         while wanted:
             rows = self._fresh.popleft()
             if len(rows) > wanted:
@@ -145,9 +156,9 @@ class Bands:
             wanted -= len(parts[-1])
         self.waiting -= fresh
         self._end += fresh
-        self._last = np.concatenate(parts)
-        height = len(self._last)
-        return Band(self._end - height, self._last, fresh, max(height - self._tiling.overlap, 0))
+        height = sum(map(len, parts))
+        self._last = Band(self._end - height, parts, fresh, max(height - self._tiling.overlap, 0))
+        return self._last
 
 
 class Fusion:

@@ -113,3 +113,12 @@ def test_a_segmenter_sees_tiles_of_one_size():
     segment_tiled(np.zeros((100, 90, 3), np.uint8), segment, TILING)
     assert seen == {(32, 24, 3)}
     assert len([*bands(np.zeros((100, 90, 3), np.uint8), TILING)]) == 4
+
+
+def test_taking_a_band_copies_nothing_until_its_pixels_are_asked_for():
+    bands, rows = Bands(Tiling(16, 16, 4)), np.zeros((40, 16, 3), np.uint8)
+    bands.add(rows)
+    band = bands.take()
+    assert all(np.shares_memory(part, rows) for part in band.parts)
+    assert band.pixels.shape == (16, 16, 3)
+    assert not np.shares_memory(band.pixels, rows)
