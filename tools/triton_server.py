@@ -22,7 +22,7 @@ import psutil
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-MODELS = Path(__file__).resolve().parent / "triton"
+MODELS = Path(__file__).resolve().parent / "triton_models"
 READY_S = 120.0
 STOP_S = 30.0
 
@@ -38,7 +38,7 @@ class TritonProcess:
 
 @contextmanager
 def triton_process(threads: int) -> Iterator[TritonProcess]:
-    """Start Triton with the models of tools/triton; it is stopped when the block ends, however it ends."""
+    """Start Triton with the models of tools/triton_models; it is stopped when the block ends, however it ends."""
     with tempfile.TemporaryDirectory() as name:
         folder, log = Path(name), Path(name) / "log"
         command, port = _command(folder)
