@@ -34,13 +34,15 @@ PASSIVE = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
 def bench(bundle: Path | None, checkpoint: Path | None, count: tuple[int, int], threads: int, *more: str) -> Any:
     """`agvas-bench engine` of all four; None is what is embedded."""
     contenders = {"ort": bundle, "ort-plain": bundle, "compiled-decode": checkpoint, "reference": checkpoint}
-    command = [Path(sys.executable).with_name("agvas-bench"), "engine", "--no-memory", "--json", *more]
+    command = [Path(sys.executable).with_name("agvas-bench"), "engine", "--no-alone", "--batch", "1", "--json", *more]
     for engine, path in contenders.items():
         command += ["--contender", f"{engine}={engine}" + (f":{path}" if path else "")]
     command += ["--frames", str(count[0]), "--warmup", str(count[1]), "--threads", str(threads)]
     done = subprocess.run(command, cwd=REPOSITORY, env=PASSIVE, stdout=subprocess.PIPE, text=True, check=True)
     report = json.loads(done.stdout)
+    del report["yardstick_ms"], report["elsewhere_ms"]
     for each in report["contenders"]:
+        del each["samples"]
         each["model"] = Path(each["model"]).name
     return report
 
@@ -67,11 +69,12 @@ def summary(report: dict[str, Any]) -> str:
     lines = []
     for group in ("hit", "miss"):
         rivals = [(each["name"], each["groups"].get(group)) for each in report["contenders"][1:]]
-        times = [
-            f"{name} {found['times_of_base']['call']:.2f} (llm+text {found['times_of_base']['llm+text']:.2f})"
+        medians = [
+            (name, {what: each["median"] for what, each in found["times_of_base"].items()})
             for name, found in rivals
             if found
         ]
+        times = [f"{name} {found['call']:.2f} (llm+text {found['llm+text']:.2f})" for name, found in medians]
         if times:
             lines.append(f"  {group}: times of the single pass: {', '.join(times)}")
             lines.append(f"  trie: {json.dumps(report['trie']['groups'][group])}")

@@ -1,6 +1,8 @@
 """Contenders beside each other, frame by frame: kinds of frames apart, ratios, and what the trie's rows cost.
 
 All contenders saw the same frame at the same turn, so that ratios and differences are taken there, and medians of them.
+A ratio's interval is that of its median, from order statistics: no distribution is assumed, but that turns do not
+depend on each other.
 """
 
 from collections.abc import Sequence
@@ -8,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from agvas_runtime.bench.contenders import PLAIN
 from agvas_runtime.bench.frames import DEFECTIVE, NORMAL
-from agvas_runtime.bench.latency import PLAIN, WHOLE_CALL, Call, Track, stages
+from agvas_runtime.bench.latency import WHOLE_CALL, Call, Track, stages
 from agvas_runtime.result import AnswerKind
 
 HIT, MISS = "hit", "miss"
@@ -18,6 +21,8 @@ ALL = "all"
 ORDER = (ALL, HIT, MISS, *(kind.value for kind in AnswerKind), NORMAL, DEFECTIVE)
 LANGUAGE = "llm+text"
 """Everything that the language model does for an answer; engines that decode throughout have it all in `llm`."""
+SIDE_CHANCE = 0.025
+"""How often a true median may lie below its interval, and as often above it."""
 Groups = dict[str, list[int]]
 
 
@@ -37,18 +42,34 @@ def groups_of(base: Track) -> Groups:
 
 
 def in_groups(track: Track, base: Track) -> dict[str, Any]:
-    """A contender's stages in every group, and how many times as long as the base it took (median over the frames)."""
+    """A contender's stages in every group, and how many times as long as the base it took for the same frames."""
     return {
         name: {
             "frames": len(turns),
             "stages_ms": stages([track.calls[turn] for turn in turns]),
             "times_of_base": {
-                what: _median([_ratio(track.calls[t], base.calls[t], what) for t in turns])
+                what: median_interval([_ratio(track.calls[t], base.calls[t], what) for t in turns])
                 for what in (WHOLE_CALL, LANGUAGE)
             },
         }
         for name, turns in groups_of(base).items()
     }
+
+
+def median_interval(values: Sequence[float]) -> dict[str, float]:
+    """The median, and the `low` and `high` between which the true one lies in at least 95 of 100 such samples.
+
+    Both are values of the sample: the k-th smallest and the k-th largest, with the largest k for which the chance that
+    fewer than k values lie on one side of the true median is at most 2.5 %. NaN for fewer than 6 values.
+    """
+    count = len(values)
+    rest = np.arange(count)
+    log_chances = np.cumsum(np.append(0.0, np.log((count - rest) / (rest + 1)))) - count * np.log(2)
+    k = int(np.searchsorted(np.cumsum(np.exp(log_chances)), SIDE_CHANCE, side="right"))
+    ordered = np.sort(np.asarray(values, np.float64))
+    known = k and not np.isnan(ordered).any()
+    low, high = (float(ordered[k - 1]), float(ordered[-k])) if known else (float("nan"), float("nan"))
+    return {"median": _median(values), "low": low, "high": high}
 
 
 def trie_cost(tracks: Sequence[Track]) -> dict[str, Any] | None:

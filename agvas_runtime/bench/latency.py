@@ -1,62 +1,21 @@
 """Latency: contenders take turns frame by frame, so that whatever else the machine does hits all of them alike."""
 
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from agvas_runtime.bench.contenders import Contender
+from agvas_runtime.bench.elsewhere import Elsewhere
+from agvas_runtime.bench.figures import figures
 from agvas_runtime.bench.frames import Frame
-from agvas_runtime.engines.registry import OF_BUNDLES, Segments, ask, open_segmenter
-from agvas_runtime.errors import InputError
+from agvas_runtime.bench.yardstick import Yardstick
+from agvas_runtime.engines.registry import Segments, ask
 from agvas_runtime.modes import Request
+from agvas_runtime.result import Result
 
-PERCENTILES = (50, 90, 99)
 WHOLE_CALL = "call"
 """Stage name of the whole call as its caller sees it; the other stages are what the engine reports."""
-PLAIN = "-plain"
-"""Behind the name of an engine of bundles: the same graphs, decoding token by token, no known answer tried."""
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One thing to measure: an engine with a bundle or checkpoint (None: the embedded one)."""
-
-    name: str
-    engine: str
-    path: Path | None
-
-    @classmethod
-    def parse(cls, text: str) -> "Contender":
-        """From `[NAME=]ENGINE[:PATH]`. Raises InputError."""
-        name, equals, rest = text.rpartition("=") if "=" in text.partition(":")[0] else ("", "", text)
-        engine, _, path = rest.partition(":")
-        if not engine or (equals and not name):
-            raise InputError(f"contender {text!r}: must be [NAME=]ENGINE[:PATH]")
-        return cls.of(engine, Path(path) if path else None, name)
-
-    @classmethod
-    def of(cls, engine: str, path: Path | None, name: str = "") -> "Contender":
-        """A contender that is called `ENGINE:PATH` unless it has a name."""
-        return cls(name or f"{engine}:{path or 'embedded'}", engine, path)
-
-    @property
-    def single_pass(self) -> bool:
-        """Whether it tries the known answers in one pass."""
-        return self.engine in OF_BUNDLES
-
-    def open(self, threads: int | None) -> Segments:
-        """Load it. Raises InputError, EngineError."""
-        if not self.engine.endswith(PLAIN):
-            return open_segmenter(self.engine, self.path, threads)
-        from agvas_runtime.engines.ort import share_threads
-        from agvas_runtime.segmenter import Segmenter
-
-        share_threads(threads)
-        return Segmenter.open(self.path, engine=self.engine.removesuffix(PLAIN), threads=threads, speculate=False)
 
 
 @dataclass(frozen=True)
@@ -82,17 +41,24 @@ class Track:
 
     contender: Contender
     segmenter: Segments
-    load_ms: float
     request: Request = field(default_factory=Request)
-    first_call_ms: float = float("nan")
     instruction: str = ""
     """What the model was asked, as it read it."""
     calls: list[Call] = field(default_factory=list)
 
+    @property
+    def ms_per_frame(self) -> float:
+        """Mean time of the kept calls."""
+        return sum(call.times_ms[WHOLE_CALL] for call in self.calls) / len(self.calls)
+
+    def ask(self, frame: Frame) -> Result:
+        """Segment one frame. Raises InputError, EngineError."""
+        return ask(self.segmenter, frame.data, self.request)
+
     def call(self, frame: Frame, keep: bool = True) -> float:
         """Segment one frame; its times are kept unless it is for warming up. Returns the whole call's time in ms."""
         begin = time.perf_counter()
-        result = ask(self.segmenter, frame.data, self.request)
+        result = self.ask(frame)
         elapsed_ms = (time.perf_counter() - begin) * 1e3
         self.instruction = result.instruction
         if keep:
@@ -100,53 +66,52 @@ class Track:
             self.calls.append(Call(frame.kind, result.answer_kind.value, result.one_pass, times))
         return elapsed_ms
 
-    def report(self) -> dict[str, Any]:
-        """Percentiles per stage, throughput of one caller, and what the answers were."""
-        whole = [call.times_ms[WHOLE_CALL] for call in self.calls]
-        return {
-            "name": self.contender.name,
-            "engine": self.contender.engine,
-            "model": str(self.contender.path) if self.contender.path else "embedded",
-            "weights": self.segmenter.weights_note,
-            "mode": self.request.mode.value,
-            "instruction": self.instruction,
-            "load_ms": self.load_ms,
-            "first_call_ms": self.first_call_ms,
-            "frames": len(whole),
-            "frames_per_s": 1e3 * len(whole) / sum(whole),
-            "outcomes": dict(Counter(call.answer_kind for call in self.calls)),
-            "stages_ms": stages(self.calls),
-        }
-
 
 def open_track(contender: Contender, threads: int | None, request: Request = Request()) -> Track:
-    """Load a contender, timed. Raises InputError, EngineError."""
-    begin = time.perf_counter()
-    segmenter = contender.open(threads)
-    return Track(contender, segmenter, (time.perf_counter() - begin) * 1e3, request)
+    """Load a contender. Raises InputError, EngineError."""
+    return Track(contender, contender.open(threads), request)
 
 
-def race(tracks: Sequence[Track], frames: Sequence[Frame], warmup: int, turns: Iterable[int]) -> None:
-    """First calls, then `warmup` calls, then one kept call of every contender per turn; who begins changes by turn."""
+def race(tracks: Sequence[Track], frames: Sequence[Frame], warmup: int, turns: Iterable[int]) -> dict[str, list[float]]:
+    """First calls, then `warmup` calls, then one kept call of every contender per turn; who begins changes by turn.
+
+    Returns what the machine did, turn by turn: `yardstick_ms`, how long the same piece of work took before it, and
+    `elsewhere_ms`, the processor time that others had during it. Raises InputError, EngineError.
+    """
     for track in tracks:
-        track.first_call_ms = track.call(frames[0], keep=False)
+        track.call(frames[0], keep=False)
     for turn in range(warmup):
         for track in tracks:
             track.call(frames[turn % len(frames)], keep=False)
+    yardstick, elsewhere = Yardstick(), Elsewhere()
+    machine: dict[str, list[float]] = {"yardstick_ms": [], "elsewhere_ms": []}
     for turn in turns:
+        machine["yardstick_ms"].append(round(yardstick.measure(), 4))
         for place in range(len(tracks)):
             tracks[(turn + place) % len(tracks)].call(frames[turn % len(frames)])
+        machine["elsewhere_ms"].append(round(elsewhere.measure(), 4))
+    return machine
 
 
 def stages(calls: Sequence[Call]) -> dict[str, dict[str, float]]:
-    """Percentiles and mean of every stage, in milliseconds."""
-    names = dict.fromkeys(stage for call in calls for stage in call.times_ms)
-    return {stage: _percentiles([c.times_ms[stage] for c in calls if stage in c.times_ms]) for stage in names}
-
-
-def _percentiles(values: Sequence[float]) -> dict[str, float]:
-    found = np.percentile(values, PERCENTILES)
+    """Figures of every stage, in milliseconds."""
     return {
-        **{f"p{q}": float(value) for q, value in zip(PERCENTILES, found, strict=True)},
-        "mean": float(np.mean(values)),
+        stage: figures([call.times_ms[stage] for call in calls if stage in call.times_ms]) for stage in _names(calls)
     }
+
+
+def samples(calls: Sequence[Call]) -> dict[str, Any]:
+    """Everything that was measured, turn by turn; None where a call had no such stage."""
+    return {
+        "frame_kind": [call.frame_kind for call in calls],
+        "answer_kind": [call.answer_kind for call in calls],
+        "one_pass": [call.one_pass for call in calls],
+        "times_ms": {
+            stage: [round(call.times_ms[stage], 4) if stage in call.times_ms else None for call in calls]
+            for stage in _names(calls)
+        },
+    }
+
+
+def _names(calls: Sequence[Call]) -> list[str]:
+    return list(dict.fromkeys(stage for call in calls for stage in call.times_ms))

@@ -68,6 +68,7 @@ def open_channel(
     ca: Path | str | None = None,
     cert: Path | str | None = None,
     key: Path | str | None = None,
+    shared: bool = True,
 ) -> grpc.Channel:
     """A connection to a server: with TLS where `ca` is given, else in the clear.
 
@@ -77,6 +78,7 @@ def open_channel(
         ca: PEM file of who signed the server's certificate.
         cert: PEM file with a certificate of one's own, for servers that ask for one.
         key: PEM file with its private key.
+        shared: whether channels of this process that are alike may have one connection together.
 
     Raises:
         InputError: a file cannot be used, the token is none, or it would leave this machine in the clear.
@@ -85,15 +87,16 @@ def open_channel(
         raise InputError(f"token: found {len(token)} characters that are no token, expected letters, digits and ._~+/-")
     if (cert is None) != (key is None):
         raise InputError(f"{'key' if key is None else 'cert'}: found none, expected both cert and key, or neither")
+    options = client_options() if shared else [*client_options(), ("grpc.use_local_subchannel_pool", 1)]
     if ca is None:
-        return _plain_channel(address, token, certified=cert is not None)
+        return _plain_channel(address, token, options, certified=cert is not None)
     private, chain = None, None
     if cert is not None and key is not None:
         chain, private = read_pair(Path(cert), Path(key))
     credentials = grpc.ssl_channel_credentials(read_ca(Path(ca)), private, chain)
     if token is not None:
         credentials = grpc.composite_channel_credentials(credentials, grpc.access_token_call_credentials(token))
-    return grpc.secure_channel(address, credentials, options=client_options())
+    return grpc.secure_channel(address, credentials, options=options)
 
 
 def read_token(path: Path) -> str:
@@ -106,17 +109,16 @@ def read_token(path: Path) -> str:
         raise InputError(f"{path}: found something else, expected a token") from None
 
 
-def _plain_channel(address: str, token: str | None, certified: bool) -> grpc.Channel:
+def _plain_channel(address: str, token: str | None, options: list[tuple[str, int]], certified: bool) -> grpc.Channel:
     if certified:
         raise InputError("ca: found none, expected the server's authority: a certificate is shown in TLS only")
-    options: list[tuple[str, int]] = client_options()
     if token is None:
         return grpc.insecure_channel(address, options=options)
     if not address.startswith("unix:") and not is_loopback(address.rpartition(":")[0]):
         raise InputError(
             f"token: found no ca, expected one: without TLS the way to {address} shows the token to others"
         )
-    options.append(("grpc.enable_http_proxy", 0))
+    options = [*options, ("grpc.enable_http_proxy", 0)]
     return grpc.intercept_channel(grpc.insecure_channel(address, options=options), _Bearer(token))
 
 

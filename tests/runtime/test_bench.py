@@ -1,103 +1,121 @@
 """agvas-bench engine: what is counted, who takes turns, what the report holds. No test asks how fast anything is."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from agvas_runtime import console
+from agvas_runtime.bench import table
 from agvas_runtime.bench.cli import app
-from agvas_runtime.bench.frames import Frame, bench_frames, generated_frame
-from agvas_runtime.bench.groups import LANGUAGE, base_of, in_groups, trie_cost
-from agvas_runtime.bench.latency import WHOLE_CALL, Contender, Track, race
+from agvas_runtime.bench.engines import Options, bench_engines
+from agvas_runtime.bench.figures import PERCENTILES
+from agvas_runtime.bench.frames import bench_frames, generated_frame
+from agvas_runtime.bench.latency import WHOLE_CALL, race, samples, stages
 from agvas_runtime.bench.machine import describe_machine, git_commit
-from agvas_runtime.bench.memory import measure_memory
-from agvas_runtime.bench.plot import draw_plot
+from agvas_runtime.bench.quality import compare_masks
+from agvas_runtime.bench.throughput import measure_throughput
 from agvas_runtime.bundle import default_bundle_path
-from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.frames import decode_image
 from agvas_runtime.modes import Mode, Request
-from agvas_runtime.result import AnswerKind, Result, Scores, Verdict
+from agvas_runtime.verdict import Verdict
+from tests.runtime.diary import BatchDiary, Diary, frames_of, tracks_of
+from tests.runtime.red_source import save
 
 STAGES = ("decode", "preprocess", "encoders", "spam", "llm", "text", "decoder", "postprocess", "total")
 
 
-class Diary:
-    """An engine that writes down its turns; frames that begin with "x" are answered outside the templates."""
-
-    weights_note = ""
-
-    def __init__(self, name, turns, llm_ms=1.0, text_ms=0.0):
-        self.name, self.turns, self.llm_ms, self.text_ms = name, turns, llm_ms, text_ms
-
-    def segment(self, image, instruction=None, recipe=None, **asked):
-        self.turns.append((self.name, image))
-        empty = np.zeros((1, 1), np.float32)
-        scores = Scores(0.0, 1.0, 0.0, 0.0, 1.0)
-        left = image.startswith(b"x")
-        timings = {"decode": 1.0, "llm": self.llm_ms, "text": self.text_ms * left, "total": 2.0}
-        kind = AnswerKind.OTHER if left else AnswerKind.REJECTED
-        text = instruction or asked["mode"].value
-        return Result(Verdict.PASS, "", "", kind, empty, empty > 1, (), scores, timings, text, one_pass=not left)
-
-
-def tracks_of(names, turns):
-    return [Track(Contender.of(name, None), Diary(name, turns), 1.0) for name in names]
-
-
-def frames_of(*data):
-    return [Frame(each) for each in data]
-
-
 def test_contenders_take_turns_and_whoever_begins_changes():
     turns = []
-    race(tracks_of("ab", turns), frames_of(b"0", b"1"), 1, range(3))
+    machine = race(tracks_of("ab", turns), frames_of(b"0", b"1"), 1, range(3))
     assert turns[:4] == [("a", b"0"), ("b", b"0"), ("a", b"0"), ("b", b"0")]  # first calls, then the warm-up
     assert turns[4:] == [("a", b"0"), ("b", b"0"), ("b", b"1"), ("a", b"1"), ("a", b"0"), ("b", b"0")]
+    assert {name: len(values) for name, values in machine.items()} == {"yardstick_ms": 3, "elsewhere_ms": 3}
+    assert min(machine["yardstick_ms"]) > 0
 
 
 def test_first_calls_and_warm_up_are_not_counted():
     (track,) = tracks_of("a", [])
     race([track], frames_of(b"0"), 5, range(7))
-    report = track.report()
-    assert report["frames"] == 7
-    assert report["first_call_ms"] > 0
-    assert report["stages_ms"]["decode"] == {"p50": 1.0, "p90": 1.0, "p99": 1.0, "mean": 1.0}
+    assert len(track.calls) == 7
+    assert stages(track.calls)["decode"] == {**dict.fromkeys(PERCENTILES, 1.0), "mean": 1.0}
 
 
-def test_answers_outside_the_templates_are_counted_apart():
+def test_samples_hold_every_turn():
     (track,) = tracks_of("a", [])
-    race([track], frames_of(b"0", b"x"), 0, range(5))
-    assert track.report()["outcomes"] == {"rejected": 3, "other": 2}
-    assert len(track.calls) == 5
+    track.segmenter.text_ms = 1.23456
+    race([track], frames_of(b"0", b"x"), 0, range(3))
+    found = samples(track.calls)
+    assert found["answer_kind"] == ["rejected", "other", "rejected"]
+    assert found["one_pass"] == [True, False, True]
+    assert found["frame_kind"] == [None] * 3
+    assert found["times_ms"]["text"] == [0.0, 1.2346, 0.0]
+    assert len(found["times_ms"][WHOLE_CALL]) == 3
 
 
-def test_every_call_asks_the_request_and_the_report_says_which():
-    track = Track(Contender.of("a", None), Diary("a", []), 1.0, Request(Mode.CONVERSATION, "What is it?"))
+def test_a_stage_that_a_call_had_not_is_null_and_not_counted():
+    (track,) = tracks_of("a", [])
     race([track], frames_of(b"0"), 0, range(2))
-    report = track.report()
-    assert (report["mode"], report["instruction"]) == ("conversation", "What is it?")
+    del track.calls[0].times_ms["llm"]
+    assert samples(track.calls)["times_ms"]["llm"] == [None, 1.0]
+    assert stages(track.calls)["llm"]["min"] == 1.0
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("ort", ("ort:embedded", "ort", None)),
-        ("ort:a/b", ("ort:a/b", "ort", "a/b")),
-        ("fast=ort:a/b", ("fast", "ort", "a/b")),
-        ("slow=reference", ("slow", "reference", None)),
-        ("ort:a=b", ("ort:a=b", "ort", "a=b")),
-    ],
-)
-def test_contenders_are_read_from_the_command_line(text, expected):
-    contender = Contender.parse(text)
-    assert (contender.name, contender.engine, contender.path and str(contender.path)) == expected
+def test_every_call_asks_the_request_and_the_report_says_which(monkeypatch):
+    monkeypatch.setattr("agvas_runtime.bench.contenders.open_segmenter", lambda *_: Diary())
+    request = Request(Mode.CONVERSATION, "What is it?")
+    contenders = [track.contender for track in tracks_of("a", [])]
+    monkeypatch.setattr("agvas_runtime.bench.engines.bench_frames", lambda _: frames_of(b"0", b"x"))
+    (found,) = bench_engines(contenders, Options(frames=5, alone=False, request=request))["contenders"]
+    assert (found["mode"], found["instruction"]) == ("conversation", "What is it?")
+    assert found["outcomes"] == {"rejected": 3, "other": 2}
+    (single,) = found["throughput"]  # the race itself
+    assert (single["batch"], single["frames_per_s"]) == (1, found["frames_per_s"])
+    assert single["ms_per_frame"] == pytest.approx(found["stages_ms"][WHOLE_CALL]["mean"])
 
 
-@pytest.mark.parametrize("text", ["", "=ort", "fast=", ":path"])
-def test_a_contender_without_its_parts_is_refused(text):
-    with pytest.raises(InputError, match="must be"):
-        Contender.parse(text)
+def test_masks_are_compared_with_the_reference_wherever_it_stands():
+    tracks = tracks_of(["ort", "reference", "other"], [])
+    tracks[0].segmenter.without, tracks[2].segmenter.verdict = "b", Verdict.REJECT
+    first, own, last = compare_masks(tracks, frames_of(b"0ab", b"0abcd", b"0"))  # IoU 1/2, 3/4, both empty
+    assert first == {
+        "against": "reference:embedded",
+        "frames": 3,
+        "iou_mean": pytest.approx(0.75),
+        "iou_min": 0.5,
+        "same_verdicts": 3,
+    }
+    assert own is None
+    assert (last["iou_mean"], last["same_verdicts"]) == (1.0, 0)
+
+
+def test_without_the_reference_masks_are_compared_with_the_first_contender_s():
+    turns = []
+    assert compare_masks(tracks_of("ab", turns), frames_of(b"0"))[1]["against"] == "a:embedded"
+    del turns[:]
+    assert compare_masks(tracks_of("a", turns), frames_of(b"0")) == [None]
+    assert turns == []
+
+
+def test_batches_are_segmented_in_turns_by_those_that_can():
+    turns = []
+    (torch,) = tracks_of("t", turns)
+    tracks = [torch, *tracks_of("ab", turns, BatchDiary)]
+    frames = frames_of(b"0", b"1", b"2")
+    race(tracks, frames, 0, range(4))
+    tracks[2].segmenter.most = 2
+    del turns[:]
+    found = measure_throughput(tracks, frames, 4, (1, 2, 4))
+    assert [[each["batch"] for each in one] for one in found] == [[1], [1, 2, 4], [1, 2]]
+    assert found[0][0]["ms_per_frame"] == torch.ms_per_frame
+    pairs = [("a", b"0", b"1"), ("b", b"0", b"1"), ("b", b"2", b"0"), ("a", b"2", b"0")]
+    assert turns == [*pairs[:2], *pairs, *[("a", b"0", b"1", b"2", b"0")] * 2]  # the first of each is not counted
+    for each in (each for one in found for each in one):
+        assert each["frames_per_s"] == pytest.approx(1e3 / each["ms_per_frame"])
 
 
 def test_generated_frames_are_the_same_every_time():
@@ -122,43 +140,6 @@ def test_a_folder_good_tells_which_frames_are_normal(tmp_path):
     assert [frame.kind for frame in bench_frames([tmp_path / "crack"])] == [None]
 
 
-def compared():
-    """Hits and misses: a single pass of 3 ms, the same graphs without it (1 ms), an engine that decodes (8 ms)."""
-    engines = {"reference": Diary("r", [], 8.0), "ort": Diary("o", [], 3.0, 1.5), "ort-plain": Diary("p", [], 1.0, 1.0)}
-    tracks = [Track(Contender.of(engine, None), diary, 1.0) for engine, diary in engines.items()]
-    race(tracks, [Frame(b"0", "normal"), Frame(b"x", "defective"), Frame(b"1")], 0, range(6))
-    return tracks
-
-
-def test_frames_are_grouped_by_what_the_single_pass_made_of_them():
-    reference, single, _ = compared()
-    assert base_of([reference, single]) is single
-    groups = in_groups(reference, single)
-    counts = {"all": 6, "hit": 4, "miss": 2, "rejected": 4, "other": 2, "normal": 2, "defective": 2}
-    assert {name: group["frames"] for name, group in groups.items()} == counts
-    assert groups["hit"]["times_of_base"][LANGUAGE] == pytest.approx(8 / 3)
-    assert groups["miss"]["times_of_base"][LANGUAGE] == pytest.approx(8 / 4.5)
-    assert groups["miss"]["stages_ms"]["llm"]["p50"] == 8.0
-
-
-def test_the_tries_rows_cost_what_the_same_pass_takes_longer_than_without_them():
-    cost = trie_cost(compared())
-    assert (cost["base"], cost["plain"]) == ("ort:embedded", "ort-plain:embedded")
-    hit, miss = cost["groups"]["hit"], cost["groups"]["miss"]
-    assert (hit["share_ms"], miss["share_ms"]) == (2.0, 2.0)
-    assert hit["over"]["ort-plain:embedded"] == {"extra_ms": 2.0, "within_share": True}
-    assert miss["over"]["ort-plain:embedded"] == {"extra_ms": 2.5, "within_share": False}
-    assert miss["over"]["reference:embedded"] == {"extra_ms": -3.5, "within_share": True}
-
-
-def test_without_the_same_bundle_decoding_plainly_nobody_knows_what_the_trie_costs():
-    reference, single, plain = compared()
-    assert trie_cost([reference, single]) is None
-    assert trie_cost([reference]) is None
-    plain.contender = Contender.of("ort-plain", default_bundle_path())
-    assert trie_cost([single, plain]) is None
-
-
 def test_the_machine_is_named():
     machine = describe_machine()
     assert machine["cpu"]
@@ -172,80 +153,137 @@ def test_outside_git_there_is_no_commit(tmp_path):
 
 def command(capfd, *args):
     with pytest.raises(SystemExit) as left:
-        console.run(app, [str(arg) for arg in args])
+        console.run(app, ["engine", *(str(arg) for arg in args)])
     out, err = capfd.readouterr()
     return left.value.code, out, err
 
 
-def test_the_report_of_two_contenders(capfd, tmp_path):
-    out, plot = tmp_path / "report.json", tmp_path / "plot.png"
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A data set of one normal and one defective image."""
+    root = tmp_path_factory.mktemp("bench") / "parts"
+    truth = np.zeros((64, 64), bool)
+    truth[20:40, 20:40] = True
+    save(root, "0", np.full((64, 64), 90, np.uint8))
+    save(root, "1", np.where(truth, 255, 90).astype(np.uint8), truth=truth)
+    return root
+
+
+@pytest.fixture(scope="module")
+def measured(data):
+    """The report of two contenders, everything measured: what was printed, and what was written."""
+    out = data.with_name("report.json")
+    options = ("--frames", 6, "--warmup", 1, "--threads", 1, "--batch", "1,2", "--data", data, "--json", "--out", out)
+    command = [
+        Path(sys.executable).with_name("agvas-bench"),
+        "engine",
+        default_bundle_path(),
+        "--engine",
+        "ort,ort-plain",
+    ]
+    done = subprocess.run([*command, *map(str, options)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), json.loads(out.read_text())
+
+
+def test_the_report_of_two_contenders(measured):
+    report, written = measured
+    assert report == written
+    assert (report["schema"], report["kind"]) == (3, "engine")
+    assert report["began"].endswith("Z")
+    assert report["trie"]["groups"]["hit"]["frames"] == 6
+    assert len(report["yardstick_ms"]) == len(report["elsewhere_ms"]) == 6
     bundle = default_bundle_path()
-    code, printed, _ = command(
-        capfd, "engine", "--contender", f"one=ort:{bundle}", "--contender", f"two=ort-plain:{bundle}", "--frames", 3,
-        "--warmup", 1, "--threads", 1, "--json", "--out", out, "--plot", plot,
-    )  # fmt: skip
-    assert code == 0
-    report = json.loads(printed)
-    assert report == json.loads(out.read_text())
-    assert [each["name"] for each in report["contenders"]] == ["one", "two"]
-    assert report["trie"]["groups"]["hit"]["frames"] == 3
+    assert [each["name"] for each in report["contenders"]] == [f"ort:{bundle}", f"ort-plain:{bundle}"]
     for each in report["contenders"]:
         assert set(each["stages_ms"]) == {*STAGES, WHOLE_CALL}
-        assert sum(each["outcomes"].values()) == 3
-        assert each["load_ms"] > 0
-        memory = each["memory"]
-        assert 0 < memory["rss_before_bytes"] <= memory["rss_loaded_bytes"] <= memory["rss_peak_bytes"]
-    assert decode_image(plot.read_bytes()).shape[1] == 900
+        assert sum(each["outcomes"].values()) == 6
+        assert len(each["model_sha256"]) == 64
+        assert [found["batch"] for found in each["throughput"]] == [1, 2]
+        assert len(each["samples"]["times_ms"][WHOLE_CALL]) == 6
+        assert (each["data"]["dataset"], each["data"]["images"]) == ("parts", 2)
+        assert 0 <= each["data"]["ap"] <= 100
+    quality = report["contenders"][1]["quality"]
+    assert (quality["against"], quality["frames"]) == (f"ort:{bundle}", 6)
+    assert 0.9 < quality["iou_min"] <= quality["iou_mean"] <= 1
 
 
-def test_the_table_of_the_embedded_bundle(capfd):
-    code, out, _ = command(capfd, "engine", "--frames", 2, "--warmup", 0, "--no-memory")
-    assert code == 0
-    assert [
-        word for word in ("ort:embedded", "p99", "llm", "frames/s", "first call", "hit (2)") if word not in out
-    ] == []
+def test_start_and_memory_are_measured_in_a_process_for_each(measured):
+    for each in measured[0]["contenders"]:
+        alone = each["alone"]
+        assert alone["load_ms"] > 0
+        assert alone["first_call_ms"] > 0
+        assert alone["build_ms"] is None
+        assert 0 < alone["rss_before_bytes"] < alone["rss_loaded_bytes"] < alone["rss_peak_bytes"]
+        assert alone["device"] is None  # an engine of the CPU
 
 
-def test_memory_of_a_contender_that_cannot_be_opened_says_why(tmp_path):
-    with pytest.raises(EngineError, match="no such bundle folder"):
-        measure_memory(Contender.of("ort", tmp_path / "nowhere"), frames_of(b""), None)
+def test_the_tables_fit_100_columns(measured, monkeypatch, capsys):
+    report = json.loads(json.dumps(measured[0]))
+    for number, each in enumerate(report["contenders"]):
+        each["name"] = f"ort:bundles/a-rather-long-name-{number}"
+    report["contenders"][0]["alone"] |= {
+        "build_ms": 61000.0,
+        "device": {"name": "H", "counts": "gpu", "before_bytes": 2**20, "loaded_bytes": 2**21, "peak_bytes": 2**22},
+        "energy": {"source": "nvml", "joules_per_frame": 0.1234, "watts_mean": 45.2},
+    }
+    report["contenders"][0]["groups"]["all"]["times_of_base"]["call"] = {"median": 1.234, "low": 1.2, "high": 1.261}
+    monkeypatch.setattr(console, "output", lambda: Console(width=100))
+    table.print_report(report)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    text = " ".join(" ".join(lines).split())
+    for wanted in (
+        "x1.23 [1.20, 1.26]",
+        "its engines built in 61.0 s",
+        "H: 2 MiB loaded, 4 MiB peak of everything on it, 1 MiB before",
+        "0.123 J a frame, 45 W (nvml)",
+        "p99.9 of 6 frames is nearly their maximum",
+        "parts, 2 images: AP",
+        "6 of 6 verdicts the same",
+        "frames/s by batch size",
+        "the trie's rows take",
+    ):
+        assert wanted in text, text
 
 
-def test_memory_is_measured_with_the_same_request():
-    frames = [Frame(generated_frame(0))]
-    with pytest.raises(EngineError, match="class_name: found a blank text"):
-        measure_memory(Contender.of("ort", None), frames, 1, Request(class_name=" "))
-
-
-def test_a_plot_of_a_single_fast_contender():
-    (track,) = tracks_of("a", [])
-    race([track], frames_of(b"0"), 0, range(2))
-    report = {"frames": 2, "machine": describe_machine(), "contenders": [track.report()]}
-    assert decode_image(draw_plot(report)).ndim == 3
+def test_what_was_not_measured_is_not_in_the_tables(measured, capsys):
+    report = json.loads(json.dumps(measured[0]))
+    report["trie"] = None
+    for each in report["contenders"]:
+        each |= {"alone": None, "quality": None, "data": None, "throughput": each["throughput"][:1]}
+    table.print_report(report)
+    text = capsys.readouterr().out
+    absent = ("alone", "masks", "AP", "by batch size", "the trie's rows", "None")
+    assert [word for word in absent if word in text] == []
 
 
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (["--bundle", "nowhere"], "error: nowhere: no such bundle folder"),
+        (["nowhere"], "error: nowhere: no such folder; expected a bundle or checkpoint"),
         (["--engine", "ort,otr"], "error: unknown engine 'otr'"),
         (["--engine", ","], "error: --engine names no engine"),
         (["--engine", "reference-plain"], "error: engine 'reference' does not run bundles"),
         (["--mode", "general"], "error: mode general needs class_name"),
         (["--image", "nowhere"], "error: nowhere: no such file or folder"),
         (["--contender", "ort", "--contender", "ort"], "error: two contenders are called 'ort:embedded'"),
-        (["--contender", "ort", "--bundle", "x"], "error: can't use --contender beside"),
+        (["--contender", "ort", "x"], "error: can't use --contender beside targets or --engine"),
         (["--frames", "0"], "error: Invalid value for '--frames'"),
+        (["--batch", "1,0"], "error: --batch: found '1,0', expected whole numbers from 1 to 256"),
+        (["--batch", ""], "error: --batch: found '', expected whole numbers"),
+        (["--data", "nowhere"], "error: nowhere: no such data set"),
+        (["--limit", "3"], "error: --limit needs --data"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(capfd, args, line):
-    code, out, err = command(capfd, "engine", *args)
+    code, out, err = command(capfd, *args)
     assert (code, out) == (2, "")
     assert err.startswith(line)
     assert err.count("\n") == 1
 
 
 def test_help_shows_examples(capfd):
-    code, out, _ = command(capfd, "engine", "--help")
+    code, out, _ = command(capfd, "--help")
     assert code == 0
-    assert "agvas-bench engine --bundle bundles/fp32 --bundle bundles/int8" in out
+    assert "agvas-bench engine bundles/fp32 bundles/int8" in out

@@ -13,7 +13,8 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 from typer.testing import CliRunner
 
-from agvas_runtime.bench.latency import Contender, open_track
+from agvas_runtime.bench.contenders import Contender
+from agvas_runtime.bench.latency import open_track
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.templates import default_templates
 from agvas_train import plant as planting

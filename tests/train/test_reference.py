@@ -18,6 +18,7 @@ from typer import Typer
 
 from agvas_runtime import console
 from agvas_runtime.bench.cli import app as bench_app
+from agvas_runtime.bundle import default_bundle_path
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.evaluate.cli import app as evaluate_app
 from agvas_runtime.maps import to_image_size
@@ -25,6 +26,7 @@ from agvas_runtime.modes import Mode
 from agvas_runtime.result import Result, Scores
 from agvas_runtime.segmenter import Segmenter
 from agvas_runtime.verdict import AnswerKind, Recipe, Verdict
+from agvas_train.checkpoint import default_checkpoint_path
 from agvas_train.data.synth import generate
 from agvas_train.model.agmd import fuse
 from agvas_train.reference import ReferenceSegmenter
@@ -332,8 +334,12 @@ def test_a_data_set_is_scored_in_any_mode(defects: Path, capfd: pytest.CaptureFi
 
 
 def test_any_mode_is_timed(capfd: pytest.CaptureFixture[str]) -> None:
-    options = ("--mode", "explain", "--frames", 2, "--warmup", 0, "--threads", 1, "--no-memory", "--json")
-    (measured,) = reported(bench_app, capfd, "engine", "--engine", "reference", *options)["contenders"]
-    assert measured["mode"] == "explain"
+    options = ("--mode", "explain", "--frames", 2, "--warmup", 0, "--threads", 1, "--no-alone", "--batch", 1, "--json")
+    targets = (default_bundle_path(), default_checkpoint_path())
+    bundle, measured = reported(bench_app, capfd, "engine", *targets, *options)["contenders"]
+    assert (bundle["engine"], measured["engine"], measured["mode"]) == ("ort", "reference", "explain")
     assert measured["instruction"].startswith("Please segment the anomalies in this image and explain")
+    assert (bundle["quality"]["against"], measured["quality"]) == (measured["name"], None)
+    assert bundle["quality"]["iou_mean"] > 0.5
+    assert len(measured["model_sha256"]) == 64
     assert "scores" not in measured["stages_ms"]  # the paper's route knows no probabilities of templates

@@ -1,0 +1,1 @@
+"""Two recorded runs beside each other: what changed beyond noise."""

@@ -1,0 +1,123 @@
+"""What is measured: engines, each with a bundle or a checkpoint, as the command line names them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agvas_runtime.bundle import MANIFEST
+from agvas_runtime.engines.registry import OF_BUNDLES, Segments, engine_names, open_segmenter
+from agvas_runtime.errors import InputError
+from agvas_runtime.evaluate.sources import Model
+
+PLAIN = "-plain"
+"""Behind the name of an engine of bundles: the same graphs, decoding token by token, no known answer tried."""
+REFERENCE = "reference"
+"""The engine that everything is compared with."""
+BUNDLE, CHECKPOINT = "bundle", "checkpoint"
+USUAL_ENGINE = {BUNDLE: OF_BUNDLES[0], CHECKPOINT: REFERENCE}
+CHECKPOINT_FILE = "config.json"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One thing to measure: an engine with a bundle or checkpoint (None: the embedded one)."""
+
+    name: str
+    engine: str
+    path: Path | None
+
+    @classmethod
+    def parse(cls, text: str) -> "Contender":
+        """From `[NAME=]ENGINE[:PATH]`. Raises InputError."""
+        name, equals, rest = text.rpartition("=") if "=" in text.partition(":")[0] else ("", "", text)
+        engine, _, path = rest.partition(":")
+        if not engine or (equals and not name):
+            raise InputError(f"contender {text!r}: must be [NAME=]ENGINE[:PATH]")
+        return cls.of(engine, Path(path) if path else None, name)
+
+    @classmethod
+    def of(cls, engine: str, path: Path | None, name: str = "") -> "Contender":
+        """A contender that is called `ENGINE:PATH` unless it has a name."""
+        return cls(name or f"{engine}:{path or 'embedded'}", engine, path)
+
+    @property
+    def single_pass(self) -> bool:
+        """Whether it tries the known answers in one pass."""
+        return self.engine in OF_BUNDLES
+
+    @property
+    def model_sha256(self) -> str | None:
+        """Hash of a bundle's manifest, or of a checkpoint's files' names, sizes and times; None of the embedded one."""
+        found: str | None = Model(self.engine.removesuffix(PLAIN), self.path).settings()["model_fingerprint"]
+        return found
+
+    def open(self, threads: int | None) -> Segments:
+        """Load it. Raises InputError, EngineError."""
+        if not self.engine.endswith(PLAIN):
+            return open_segmenter(self.engine, self.path, threads)
+        from agvas_runtime.engines.ort import share_threads
+        from agvas_runtime.segmenter import Segmenter
+
+        share_threads(threads)
+        return Segmenter.open(self.path, engine=self.engine.removesuffix(PLAIN), threads=threads, speculate=False)
+
+
+def contenders_of(targets: Sequence[Path], engines: str | None, named: Sequence[str]) -> list[Contender]:
+    """The contenders that a command line asks for, none of them opened.
+
+    Args:
+        targets: folders of bundles and checkpoints; the embedded ones where there are none.
+        engines: names with commas; every target gets those that fit its kind. None is ORT for a bundle and the
+            reference for a checkpoint.
+        named: `[NAME=]ENGINE[:PATH]` each, instead of the other two.
+
+    Raises InputError.
+    """
+    if named:
+        if targets or engines is not None:
+            raise InputError("can't use --contender beside targets or --engine; choose one way")
+        contenders = [Contender.parse(text) for text in named]
+    else:
+        contenders = _paired(targets, engines)
+    seen = [contender.name for contender in contenders]
+    if twice := [name for name in seen if seen.count(name) > 1]:
+        raise InputError(f"two contenders are called {twice[0]!r}: name them apart, --contender NAME={twice[0]}")
+    return contenders
+
+
+def _paired(targets: Sequence[Path], engines: str | None) -> list[Contender]:
+    names = None if engines is None else [name.strip() for name in engines.split(",") if name.strip()]
+    if names == []:
+        raise InputError("--engine names no engine")
+    if not targets:
+        return [Contender.of(name, None) for name in names or [USUAL_ENGINE[BUNDLE]]]
+    kinds = {target: kind_of(target) for target in targets}
+    for name in names or ():
+        if not any(_fits(name, kind) for kind in kinds.values()):
+            found = " and ".join(f"{kind}s" for kind in sorted(set(kinds.values())))
+            raise InputError(f"--engine {name}: fits no target, which are {found}")
+    return [
+        Contender.of(name, target)
+        for target in targets
+        for name in names or [USUAL_ENGINE[kinds[target]]]
+        if _fits(name, kinds[target])
+    ]
+
+
+def kind_of(target: Path) -> str:
+    """BUNDLE or CHECKPOINT, by the files that lie in the folder. Raises InputError where it is neither."""
+    for file, kind in ((MANIFEST, BUNDLE), (CHECKPOINT_FILE, CHECKPOINT)):
+        if (target / file).is_file():
+            return kind
+    if not target.is_dir():
+        raise InputError(
+            f"{target}: {'not a' if target.exists() else 'no such'} folder; expected a bundle or checkpoint"
+        )
+    raise InputError(f"{target}: found neither {MANIFEST} (of a bundle) nor {CHECKPOINT_FILE} (of a checkpoint)")
+
+
+def _fits(engine: str, kind: str) -> bool:
+    """Whether an engine runs this kind; one that nobody knows fits all, and opening it says what is wrong."""
+    if engine.removesuffix(PLAIN) in OF_BUNDLES:
+        return kind == BUNDLE
+    return kind == CHECKPOINT or engine not in engine_names()

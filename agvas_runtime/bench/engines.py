@@ -1,0 +1,121 @@
+"""The measurement behind `agvas-bench engine`: contenders side by side, and the report of it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from agvas_runtime import console
+from agvas_runtime.bench.alone import measure_alone
+from agvas_runtime.bench.contenders import Contender
+from agvas_runtime.bench.frames import Frame, bench_frames
+from agvas_runtime.bench.groups import base_of, in_groups, trie_cost
+from agvas_runtime.bench.latency import Track, open_track, race, samples, stages
+from agvas_runtime.bench.machine import describe_machine
+from agvas_runtime.bench.quality import compare_masks, data_figures
+from agvas_runtime.bench.throughput import measure_throughput
+from agvas_runtime.datasets import load_dataset
+from agvas_runtime.errors import InputError
+from agvas_runtime.modes import Request
+
+SCHEMA = 3
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is measured of every contender."""
+
+    images: Sequence[Path] = ()
+    """Files and folders; eight generated frames where there are none."""
+    frames: int = 200
+    """Measured ones of each contender."""
+    warmup: int = 20
+    """Frames before them that are not counted."""
+    threads: int | None = None
+    """On the CPU; None is one for each core."""
+    batches: Sequence[int] = (1,)
+    """Sizes of which the throughput is measured."""
+    alone: bool = True
+    """Measure each in a process of its own too."""
+    data: Path | None = None
+    """A data set to score."""
+    limit: int | None = None
+    """Its images of each category, evenly spread."""
+    request: Request = field(default_factory=Request)
+
+
+def bench_engines(contenders: Sequence[Contender], options: Options = Options()) -> dict[str, Any]:
+    """Measure the contenders side by side and return the report; undefined numbers in it are NaN.
+
+    Raises InputError, EngineError.
+    """
+    options.request.check()
+    if options.limit is not None and options.data is None:
+        raise InputError("--limit needs --data, whose images it limits")
+    frames = bench_frames(options.images)
+    head = {
+        "schema": SCHEMA,
+        "kind": "engine",
+        "began": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "machine": describe_machine(),  # its load average is that of before the measurement
+        "frames": options.frames,
+        "warmup": options.warmup,
+        "threads": options.threads,
+        "images": [str(path) for path in options.images] or "generated",
+        "frame_bytes_mean": sum(len(frame.data) for frame in frames) / len(frames),
+    }
+    found = _together(contenders, frames, options)  # what they had loaded is gone by now
+    for each, contender in zip(found["contenders"], contenders, strict=True):
+        if options.alone:
+            each["alone"] = measure_alone(contender, frames, options.threads, options.request)
+    return {**head, **found}
+
+
+def _together(contenders: Sequence[Contender], frames: Sequence[Frame], options: Options) -> dict[str, Any]:
+    """All that is measured in this process, with all contenders loaded."""
+    dataset = load_dataset(options.data) if options.data else None
+    tracks = [open_track(contender, options.threads, options.request) for contender in contenders]
+    turns = console.progress(range(options.frames), "frames", options.frames)
+    machine = race(tracks, frames, options.warmup, turns)
+    base = base_of(tracks)
+    throughput = measure_throughput(tracks, frames, options.frames, options.batches)
+    quality = compare_masks(tracks, frames[: options.frames])
+    data = [data_figures(track, dataset, options.limit) if dataset else None for track in tracks]
+    results = [
+        {
+            **_told(track),
+            "groups": in_groups(track, base),
+            "throughput": throughput[index],
+            "alone": None,
+            "quality": quality[index],
+            "data": data[index],
+            "samples": samples(track.calls),
+        }
+        for index, track in enumerate(tracks)
+    ]
+    return {
+        "base": base.contender.name,
+        "trie": trie_cost(tracks),
+        **machine,
+        "contenders": results,
+    }
+
+
+def _told(track: Track) -> dict[str, Any]:
+    """Who a contender is, what it was asked, what its answers were, its stages."""
+    contender = track.contender
+    return {
+        "name": contender.name,
+        "engine": contender.engine,
+        "model": str(contender.path) if contender.path else "embedded",
+        "model_sha256": contender.model_sha256,
+        "weights": track.segmenter.weights_note,
+        "mode": track.request.mode.value,
+        "instruction": track.instruction,
+        "frames": len(track.calls),
+        "frames_per_s": 1e3 / track.ms_per_frame,
+        "outcomes": dict(Counter(call.answer_kind for call in track.calls)),
+        "stages_ms": stages(track.calls),
+    }

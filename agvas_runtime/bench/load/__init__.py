@@ -1,0 +1,1 @@
+"""Load of many cameras on a server: frames fall due by a schedule that no answer moves, and what became of each."""
