@@ -60,8 +60,8 @@ def load_dataset(root: Path | str) -> Dataset:
     root = Path(root)
     if not root.exists():
         raise InputError(f"{root}: no such data set")
-    meta = _meta_file(root)
-    items = list(_from_meta(meta) if meta else _from_folders(root)) or list(_from_plain(root))
+    meta = meta_file(root)
+    items = list(items_of_meta(meta) if meta else items_of_folders(root)) or list(_from_plain(root))
     if not items:
         raise InputError(
             f"{root}: no data set here (neither meta.json nor <category>/test/<kind>/ with images, nor images)"
@@ -97,7 +97,8 @@ def load_mask(item: Item, size: tuple[int, int]) -> NDArray[np.bool_]:
     return mask
 
 
-def _meta_file(root: Path) -> Path | None:
+def meta_file(root: Path) -> Path | None:
+    """The list of a data set, if it has one. Raises InputError where there are several."""
     if root.is_file():
         return root
     beside = root.resolve().parent / f"meta_{root.resolve().name}.json"
@@ -112,7 +113,8 @@ def _meta_file(root: Path) -> Path | None:
     return several[0] if several else None
 
 
-def _from_meta(meta: Path) -> Iterator[Item]:
+def items_of_meta(meta: Path) -> Iterator[Item]:
+    """What such a list names, its files not looked at. Raises InputError for a file that is none."""
     try:
         phase: dict[str, list[dict[str, Any]]] = json.loads(read_bytes(meta))["test"]
         records = [(category, record) for category, listed in phase.items() for record in listed]
@@ -144,7 +146,8 @@ def _below(meta: Path, name: str) -> Path:
     return meta.parent / name
 
 
-def _from_folders(root: Path) -> Iterator[Item]:
+def items_of_folders(root: Path) -> Iterator[Item]:
+    """The images of folders in MVTec's layout."""
     single = (root / "test").is_dir()
     for category in [root] if single else sorted(path for path in root.iterdir() if (path / "test").is_dir()):
         has_masks = (category / "ground_truth").is_dir()

@@ -1,4 +1,4 @@
-"""`agvas-data`: make data. The synthetic stream is the only source so far."""
+"""agvas-data: synthetic images, instruction data, and what of the public sets is there."""
 
 import json
 import sys
@@ -11,11 +11,16 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from agvas_runtime import console
+from agvas_train.data.cli_check import check
+from agvas_train.data.cli_instruct import instruct
 from agvas_train.data.synth import SynthConfig, generate
 from agvas_train.data.synth.folder import FolderError, write_folder
 from agvas_train.data.synth.preview import contact_sheet
 
 app = typer.Typer(help="Make data for training and evaluation.", no_args_is_help=True, add_completion=False)
+app.command()(check)
+app.command()(instruct)
 
 
 @app.callback()
@@ -73,7 +78,7 @@ def _fail(message: str) -> None:
 
 def main() -> None:
     """Entry point of the command."""
-    app(prog_name="agvas-data")
+    console.run(app)
 
 
 if __name__ == "__main__":

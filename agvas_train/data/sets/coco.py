@@ -1,0 +1,104 @@
+"""COCO JSON: which annotations belong to an image, and the part sets PACO-LVIS, PASCAL-Part and PartImageNet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agvas_train.data.sets.adapter import Counts
+from agvas_train.data.sets.json_ranges import elements, read_element
+from agvas_train.data.sets.outlines import paint
+from agvas_train.data.sets.reading import below, naming
+from agvas_train.data.sets.sample import SEG_ALONE, Region, Sample, Size, Source
+
+
+@dataclass(frozen=True, eq=False)
+class CocoIndex:
+    """Where an image's annotations stand in the file; sorted by image, then as in the file."""
+
+    path: Path
+    categories: dict[int, str]
+    files: dict[int, tuple[str, Size]]
+    """File name and height and width of each image."""
+    image_ids: NDArray[np.int64]
+    """Images with annotations, in the order of their ids."""
+    firsts: NDArray[np.int64]
+    """For each of these, its first row in `ranges`; one more at the end."""
+    ranges: NDArray[np.int64]
+    """[annotations, 2]: first byte and byte behind the last."""
+
+    def annotations(self, image_id: int) -> list[dict[str, Any]]:
+        """The annotations of an image. Raises InputError when the file was changed."""
+        place = int(np.searchsorted(self.image_ids, image_id))
+        if place == len(self.image_ids) or self.image_ids[place] != image_id:
+            return []
+        rows = self.ranges[self.firsts[place] : self.firsts[place + 1]]
+        return [read_element(self.path, int(start), int(end)) for start, end in rows]
+
+
+@cache
+def coco_index(path: Path) -> CocoIndex:
+    """The index of a file, made once a process. Raises InputError when it is no COCO JSON."""
+    categories: dict[int, str] = {}
+    files: dict[int, tuple[str, Size]] = {}
+    rows: list[tuple[int, int, int]] = []
+    with naming(path):
+        for kind, start, end, value in elements(path):
+            if kind == "categories":
+                categories[value["id"]] = value["name"].strip()
+            elif kind == "images":
+                files[value["id"]] = (value["file_name"], (int(value["height"]), int(value["width"])))
+            elif kind == "annotations":
+                rows.append((value["image_id"], start, end))
+    table = np.array(rows, np.int64).reshape(-1, 3)
+    table = table[np.argsort(table[:, 0], kind="stable")]
+    image_ids, firsts = np.unique(table[:, 0], return_index=True)
+    return CocoIndex(path, categories, files, image_ids, np.append(firsts, len(table)), table[:, 1:])
+
+
+def part_phrases(category: str) -> tuple[str, ...]:
+    """How a category is spoken: "cup_(drink):handle" is "cup handle" and "the handle of the cup".
+
+    Each name ends at its "_("; other underscores are blanks and all letters small (ours).
+    """
+    whole, *part = [name.split("_(")[0].replace("_", " ").strip().lower() for name in category.split(":", 1)]
+    return (f"{whole} {part[0]}", f"the {part[0]} of the {whole}") if part else (whole,)
+
+
+@dataclass(frozen=True)
+class CocoParts:
+    """A set of objects and parts in a COCO JSON; a region is all that an image has of a category (ours)."""
+
+    name: str
+    annotations: Path
+    images: Path
+
+    def __len__(self) -> int:
+        return len(coco_index(self.annotations).image_ids)
+
+    def sample(self, index: int) -> Sample:
+        """A region for each category in the image."""
+        coco = coco_index(self.annotations)
+        image_id = int(coco.image_ids[index])
+        source = f"{self.annotations}: image {image_id}"
+        outlined: dict[int, list[Any]] = {}
+        with naming(source):
+            file, size = coco.files[image_id]
+            for annotation in coco.annotations(image_id):
+                outlined.setdefault(annotation["category_id"], []).append(annotation["segmentation"])
+            regions = tuple(
+                Region(part_phrases(coco.categories[category]), paint(outlined[category], size, source))
+                for category in sorted(outlined)
+            )
+        image = below(self.images, file, source)
+        return Sample((image,), Source(self.name, self.annotations, index), SEG_ALONE, regions)
+
+    def describe(self) -> Counts:
+        """Images with annotations, and the annotations."""
+        coco = coco_index(self.annotations)
+        return Counts(len(self), len(self), len(coco.ranges), classes=len(coco.categories))

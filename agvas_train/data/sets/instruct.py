@@ -1,0 +1,149 @@
+"""Anomaly-Instruct records: an image, its mask, and the five fields of Figure A.5, in JSON Lines of ours.
+
+The outer shape of the official files is not public. A mapping file beside the records says where another shape keeps
+things; `x.mapping.yaml` belongs to `x.json` and `x.jsonl`:
+
+    records: data.items      # where the list is in the document; left out: the file is a list or JSON Lines
+    images: ../anomaly_seg   # folder that the paths begin in, seen from the mapping file
+    fields: {image: img.path, mask: img.gt, category: cls, exists: answer.exists, Expectation: answer.expectation}
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from agvas_runtime.datasets import Item, load_mask
+from agvas_runtime.errors import InputError
+from agvas_runtime.frames import read_bytes
+from agvas_train.data.sets.adapter import Counts
+from agvas_train.data.sets.json_ranges import Records, records
+from agvas_train.data.sets.reading import below, image_size, naming, read_json
+from agvas_train.data.sets.sample import ALL_ANCHORS, Anomaly, Sample, Source
+from agvas_train.data.synth.notes import Caption
+
+TEXTS = ("Expectation", "Observation", "Diagnosis", "Summary", "Explanation")
+GROUP = "[NOR][ANO][SEG]"
+Field = Literal[
+    "image", "mask", "category", "exists", "Expectation", "Observation", "Diagnosis", "Summary", "Explanation"
+]
+
+
+class Mapping(BaseModel):
+    """Where another shape keeps the fields; "a.b" is b inside a."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    records: str = ""
+    images: str = ""
+    fields: dict[Field, str] = {}
+
+    def find(self, record: Any, field: Field) -> Any:
+        """A field of a record; KeyError without it."""
+        return _inside(record, self.fields.get(field, field))
+
+
+@dataclass(frozen=True)
+class Instruct:
+    """A file of records and the folder that their paths begin in."""
+
+    name: str
+    file: Path
+    images: Path
+
+    def __len__(self) -> int:
+        return len(_records(self.file))
+
+    def sample(self, index: int) -> Sample:
+        """One image with its mask and texts; a record of a normal image has no mask.
+
+        Raises:
+            InputError: a field is missing or of another type, or a defect's Summary lacks [NOR][ANO][SEG].
+        """
+        mapping = read_mapping(self.file)
+        source = f"{self.file}, record {index}"
+        record = _records(self.file)[index]
+        with naming(source):
+            caption = _caption(record, mapping, source)
+            category = str(mapping.find(record, "category"))
+            root = mapping_file(self.file).parent / mapping.images if mapping.images else self.images
+            image = below(root, mapping.find(record, "image"), source)
+            mask = below(root, mapping.find(record, "mask"), source) if caption.exists else None
+        kind = "anomaly" if caption.exists else "good"
+        item = Item(image, mask, category, kind, caption.exists, image.name)
+        painted = load_mask(item, image_size(image)) if mask else None
+        return Sample(
+            (image,),
+            Source(self.name, self.file, index),
+            ALL_ANCHORS if mask else (),
+            anomaly=Anomaly(caption.exists, painted, category, kind),
+            caption=caption,
+        )
+
+    def describe(self) -> Counts:
+        """Records with and without defect, and categories; reads every record."""
+        mapping = read_mapping(self.file)
+        categories: set[str] = set()
+        anomalous = 0
+        for index in range(len(self)):
+            with naming(f"{self.file}, record {index}"):
+                record = _records(self.file)[index]
+                categories.add(str(mapping.find(record, "category")))
+                anomalous += bool(mapping.find(record, "exists"))
+        return Counts(len(self), len(self), anomalous, len(self) - anomalous, anomalous, len(categories))
+
+
+def mapping_file(file: Path) -> Path:
+    """Where the mapping of a file of records stands if it has one."""
+    return file.with_name(f"{file.stem}.mapping.yaml")
+
+
+@cache
+def read_mapping(file: Path) -> Mapping:
+    """The mapping of a file of records; ours where there is none. Raises InputError naming what is wrong with it."""
+    path = mapping_file(file)
+    if not path.is_file():
+        return Mapping()
+    try:
+        return Mapping.model_validate(yaml.safe_load(read_bytes(path)) or {})
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: found no YAML ({' '.join(str(error).split())})") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+@cache
+def _records(file: Path) -> Records | list[Any]:
+    mapping = read_mapping(file)
+    if not mapping.records:
+        return records(file)
+    with naming(file):
+        found = _inside(read_json(file), mapping.records)
+    if not isinstance(found, list):
+        raise InputError(f"{file}: found {type(found).__name__} at {mapping.records!r}, expected a list of records")
+    return found
+
+
+def _inside(value: Any, path: str) -> Any:
+    for key in path.split("."):
+        value = value[key]
+    return value
+
+
+def _caption(record: Any, mapping: Mapping, source: str) -> Caption:
+    exists = mapping.find(record, "exists")
+    texts = [mapping.find(record, field) for field in TEXTS]  # type: ignore[arg-type]
+    if not isinstance(exists, bool):
+        raise InputError(f"{source}: exists: found {exists!r}, expected true or false")
+    for field, text in zip(TEXTS, texts, strict=True):
+        if not isinstance(text, str):
+            raise InputError(f"{source}: {field}: found {type(text).__name__}, expected a text")
+    if exists and GROUP not in texts[TEXTS.index("Summary")]:
+        raise InputError(f"{source}: Summary: found no {GROUP}, expected it where a defect exists")
+    return Caption(exists, *texts)

@@ -1,0 +1,68 @@
+"""Small readers that several formats share; every fault becomes one InputError that names the file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from PIL import Image
+
+from agvas_runtime.errors import InputError
+from agvas_runtime.frames import read_bytes
+from agvas_train.data.sets.sample import Size
+
+_ORIENTATION = 274
+
+
+@contextmanager
+def naming(thing: object) -> Iterator[None]:
+    """Turn what a malformed record causes inside the block into an InputError about `thing`."""
+    try:
+        yield
+    except KeyError as error:
+        raise InputError(f"{thing}: found no {error}, expected it") from None
+    except (ValueError, TypeError, IndexError, AttributeError) as error:
+        raise InputError(f"{thing}: not as its format says ({' '.join(str(error).split())})") from None
+
+
+def below(root: Path, name: str, source: object) -> Path:
+    """The file of this name under a folder. Raises InputError where the name leaves it."""
+    pure = PurePosixPath(name)
+    if not name or pure.is_absolute() or ".." in pure.parts:
+        raise InputError(f"{source}: found the path {name!r}, expected one below {root}")
+    return root / pure
+
+
+@cache
+def stems(folder: Path, suffix: str) -> tuple[str, ...]:
+    """The names, without their suffix, of a folder's files of one suffix, in order; read once a process."""
+    return tuple(sorted(path.stem for path in folder.glob(f"*{suffix}") if not path.name.startswith(".")))
+
+
+def read_json(path: Path) -> Any:
+    """A JSON document in UTF-8, or in cp1252 where it is not UTF-8. Raises InputError."""
+    data = read_bytes(path)
+    try:
+        try:
+            return json.loads(data.decode("utf-8-sig"))
+        except UnicodeDecodeError:
+            return json.loads(data.decode("cp1252"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: found no JSON document ({' '.join(str(error).split())})") from None
+
+
+def image_size(path: Path) -> Size:
+    """Height and width of an image as it is shown upright, from its header. Raises InputError."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except Exception as error:  # decoders raise nearly anything
+        raise InputError(f"{path}: no readable image header ({' '.join(str(error).split())})") from None
+    return (width, height) if turned else (height, width)
