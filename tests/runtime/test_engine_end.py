@@ -1,6 +1,5 @@
 """What ends an engine process, and what does not: kills, hangs, broken bundles, the server's own death."""
 
-import multiprocessing.connection
 import os
 import select
 import shutil
@@ -9,6 +8,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 
@@ -195,7 +195,7 @@ def test_one_whose_pipe_ends_ends():
     with theirs:
         command = [sys.executable, "-m", child.WORKER, str(theirs.fileno()), str(arena.fd)]
         worker = subprocess.Popen(command, pass_fds=(theirs.fileno(), arena.fd))
-    with multiprocessing.connection.Connection(ours.detach()) as link:
+    with closing(child.Link(ours.detach())) as link:
         link.send(child.Hello(SPEC, arena.size))
         assert link.recv().facts.pid == worker.pid
     assert worker.wait(WAIT_S) == 0
