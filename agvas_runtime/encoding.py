@@ -37,14 +37,21 @@ def mask_from_png(data: bytes) -> NDArray[np.bool_]:
 
 def mask_to_bits(mask: NDArray[np.bool_]) -> bytes:
     """A mask [H, W] with one bit a pixel; rows padded to whole bytes, the leftmost pixel in the highest bit."""
-    return np.packbits(mask, axis=1).tobytes()
+    return np.packbits(mask.ravel() if _whole_bytes(mask.shape[1]) else mask, axis=-1).tobytes()
 
 
 def mask_from_bits(data: bytes, size: tuple[int, int]) -> NDArray[np.bool_]:
     """The mask of this size (H, W) in bytes written by `mask_to_bits`."""
     height, width = size
-    rows = np.frombuffer(data, np.uint8).reshape(height, -1)
-    return np.unpackbits(rows, axis=1, count=width).view(np.bool_)
+    packed = np.frombuffer(data, np.uint8)
+    if _whole_bytes(width) and len(data) * 8 == height * width:
+        return np.unpackbits(packed).view(np.bool_).reshape(size)
+    return np.unpackbits(packed.reshape(height, -1), axis=1, count=width).view(np.bool_)
+
+
+def _whole_bytes(width: int) -> bool:
+    """Whether rows of so many bits need no padding; then they are packed as one, in half the time."""
+    return width % 8 == 0
 
 
 def mask_to_rle(mask: NDArray[np.bool_]) -> bytes:

@@ -13,15 +13,16 @@ import mmap
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from threading import BoundedSemaphore, Lock, Thread
 from time import monotonic, perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agvas_runtime.asked import Asked, request_of
 from agvas_runtime.client import ConnectionLostError, DeadlineMissedError, camera_stream
@@ -74,6 +75,9 @@ class LocalClient:
         self._stream: _Stream | None = None
         self._used = 0.0
         """When it last was, by the monotonic clock."""
+        self._asked: tuple[str | None, Asked] = (None, {})
+        self._request = request_of(None, {})
+        """What was asked last, which is what will be asked next, and its message."""
         self._lock = Lock()
 
     def __enter__(self) -> LocalClient:
@@ -99,17 +103,17 @@ class LocalClient:
         **asked: Unpack[Asked],
     ) -> SegmentReply:
         """Have one frame segmented, see `Client.segment`. Threads wait for each other."""
-        request = request_of(instruction, asked)
-        if identity is not None:
-            request.frame.identity.CopyFrom(identity_to(identity))
         with self._lock:
+            if not _same(self._asked, (instruction, asked)):
+                self._request = request_of(instruction, asked)
+                self._asked = instruction, asked
             if monotonic() - self._used > QUIET_MS / 1000:  # heartbeats that nobody reads would fill the way
                 self._end()
             try:
                 if self._stream is None:
                     opening = pb.CameraStream(policy=pb.QUEUE_POLICY_BLOCK, heartbeat_ms=QUIET_MS)
                     self._stream = _Stream(self.path, self.timeout_s, self._slot_bytes, 1, opening)
-                self._stream.send(request, image, pixel_format)
+                self._stream.send(self._request, image, pixel_format, identity)
                 reply = self._stream.answer()
                 self._used = monotonic()
             except BaseException:
@@ -144,16 +148,13 @@ class LocalClient:
         on_heartbeat: Callable[[str], None],
     ) -> Generator[SegmentReply, None, None]:
         stream = _Stream(self.path, self.timeout_s, self._slot_bytes, SLOTS, opening)
-        failures: list[Exception] = []
+        failures, request = list[Exception](), pb.SegmentRequest()
 
         def send() -> None:
             try:
                 for image in frames:
                     of_image, identity = image if isinstance(image, tuple) else (image, None)
-                    request = pb.SegmentRequest()
-                    if identity is not None:
-                        request.frame.identity.CopyFrom(identity_to(identity))
-                    stream.send(request, of_image, pixel_format)
+                    stream.send(request, of_image, pixel_format, identity)
             except ConnectionLostError:  # whoever reads the answers finds out, too
                 pass
             except Exception as error:
@@ -184,6 +185,9 @@ class _Stream:
         self.sent: deque[float] = deque()
         """When each frame was sent that has no answer yet."""
         self._path, self._slot_bytes, self._slots = path, slot_bytes, slots
+        self._like: tuple[object, ...] = ()
+        self._message = b""
+        """What the last array was, and its message: the next ones are like it."""
         self._free, self._next, self._closed = BoundedSemaphore(slots), 0, False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(timeout_s)
@@ -196,23 +200,28 @@ class _Stream:
             send_memory(self._socket, fd)
             if receive_exactly(self._socket, len(HELLO)) != HELLO:
                 raise Hangup("found no agvas server")
-            self._send(pb.InspectRequest(open=opening), 0, 0)
+            self._send(pb.InspectRequest(open=opening).SerializeToString(), 0, 0)
         except (OSError, Hangup) as error:
             self.close()
             raise self._lost(error) from None
         finally:
             os.close(fd)
 
-    def send(self, request: pb.SegmentRequest, image: ImageLike, pixel_format: str | None) -> None:
-        """Send a frame, once there is a slot for it; raises InputError, ConnectionLostError."""
-        message = pb.InspectRequest(frame=request)
-        frame = message.frame.frame
-        if isinstance(image, np.ndarray | RawFrame):
-            content = put_format(frame.raw, image, pixel_format).reshape(-1).view(np.uint8)
+    def send(
+        self,
+        request: pb.SegmentRequest,
+        image: ImageLike,
+        pixel_format: str | None,
+        identity: FrameIdentity | None = None,
+    ) -> None:
+        """Send a frame, once there is a slot for it; raises InputError, ConnectionLostError.
+
+        A request that is sent again must be the same as it was.
+        """
+        if isinstance(image, np.ndarray) and identity is None:
+            content, message = self._as_before(request, image, pixel_format)
         else:
-            put_image(frame, image, pixel_format)
-            content = np.frombuffer(frame.encoded, np.uint8)
-            frame.encoded = b""
+            content, message = _parted(request, image, pixel_format, identity)
         if content.size > self._slot_bytes:
             limit = f"at most largest_frame_mb, {self._slot_bytes >> 20} MiB"
             raise InputError(f"image: found a frame of {content.size} bytes, expected {limit}")
@@ -260,9 +269,20 @@ class _Stream:
             while True:
                 self._free.release()
 
-    def _send(self, message: pb.InspectRequest, offset: int, size: int) -> None:
-        content = message.SerializeToString()
-        self._socket.sendall(REQUEST_HEAD.pack(len(content), offset, size) + content)
+    def _as_before(
+        self, request: pb.SegmentRequest, image: NDArray[Any], pixel_format: str | None
+    ) -> tuple[NDArray[np.uint8], bytes]:
+        """`_parted` of an array, whose message is not made again where it is like the one before."""
+        like = request, image.shape, image.dtype, pixel_format
+        if like == self._like and image.flags.c_contiguous:
+            return image.reshape(-1).view(np.uint8), self._message
+        content, message = _parted(request, image, pixel_format, None)
+        if image.dtype == image.dtype.newbyteorder("<"):  # else its bytes must be turned round
+            self._like, self._message = like, message
+        return content, message
+
+    def _send(self, message: bytes, offset: int, size: int) -> None:
+        self._socket.sendall(REQUEST_HEAD.pack(len(message), offset, size) + message)
 
     def _received(self) -> tuple[int, bytes]:
         head = receive_exactly(self._socket, REPLY_HEAD.size)
@@ -276,6 +296,33 @@ class _Stream:
         reason = (error.strerror or reason).lower() if isinstance(error, OSError) else reason
         unanswered = f"; {len(self.sent)} frames have no answer" if self.sent else ""
         return ConnectionLostError(f"{self._path}: {reason}{unanswered}")
+
+
+def _same(some: tuple[str | None, Mapping[str, object]], others: tuple[str | None, Mapping[str, object]]) -> bool:
+    """Whether the very same was asked. Recipes that are equal may not be: what was set of them counts."""
+    (instruction, asked), (other, of_others) = some, others
+    return (
+        instruction == other
+        and len(asked) == len(of_others)
+        and all(name in of_others and of_others[name] is value for name, value in asked.items())
+    )
+
+
+def _parted(
+    request: pb.SegmentRequest, image: ImageLike, pixel_format: str | None, identity: FrameIdentity | None
+) -> tuple[NDArray[np.uint8], bytes]:
+    """The bytes of a frame, and the message that goes with them. Raises InputError."""
+    message = pb.InspectRequest(frame=request)
+    frame = message.frame.frame
+    if identity is not None:
+        frame.identity.CopyFrom(identity_to(identity))
+    if isinstance(image, np.ndarray | RawFrame):
+        content = put_format(frame.raw, image, pixel_format).reshape(-1).view(np.uint8)
+    else:
+        put_image(frame, image, pixel_format)
+        content = np.frombuffer(frame.encoded, np.uint8)
+        frame.encoded = b""
+    return content, message.SerializeToString()
 
 
 def _error(code: str, shown: str, text: str) -> Exception:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
@@ -58,6 +59,18 @@ FORMATS: dict[tuple[str, tuple[int, ...]], tuple[str, ...]] = {
 """What an array of this dtype may be, by its shape behind [H, W]; the first one where nothing is said."""
 
 
+def _names(kind: EnumTypeWrapper, prefix: str) -> dict[int, str]:
+    return {number: name.removeprefix(prefix) for name, number in kind.items()}
+
+
+_VERDICTS = {number: Verdict[name] for number, name in _names(pb.Verdict, "VERDICT_").items() if number}
+_ANSWER_KINDS = {number: AnswerKind[name] for number, name in _names(pb.AnswerKind, "ANSWER_KIND_").items() if number}
+_GATES: dict[int, Any] = {number: name.lower() for number, name in _names(pb.Gate, "GATE_").items()}
+_VERIFIED: dict[int, Any] = {number: name.lower() for number, name in _names(pb.Verified, "VERIFIED_").items()}
+_STATUSES: dict[int, Any] = {number: name.lower() for number, name in _names(pb.FrameStatus, "FRAME_STATUS_").items()}
+"""What is here for the protocol's numbers: asking protobuf for a name costs every reply some hundredths of a ms."""
+
+
 @dataclass(frozen=True)
 class FrameIdentity:
     """Where a frame comes from; comes back with its answer."""
@@ -69,6 +82,9 @@ class FrameIdentity:
     encoder_count: int | None = None
     capture_time: datetime | None = None
     """With a time zone; microseconds are kept."""
+
+
+_NOWHERE = FrameIdentity()
 
 
 @dataclass(frozen=True)
@@ -258,35 +274,34 @@ def event_from(event: pb.ExplainEvent, round_trip_ms: float) -> str | GroupMask 
 
 def reply_from(reply: pb.SegmentResponse, round_trip_ms: float) -> SegmentReply:
     """What the client returns for a reply that took this long, whether there is a result in it or not."""
-    size = (reply.height, reply.width)
-    status: Any = pb.FrameStatus.Name(reply.status or pb.FRAME_STATUS_OK).removeprefix("FRAME_STATUS_").lower()
+    size, model = (reply.height, reply.width), reply.model
     return SegmentReply(
-        verdict=Verdict[pb.Verdict.Name(reply.verdict).removeprefix("VERDICT_")],
+        verdict=_VERDICTS[reply.verdict],
         reason=reply.reason,
-        gate=pb.Gate.Name(reply.gate).removeprefix("GATE_").lower(),
+        gate=_GATES[reply.gate],
         answer=reply.answer,
-        answer_kind=AnswerKind[pb.AnswerKind.Name(reply.answer_kind or pb.ANSWER_KIND_OTHER)[len("ANSWER_KIND_") :]],
+        answer_kind=_ANSWER_KINDS[reply.answer_kind or pb.ANSWER_KIND_OTHER],
         confidence=reply.confidence,
         scores=_scores_from(reply),
         size=size,
         defect_area_px=reply.defect_area_px,
-        regions=tuple(_region_from(region) for region in reply.regions),
+        regions=tuple([_region_from(region) for region in reply.regions]),
         mask=_mask_from(reply.mask, size),
         probability=_probability_from(reply.probability, size),
         timings_ms={timing.stage: timing.ms for timing in reply.timings},
         round_trip_ms=round_trip_ms,
-        model_name=reply.model.name,
-        bundle_sha256=reply.model.bundle_sha256,
-        identity=identity_from(reply.identity),
+        model_name=model.name,
+        bundle_sha256=model.bundle_sha256,
+        identity=identity_from(reply.identity) if reply.identity.ByteSize() else _NOWHERE,
         instruction=reply.instruction,
         tokens=reply.tokens,
         proved_tokens=reply.proved_tokens,
         one_pass=reply.one_pass,
-        verified=pb.Verified.Name(reply.verified or pb.VERIFIED_ANSWER).removeprefix("VERIFIED_").lower(),
+        verified=_VERIFIED[reply.verified or pb.VERIFIED_ANSWER],
         rechecked=reply.rechecked,
-        groups=tuple(_group_from(group) for group in reply.groups),
+        groups=tuple([_group_from(group) for group in reply.groups]),
         polygons=_polygons_from(reply.mask),
-        status=status,
+        status=_STATUSES[reply.status or pb.FRAME_STATUS_OK],
         index=reply.index,
         recipe_name=reply.recipe_name,
     )
@@ -295,8 +310,8 @@ def reply_from(reply: pb.SegmentResponse, round_trip_ms: float) -> SegmentReply:
 def _scores_from(reply: pb.SegmentResponse) -> Scores:
     if not reply.HasField("scores"):
         return Scores.unknown(0.0)
-    names = ("p_answer", "p_reject", "p_other", "anomaly", "min_margin")
-    return Scores(**{name: getattr(reply.scores, name) for name in names})
+    scores = reply.scores
+    return Scores(scores.p_answer, scores.p_reject, scores.p_other, scores.anomaly, scores.min_margin)
 
 
 def _group_from(group: pb.GroupMask) -> GroupMask:

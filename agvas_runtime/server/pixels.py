@@ -121,6 +121,8 @@ def _rows(raw: pb.RawImage, apart: memoryview | None, layout: Layout, max_pixels
         expected = f"{most}" if least == most else f"{least} to {most}"
         raise InputError(f"frame.raw.data: found {size} bytes, expected {expected} for {_named(raw)}, stride {stride}")
     data = np.frombuffer(content, np.uint8)
+    if stride == packed:
+        return data.reshape(raw.height, packed)
     return np.lib.stride_tricks.as_strided(data, (raw.height, packed), (stride, 1), writeable=False)
 
 
@@ -182,4 +184,6 @@ def _named(raw: pb.RawImage) -> str:
 
 def _as_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Pixels [H, W, 1 or 3] as a contiguous [H, W, 3]."""
+    if pixels.shape[2] == 3:
+        return np.ascontiguousarray(pixels)
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
