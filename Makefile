@@ -10,7 +10,7 @@ GRPC_TOOLS = grpcio-tools==1.72.0
 TRITON_CLIENT = tritonclient==2.73.0 python-rapidjson==1.25
 
 .PHONY: demo test test-full proof proof-full-size proof-export proof-single-pass proof-single-pass-bench
-.PHONY: proof-drill proof-fuzz proof-serving proof-web proof-perf-analyzer lint proto demo-frames clean
+.PHONY: proof-drill proof-fuzz proof-serving proof-web proof-perf-analyzer proof-compare proof-instruct lint proto demo-frames clean
 
 # Starts the server with the embedded bundle, plays frames to it, stops it. FRAMES=folder plays your own images.
 demo: .venv/installed
@@ -22,7 +22,7 @@ test: lint .venv-kserve/installed
 
 # The same at the sizes that the issues name; hours, not minutes.
 test-full: lint proof proof-full-size proof-export proof-single-pass proof-single-pass-bench \
-           proof-drill proof-fuzz proof-serving proof-web proof-perf-analyzer
+           proof-drill proof-fuzz proof-serving proof-web proof-perf-analyzer proof-compare proof-instruct
 	.venv-test/bin/python -m pytest
 
 # The figures behind the README, on an idle machine: benchmarks/full/<date>-<commit>.json.
@@ -65,6 +65,14 @@ proof-web: .venv-test/installed
 # Triton's own load generator against the server: Debian's libb64-0d, x86-64 Linux, two minutes on two idle cores.
 proof-perf-analyzer: .venv-perf/installed
 	.venv-perf/bin/python tools/perf_analyzer.py
+
+# Planted slow-downs: does `agvas-bench compare` find them, and nothing else? Ten minutes on a machine that does little else.
+proof-compare: .venv-test/installed
+	.venv-test/bin/python tools/compare_proof.py
+
+# 10,000 instruct records through a failing endpoint, killed twice: none lost, none twice. A minute.
+proof-instruct: .venv-test/installed
+	.venv-test/bin/python tools/instruct_proof.py
 
 lint: .venv-test/installed
 	.venv-test/bin/ruff check

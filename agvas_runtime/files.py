@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from agvas_runtime.errors import EngineError, InputError
 
@@ -14,6 +15,29 @@ def make_folder(folder: Path) -> Path:
     except OSError as error:
         raise InputError(f"{folder}: cannot make this folder: {error.strerror}") from None
     return folder
+
+
+def check_folder(folder: Path) -> None:
+    """Look before long work whether files can be put into this folder, which need not be there yet; makes nothing.
+
+    Raises InputError naming it when that is impossible.
+    """
+    try:
+        with TemporaryFile(dir=next(each for each in (folder, *folder.absolute().parents) if each.exists())):
+            pass
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write into this folder: {error.strerror}") from None
+
+
+def check_place(path: Path) -> None:
+    """As `check_folder`, for a file that `write_whole` is to write: its place is no folder, and its folder is fit."""
+    check_folder(path.parent)
+    try:
+        folder = path.is_dir()
+    except OSError as error:
+        raise InputError(f"{path}: cannot write: {error.strerror}") from None
+    if folder:
+        raise InputError(f"{path}: found a folder, expected a file to write")
 
 
 def write_whole(path: Path, data: bytes) -> None:

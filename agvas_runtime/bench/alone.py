@@ -1,8 +1,8 @@
 """One contender in a process of its own: loading, the cold first frame, memory, energy.
 
-Several in one process could not be told apart, and the second would find warm what the first had loaded. The bench
-starts `python -m agvas_runtime.bench.alone`, which reads its task from stdin and prints what it measured. Cold is the
-process; the model's files may still be in the system's cache.
+Several in one process could not be told apart, and the second would find warm what the first had loaded. The process
+reads its task from stdin and prints what it measured. Cold is the process; the model's files may still be in the
+system's cache.
 """
 
 import json
@@ -26,6 +26,7 @@ from agvas_runtime.bench.latency import Track, open_track
 from agvas_runtime.bench.nvml import gpus, open_library
 from agvas_runtime.bundle import Bundle, default_bundle_path
 from agvas_runtime.engines.records import Target
+from agvas_runtime.engines.registry import OF_BUNDLES
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.modes import Mode, Request
 
@@ -61,13 +62,18 @@ def measure_alone(
             "frames": names,
             "request": asdict(request),
         }
-        command = [sys.executable, "-m", "agvas_runtime.bench.alone"]
-        done = subprocess.run(command, input=json.dumps(task), capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", program()], input=json.dumps(task), capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise EngineError(f"{contender.name}: measuring it alone failed: {last}")
     measured: dict[str, Any] = json.loads(done.stdout)
     return measured
+
+
+def program() -> str:
+    """The program of that process. It imports from where this one does: `-m` and `-c` alone look in the current folder
+    first, where a user's json.py would be taken for Python's."""
+    return f"import sys; sys.path[:] = {sys.path!r}; from agvas_runtime.bench.alone import main; main()"
 
 
 def build_ms(bundle: Bundle, target: Target) -> float:
@@ -82,8 +88,10 @@ def build_ms(bundle: Bundle, target: Target) -> float:
 
 def _measure(task: dict[str, Any]) -> dict[str, Any]:
     contender = Contender.of(task["engine"], Path(task["path"]) if task["path"] else None)
-    on_cpu = contender.engine.removesuffix(PLAIN) == "ort"
-    memory, before = DeviceMemory([] if on_cpu else gpus(open_library()), os.getpid()), _resident()
+    engine = contender.engine.removesuffix(PLAIN)
+    seen = [] if engine == "ort" else gpus(open_library())
+    on_cpu = engine == "ort" or (engine not in OF_BUNDLES and not seen)  # PyTorch takes a GPU where there is one
+    memory, before = DeviceMemory(seen, os.getpid()), _resident()
     request = Request(**{**task["request"], "mode": Mode(task["request"]["mode"])})
     frames = [Frame(Path(name).read_bytes()) for name in task["frames"]]
     begin = time.perf_counter()
@@ -92,7 +100,7 @@ def _measure(task: dict[str, Any]) -> dict[str, Any]:
     loaded = _resident()
     memory.look()
     first_call_ms = track.call(frames[0], keep=False)
-    energy = _run(track, frames, memory)
+    energy = _run(track, frames, memory, on_cpu)
     return {
         "load_ms": load_ms,
         "first_call_ms": first_call_ms,
@@ -105,10 +113,14 @@ def _measure(task: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _run(track: Track, frames: Sequence[Frame], memory: DeviceMemory) -> dict[str, Any] | None:
-    """Segment frames, looking at memory after each; what they cost in energy, where anything tells."""
+def _run(track: Track, frames: Sequence[Frame], memory: DeviceMemory, on_cpu: bool) -> dict[str, Any] | None:
+    """Segment frames, looking at memory after each; what they cost in energy, where anything tells.
+
+    `on_cpu`: surely there, so that the processors' energy is the engine's. A GPU that is not recognised has none told.
+    """
     used = memory.in_use()
-    meter, begin, joules, done = open_meter(used.gpu if used else None), time.perf_counter(), None, 0
+    meter = open_meter(used.gpu if used else None) if used or on_cpu else None
+    begin, joules, done = time.perf_counter(), None, 0
     while done < FRAMES or (joules is not None and time.perf_counter() - begin < ENERGY_S):
         track.call(frames[done % len(frames)], keep=False)
         memory.look()
@@ -142,7 +154,8 @@ def _peak() -> int:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """What the process does."""
     try:
         print(json.dumps(_measure(json.load(sys.stdin))))
     except (InputError, EngineError) as error:

@@ -7,14 +7,17 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from agvas_runtime import console
-from agvas_runtime.bench.compare.change import Change, Verdict, changes
+from agvas_runtime.bench.compare.beside import beside
+from agvas_runtime.bench.compare.change import RUN_TO_RUN, Change, Verdict, changes, more_missed
 from agvas_runtime.bench.compare.circumstances import differences
-from agvas_runtime.bench.compare.series import quiet_turns, series_of
+from agvas_runtime.bench.compare.series import fastest, misses_of, quiet_turns, series_of
+from agvas_runtime.bench.compare.together import all_changed, unclear_where_all_changed, without_common
 from agvas_runtime.bench.report.schema import read_report
 from agvas_runtime.errors import InputError
-from agvas_runtime.files import write_whole
+from agvas_runtime.files import check_place, write_whole
 
 STYLES = {Verdict.SLOWER: "red", Verdict.FASTER: "green", Verdict.UNCLEAR: "yellow", Verdict.SAME: ""}
 
@@ -23,16 +26,16 @@ def compare(
     old: Annotated[Path, typer.Argument(help="Report (JSON) of `agvas-bench engine` or `serve`.")],
     new: Annotated[Path, typer.Argument(help="A later one of the same.")],
     fail_on_slower: Annotated[
-        bool, typer.Option("--fail-on-slower", help="Exit with 1 if anything is slower.")
+        bool, typer.Option("--fail-on-slower", help="Exit with 1 if anything is slower, or unclear.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the comparison (JSON) to this file.")] = None,
 ) -> None:
     """Say what changed beyond noise from one recorded run to another.
 
-    Stages of contenders of the same name are compared, of servers the loads with as many cameras. Frames while the
-    machine did much other work are left out; where too few are left, a figure is unclear. Changes of less than about
-    an eighth are not told from the noise between two runs.
+    Stages of contenders of the same name are compared, of servers the loads with the same cameras. Frames in which the
+    program did not have the whole machine are left out; where too few are left, a figure is unclear. Changes of less
+    than about an eighth are not told from the noise between two runs. What there is one value of stands side by side.
 
     \b
     Examples:
@@ -40,6 +43,8 @@ def compare(
       agvas-bench compare monday.json tuesday.json
       agvas-bench compare benchmarks/main.json now.json --fail-on-slower
     """
+    if out is not None:
+        check_place(out)
     report = compared(read_report(old), read_report(new), str(old), str(new))
     if out is not None:
         write_whole(out, (json.dumps(console.finite(report), indent=2) + "\n").encode())
@@ -48,35 +53,49 @@ def compare(
         console.print_json(report)
     else:
         _print(report)
-    if fail_on_slower and report["slower"]:
+    if fail_on_slower and (report["slower"] or report["unclear"]):
         raise typer.Exit(1)
 
 
 def compared(old: dict[str, Any], new: dict[str, Any], old_name: str, new_name: str) -> dict[str, Any]:
-    """The comparison of two reports. Raises InputError where they have nothing in common."""
+    """The comparison of two reports. Raises InputError where they have nothing in common.
+
+    `unclear` are figures that cannot be told, and contenders or loads that the new report does not have.
+    """
     if old["kind"] != new["kind"]:
         raise InputError(
             f"{new_name}: found a report of `{new['kind']}`, expected one of `{old['kind']}` as {old_name}"
         )
-    found = changes(series_of(old), series_of(new))
+    fastest_ms = fastest(old, new)
+    before, after, together = without_common(series_of(old, fastest_ms), series_of(new, fastest_ms))
+    found = unclear_where_all_changed(changes(before, after, RUN_TO_RUN[old["kind"]]), together)
     if not found:
         raise InputError(f"{new_name}: found no contender or load of {old_name}, expected the same names")
+    gone = [name for name in dict.fromkeys(of for of, _ in before) if all(of != name for of, _ in after)]
+
+    def those(verdict: Verdict) -> list[str]:
+        return [f"{each.of}: {each.what}" for each in found if each.verdict is verdict]
+
     return {
         "schema": 1,
         "old": old_name,
         "new": new_name,
         "different": differences(old, new),
-        "left_out": {"old": _left_out(old), "new": _left_out(new)},
-        "slower": [f"{each.of}: {each.what}" for each in found if each.verdict is Verdict.SLOWER],
-        "faster": [f"{each.of}: {each.what}" for each in found if each.verdict is Verdict.FASTER],
+        "graphs_together": together,
+        "left_out": {"old": _left_out(old, fastest_ms), "new": _left_out(new, fastest_ms)},
+        "slower": those(Verdict.SLOWER) + [f"{name}: misses" for name in more_missed(misses_of(old), misses_of(new))],
+        "faster": those(Verdict.FASTER),
+        "unclear": those(Verdict.UNCLEAR)
+        + [f"{name}: all graphs, x{times:.2f}" for name, times in together.items() if all_changed(times)]
+        + [f"{name}: not in {new_name}" for name in gone],
         "changes": [{**asdict(each), "verdict": each.verdict.value} for each in found],
+        "beside": [each._asdict() for each in beside(old, new)],
     }
 
 
-def _left_out(report: dict[str, Any]) -> float:
-    """The share of a report's turns in which the machine did other work."""
-    quiet = quiet_turns(report) if report["kind"] == "engine" else None
-    return 0.0 if quiet is None or not len(quiet) else float(1 - quiet.mean())
+def _left_out(report: dict[str, Any], fastest_ms: float | None) -> float:
+    """The share of a report's turns in which the program did not have the whole machine."""
+    return float(1 - quiet_turns(report, fastest_ms).mean()) if report["kind"] == "engine" else 0.0
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -86,15 +105,16 @@ def _print(report: dict[str, Any]) -> None:
     for which in ("old", "new"):
         if share := report["left_out"][which]:
             console.note(f"{report[which]}: {share:.0%} of the turns are left out: the machine did other work")
-    names = dict.fromkeys(each["of"] for each in report["changes"])
-    for name in names:
+    for name in dict.fromkeys(each["of"] for each in report["changes"]):
         output.print(_table(name, [each for each in report["changes"] if each["of"] == name]))
-    for word in ("slower", "faster"):
+    if report["beside"]:
+        output.print(_beside_table(report["beside"]))
+    for word in ("slower", "faster", "unclear"):
         output.print(f"{word}: {', '.join(report[word]) or 'nothing'}", highlight=False, markup=False)
 
 
 def _table(name: str, found: list[dict[str, Any]]) -> Table:
-    table = Table(title=f"{name}: ms, median", title_justify="left")
+    table = Table(title=Text(f"{name}: ms, median"), title_justify="left")
     for head in ("stage", "old", "new", "new : old", "interval", ""):
         table.add_column(head, justify="left" if head in ("stage", "") else "right")
     for each in found:
@@ -102,4 +122,14 @@ def _table(name: str, found: list[dict[str, Any]]) -> Table:
         interval = "" if verdict is Verdict.UNCLEAR else f"{change.low:.2f} to {change.high:.2f}"
         cells = (f"{change.old_ms:.3f}", f"{change.new_ms:.3f}", f"{change.ratio:.3f}", interval, verdict.value)
         table.add_row(change.what, *cells, style=STYLES[verdict])
+    return table
+
+
+def _beside_table(found: list[dict[str, Any]]) -> Table:
+    table = Table(title="one value each, of which no noise is known", title_justify="left")
+    for head in ("", "figure", "old", "new"):
+        table.add_column(head, justify="right" if head in ("old", "new") else "left")
+    for each in found:
+        values = ("n/a" if value is None else f"{value:,.4g}" for value in (each["old"], each["new"]))
+        table.add_row(Text(each["of"]), each["what"], *values)
     return table

@@ -1,6 +1,5 @@
 """`agvas-bench engine`: its command line. What is measured is in engines.py, what is said of it in table.py."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,12 +8,14 @@ import typer
 from agvas_runtime import console
 from agvas_runtime.bench.contenders import contenders_of
 from agvas_runtime.bench.engines import Options, bench_engines
+from agvas_runtime.bench.publish import check_places, publish
 from agvas_runtime.bench.table import print_report
 from agvas_runtime.errors import InputError
-from agvas_runtime.files import write_whole
 from agvas_runtime.modes import Mode, Request
 
 LARGEST_BATCH = 256
+MOST_FRAMES = 1_000_000
+"""Each is kept, a kilobyte or so for each contender."""
 
 
 def engine(
@@ -38,8 +39,8 @@ def engine(
         str | None, typer.Option(help="Sentence on the object's normal look, for describe-plus.")
     ] = None,
     image: Annotated[list[Path] | None, typer.Option(help="Image or folder [default: generated]; may repeat.")] = None,
-    frames: Annotated[int, typer.Option(min=1, help="Measured frames of each contender.")] = 200,
-    warmup: Annotated[int, typer.Option(min=0, help="Frames before them that are not counted.")] = 20,
+    frames: Annotated[int, typer.Option(min=1, max=MOST_FRAMES, help="Measured frames of each contender.")] = 200,
+    warmup: Annotated[int, typer.Option(min=0, max=MOST_FRAMES, help="Frames before them that are not counted.")] = 20,
     threads: Annotated[
         int | None, typer.Option(min=1, max=256, help="CPU threads [default: one for each core].")
     ] = None,
@@ -71,25 +72,12 @@ def engine(
       agvas-bench engine --engine ort,ort-plain,compiled-decode,reference --image parts/good --image parts/crack
       agvas-bench engine --contender ort --contender slow=reference:checkpoints/tiny --threads 1 --json
     """
-    if report is not None:
-        from agvas_runtime.bench.report import check_can_report, write_report
-
-        check_can_report(report)
+    check_places(out, report)
     request = Request(mode, instruction, class_name, normal_look)
     contenders = contenders_of(targets or [], engine, contender or [])
     sizes = parse_batches(batch)
     options = Options(image or (), frames, warmup, threads, sizes, alone, data, limit, request)
-    measured = console.finite(bench_engines(contenders, options))
-    if as_json:
-        console.print_json(measured)
-    else:
-        print_report(measured)
-    if out is not None:
-        write_whole(out, (json.dumps(measured) + "\n").encode())
-        console.note(f"written: {out}")
-    if report is not None:
-        write_report([measured], report)
-        console.note(f"written: {report}")
+    publish(console.finite(bench_engines(contenders, options)), print_report, as_json, out, report)
 
 
 def parse_batches(text: str) -> tuple[int, ...]:

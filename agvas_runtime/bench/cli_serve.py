@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,14 +13,17 @@ import typer
 
 from agvas_runtime import console
 from agvas_runtime.bench.load.schedule import MOST_CAMERAS, Arrivals, read_cameras
+from agvas_runtime.bench.publish import check_places, publish
 from agvas_runtime.connection_options import CaOption, CertOption, KeyOption, TokenOption
 from agvas_runtime.errors import EngineError, InputError
-from agvas_runtime.files import write_whole
 
 if TYPE_CHECKING:
     from agvas_runtime.bench.load.connection import Connection
     from agvas_runtime.bench.load.pictures import Picture
-    from agvas_runtime.bench.load.step import Load, Target
+    from agvas_runtime.bench.load.step import Target
+
+
+MOST_PORT = 65535
 
 
 class Protocol(str, Enum):
@@ -98,12 +101,10 @@ def serve(
     from agvas_runtime.bench.load.measure import empty_report, measure
     from agvas_runtime.bench.load.pictures import load_pictures, read_size
     from agvas_runtime.bench.load.step import Load
+    from agvas_runtime.bench.load.table import print_report
     from agvas_runtime.server.channel import read_token
 
-    if report is not None:
-        from agvas_runtime.bench.report import check_can_report
-
-        check_can_report(report)
+    check_places(out, report)
     cameras = read_cameras(camera or ["10"])
     _check(target, ramp, target_p99_ms, max_misses, protocol, (model, input_name, output_name))
     load = Load(arrivals, seed, seconds, warmup, wait, target_p99_ms, max_misses)
@@ -117,9 +118,9 @@ def serve(
     except (KeyboardInterrupt, EngineError):
         if found["steps"]:
             console.note("ended early: the report has the steps that were finished")
-            _publish(found, load, as_json, out, report)
+            publish(console.finite(found), partial(print_report, load=load), as_json, out, report)
         raise
-    _publish(found, load, as_json, out, report)
+    publish(console.finite(found), partial(print_report, load=load), as_json, out, report)
 
 
 def _target(
@@ -144,26 +145,10 @@ def _check(
     target: str, ramp: bool, target_p99_ms: float | None, max_misses: float | None, protocol: Protocol, kserve: Any
 ) -> None:
     """Raise InputError for options that make no sense beside each other."""
-    if not re.fullmatch(r"\S+:\d{1,5}", target):
-        raise InputError(f"found the target {target!r}, expected HOST:PORT, as in 127.0.0.1:50051")
+    if not re.fullmatch(r"\S+:\d+", target) or not 1 <= int(target.rpartition(":")[2][:6]) <= MOST_PORT:
+        found = f"found the target {target!r}"
+        raise InputError(f"{found}, expected HOST:PORT, as in 127.0.0.1:50051, with a port from 1 to {MOST_PORT}")
     if ramp and target_p99_ms is None and max_misses is None:
         raise InputError("--ramp: found no target, expected --target-p99-ms or --max-misses beside it")
     if protocol is Protocol.AGVAS and any(kserve):
         raise InputError("--model, --input and --output: found beside --protocol agvas, expected --protocol kserve")
-
-
-def _publish(found: dict[str, Any], load: Load, as_json: bool, out: Path | None, folder: Path | None) -> None:
-    from agvas_runtime.bench.load.table import print_report
-
-    if as_json:
-        console.print_json(found)
-    else:
-        print_report(found, load)
-    if out is not None:
-        write_whole(out, (json.dumps(console.finite(found), indent=1) + "\n").encode())
-        console.note(f"written: {out}")
-    if folder is not None:
-        from agvas_runtime.bench.report import write_report
-
-        write_report([found], folder)
-        console.note(f"written: {folder}")

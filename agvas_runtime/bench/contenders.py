@@ -1,13 +1,16 @@
 """What is measured: engines, each with a bundle or a checkpoint, as the command line names them."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
-from agvas_runtime.bundle import MANIFEST
+from agvas_runtime import console
+from agvas_runtime.bundle import MANIFEST, default_bundle_path
 from agvas_runtime.engines.registry import OF_BUNDLES, Segments, engine_names, open_segmenter
 from agvas_runtime.errors import InputError
-from agvas_runtime.evaluate.sources import Model
+from agvas_runtime.hashing import remembered_sha256, sha256_file
 
 PLAIN = "-plain"
 """Behind the name of an engine of bundles: the same graphs, decoding token by token, no known answer tried."""
@@ -16,6 +19,7 @@ REFERENCE = "reference"
 BUNDLE, CHECKPOINT = "bundle", "checkpoint"
 USUAL_ENGINE = {BUNDLE: OF_BUNDLES[0], CHECKPOINT: REFERENCE}
 CHECKPOINT_FILE = "config.json"
+INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,14 @@ class Contender:
 
     @property
     def model_sha256(self) -> str | None:
-        """Hash of a bundle's manifest, or of a checkpoint's files' names, sizes and times; None of the embedded one."""
-        found: str | None = Model(self.engine.removesuffix(PLAIN), self.path).settings()["model_fingerprint"]
-        return found
+        """Hash of a bundle's manifest, which holds those of its files; or of a checkpoint, see `checkpoint_sha256`.
+
+        None of a checkpoint that is embedded, and where there is no such folder.
+        """
+        if self.engine.removesuffix(PLAIN) in OF_BUNDLES:
+            manifest = (self.path or default_bundle_path()) / MANIFEST
+            return sha256_file(manifest) if manifest.is_file() else None
+        return checkpoint_sha256(self.path) if self.path is not None and self.path.is_dir() else None
 
     def open(self, threads: int | None) -> Segments:
         """Load it. Raises InputError, EngineError."""
@@ -114,6 +123,30 @@ def kind_of(target: Path) -> str:
             f"{target}: {'not a' if target.exists() else 'no such'} folder; expected a bundle or checkpoint"
         )
     raise InputError(f"{target}: found neither {MANIFEST} (of a bundle) nor {CHECKPOINT_FILE} (of a checkpoint)")
+
+
+def checkpoint_sha256(folder: Path) -> str:
+    """SHA-256 of a checkpoint's files' names and contents, whenever they were written and wherever they lie.
+
+    Of shards whose SHA-256 the checkpoint's own index records, that is taken; other files are read, which shows
+    progress, large ones once as long as they are untouched. Raises OSError.
+    """
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    recorded = _recorded(folder / INDEX)
+    told = [
+        f"{file.name} {recorded.get(file.name) or remembered_sha256(file)}"
+        for file in console.progress(files, "hashing the checkpoint", len(files))
+    ]
+    return sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _recorded(index: Path) -> dict[str, str]:
+    """The hashes of shards in an index as this project writes it; none in others."""
+    try:
+        files = json.loads(index.read_text("utf-8"))["metadata"]["files"]
+        return {str(name): str(entry["sha256"]) for name, entry in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _fits(engine: str, kind: str) -> bool:

@@ -1,5 +1,6 @@
 """Latency: contenders take turns frame by frame, so that whatever else the machine does hits all of them alike."""
 
+import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,7 +74,7 @@ def open_track(contender: Contender, threads: int | None, request: Request = Req
 
 
 def race(tracks: Sequence[Track], frames: Sequence[Frame], warmup: int, turns: Iterable[int]) -> dict[str, list[float]]:
-    """First calls, then `warmup` calls, then one kept call of every contender per turn; who begins changes by turn.
+    """First calls, then `warmup` calls, then one kept call of every contender per turn, in an order drawn by lot.
 
     Returns what the machine did, turn by turn: `yardstick_ms`, how long the same piece of work took before it, and
     `elsewhere_ms`, the processor time that others had during it. Raises InputError, EngineError.
@@ -85,10 +86,12 @@ def race(tracks: Sequence[Track], frames: Sequence[Frame], warmup: int, turns: I
             track.call(frames[turn % len(frames)], keep=False)
     yardstick, elsewhere = Yardstick(), Elsewhere()
     machine: dict[str, list[float]] = {"yardstick_ms": [], "elsewhere_ms": []}
+    lots, order = random.Random(0), list(tracks)
     for turn in turns:
+        lots.shuffle(order)  # by turns, some frames would always meet the same order
         machine["yardstick_ms"].append(round(yardstick.measure(), 4))
-        for place in range(len(tracks)):
-            tracks[(turn + place) % len(tracks)].call(frames[turn % len(frames)])
+        for track in order:
+            track.call(frames[turn % len(frames)])
         machine["elsewhere_ms"].append(round(elsewhere.measure(), 4))
     return machine
 

@@ -11,18 +11,28 @@ from typing import Any
 import psutil
 
 from agvas_runtime import __version__
+from agvas_runtime.bench.nvml import driver_version, gpus, open_library
+from agvas_runtime.control_group import container_limits
 
 PACKAGES = ("numpy", "pillow", "tokenizers", "onnxruntime", "onnxruntime-gpu", "tensorrt", "torch")
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores, memory, load and the versions of all that takes part; absent packages are left out."""
+    """Processor, cores, memory, GPUs, load and the versions of all that takes part; absent packages are left out.
+
+    `cores_limit` and `memory_limit_bytes` are those of the container, or None; `gpus` are those that NVML shows.
+    """
+    limits, library = container_limits(), open_library()
     return {
         "cpu": _cpu_model(),
         "architecture": platform.machine(),
         "cores_physical": psutil.cpu_count(logical=False),
         "cores_usable": _usable_cores(),
+        "cores_limit": limits.cores,
         "memory_bytes": psutil.virtual_memory().total,
+        "memory_limit_bytes": limits.memory_bytes,
+        "gpus": [gpu.name for gpu in gpus(library)],
+        "gpu_driver": driver_version(library),
         "load_average_1min": round(psutil.getloadavg()[0], 2),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -33,13 +43,20 @@ def describe_machine() -> dict[str, Any]:
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit that the folder's files are checked out from, marked "+" if they differ; None outside git."""
+    """The commit that the folder's files are checked out from, marked "+" if they differ; None outside git.
+
+    Outside is also a folder that a repository lies around without having files in it: of an environment, for example.
+    """
     try:
-        command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        _git(folder, "ls-files", "--error-unmatch", ".")
+        return _git(folder, "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+") or None
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
 
 def _cpu_model() -> str:

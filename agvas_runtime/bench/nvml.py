@@ -6,8 +6,8 @@ import ctypes
 from dataclasses import dataclass
 from typing import Any
 
-NAME_BYTES = 96
-"""NVML_DEVICE_NAME_V2_BUFFER_SIZE."""
+NAME_BYTES, VERSION_BYTES = 96, 80
+"""NVML_DEVICE_NAME_V2_BUFFER_SIZE, NVML_SYSTEM_DRIVER_VERSION_BUFFER_SIZE."""
 MOST_PROCESSES = 1024
 NOT_TOLD = 2**64 - 1
 """NVML_VALUE_NOT_AVAILABLE."""
@@ -81,6 +81,14 @@ def gpus(library: Any) -> list[Gpu]:
             _ask(library, "DeviceGetName", handle, name, NAME_BYTES)
             found.append(Gpu(name.value.decode("utf-8", "replace") or "GPU", library, handle))
     return found
+
+
+def driver_version(library: Any) -> str | None:
+    """As in "570.86.15"; None where the library is None or does not tell."""
+    version = ctypes.create_string_buffer(VERSION_BYTES)
+    if library is None or not _ask(library, "SystemGetDriverVersion", version, VERSION_BYTES):
+        return None
+    return version.value.decode("utf-8", "replace") or None
 
 
 def _ask(library: Any, name: str, *arguments: Any) -> bool:

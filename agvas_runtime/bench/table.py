@@ -5,6 +5,7 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from agvas_runtime import console
 from agvas_runtime.bench.figures import PERCENTILES
@@ -40,7 +41,7 @@ def _stages(each: dict[str, Any]) -> Table:
     table = _table(f"{each['name']}: ms per frame", ["stage"], list(PERCENTILES))
     for stage, values in each["stages_ms"].items():
         cells = (f"{values[key]:.2f}" for key in PERCENTILES)
-        table.add_row(stage, *cells, style="bold" if stage == WHOLE_CALL else "")
+        table.add_row(Text(stage), *cells, style="bold" if stage == WHOLE_CALL else "")
     return table
 
 
@@ -85,7 +86,7 @@ def _groups(report: dict[str, Any]) -> Table:
             found = each["groups"][group]
             p50, times = found["stages_ms"][WHOLE_CALL]["p50"], found["times_of_base"]
             cells = (f"{p50:.2f}", _times(times[WHOLE_CALL]), _times(times[LANGUAGE]))
-            table.add_row("" if number else f"{group} ({found['frames']})", each["name"], *cells)
+            table.add_row("" if number else f"{group} ({found['frames']})", Text(each["name"]), *cells)
     return table
 
 
@@ -103,7 +104,7 @@ def _throughput(contenders: Sequence[dict[str, Any]]) -> Table:
     table = _table("frames/s by batch size", ["contender"], [str(size) for size in sizes])
     for each in contenders:
         speed = {found["batch"]: f"{found['frames_per_s']:.1f}" for found in each["throughput"]}
-        table.add_row(each["name"], *(speed.get(size, "") for size in sizes))
+        table.add_row(Text(each["name"]), *(speed.get(size, "") for size in sizes))
     return table
 
 
@@ -125,7 +126,9 @@ def _number(value: float | None) -> str:
 
 
 def _table(title: str, names: Sequence[str], figures: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Table(
+        title=Text(title, "table.title"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
+    )
     for name in names:
         table.add_column(name, overflow="fold")
     for name in figures:

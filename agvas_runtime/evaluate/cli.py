@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from agvas_runtime import console
@@ -19,6 +20,9 @@ from agvas_runtime.evaluate.run import evaluate_dataset
 from agvas_runtime.evaluate.sources import Maps, Model, Source
 from agvas_runtime.files import make_folder, write_whole
 from agvas_runtime.modes import Mode, Request
+
+LARGEST = float(np.finfo(np.float32).max)
+"""Of the scores of a map."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -80,6 +84,8 @@ def evaluate(
     else:
         if bundle or checkpoint or engine != "ort" or request != Request():
             raise InputError("can't use --maps beside a model or what it is asked; choose one")
+        if threshold is not None and not abs(threshold) <= LARGEST:
+            raise InputError(f"--threshold: found {threshold}, expected a finite number that maps can have (float32)")
         source = Maps(maps, threshold)
     if resume and out is None:
         raise InputError("--resume needs --out, the folder of the interrupted run")

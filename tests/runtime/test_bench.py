@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from agvas_runtime.bench.machine import describe_machine, git_commit
 from agvas_runtime.bench.quality import compare_masks
 from agvas_runtime.bench.throughput import measure_throughput
 from agvas_runtime.bundle import default_bundle_path
+from agvas_runtime.control_group import container_limits
 from agvas_runtime.frames import decode_image
 from agvas_runtime.modes import Mode, Request
 from agvas_runtime.verdict import Verdict
@@ -29,12 +31,16 @@ from tests.runtime.red_source import save
 STAGES = ("decode", "preprocess", "encoders", "spam", "llm", "text", "decoder", "postprocess", "total")
 
 
-def test_contenders_take_turns_and_whoever_begins_changes():
+def test_contenders_take_turns_and_whoever_begins_is_drawn():
     turns = []
-    machine = race(tracks_of("ab", turns), frames_of(b"0", b"1"), 1, range(3))
+    machine = race(tracks_of("ab", turns), frames_of(b"0", b"1"), 1, range(20))
     assert turns[:4] == [("a", b"0"), ("b", b"0"), ("a", b"0"), ("b", b"0")]  # first calls, then the warm-up
-    assert turns[4:] == [("a", b"0"), ("b", b"0"), ("b", b"1"), ("a", b"1"), ("a", b"0"), ("b", b"0")]
-    assert {name: len(values) for name, values in machine.items()} == {"yardstick_ms": 3, "elsewhere_ms": 3}
+    pairs = [turns[place : place + 2] for place in range(4, len(turns), 2)]
+    assert [sorted(pair) for pair in pairs] == [
+        [("a", frame), ("b", frame)] for _, frame in zip(range(20), cycle([b"0", b"1"]), strict=False)
+    ]
+    assert {pair[0] for pair in pairs} == {("a", b"0"), ("b", b"0"), ("a", b"1"), ("b", b"1")}
+    assert {name: len(values) for name, values in machine.items()} == {"yardstick_ms": 20, "elsewhere_ms": 20}
     assert min(machine["yardstick_ms"]) > 0
 
 
@@ -145,10 +151,29 @@ def test_the_machine_is_named():
     assert machine["cpu"]
     assert machine["memory_bytes"] > 0
     assert machine["packages"]["numpy"] == np.__version__
+    limits = container_limits()
+    assert (machine["cores_limit"], machine["memory_limit_bytes"]) == (limits.cores, limits.memory_bytes)
+    assert (machine["gpus"] == []) == (machine["gpu_driver"] is None)
 
 
 def test_outside_git_there_is_no_commit(tmp_path):
     assert git_commit(tmp_path) is None
+
+
+def test_a_repository_around_a_folder_that_it_ignores_tells_no_commit(tmp_path):
+    def git(*arguments):
+        who = ("-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", "-C", tmp_path, *who, *arguments], check=True, capture_output=True)
+
+    ignored = tmp_path / ".venv" / "agvas_runtime"
+    ignored.mkdir(parents=True)
+    (ignored / "code.py").write_text("")
+    (tmp_path / ".gitignore").write_text(".venv\n")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    assert len(git_commit(tmp_path)) == 12
+    assert git_commit(ignored) is None
 
 
 def command(capfd, *args):
@@ -221,7 +246,8 @@ def test_start_and_memory_are_measured_in_a_process_for_each(measured):
 def test_the_tables_fit_100_columns(measured, monkeypatch, capsys):
     report = json.loads(json.dumps(measured[0]))
     for number, each in enumerate(report["contenders"]):
-        each["name"] = f"ort:bundles/a-rather-long-name-{number}"
+        each["name"] = f"[red]ort:bundles/a-long-name-{number}[/bold]"
+    report["base"] = report["contenders"][0]["name"]
     report["contenders"][0]["alone"] |= {
         "build_ms": 61000.0,
         "device": {"name": "H", "counts": "gpu", "before_bytes": 2**20, "loaded_bytes": 2**21, "peak_bytes": 2**22},
@@ -235,6 +261,9 @@ def test_the_tables_fit_100_columns(measured, monkeypatch, capsys):
     text = " ".join(" ".join(lines).split())
     for wanted in (
         "x1.23 [1.20, 1.26]",
+        "[red]ort:bundles/a-long-name-0[/bold]: ms per frame",
+        "times as long as [red]ort:bundles/a-long-name-0[/bold] took",
+        "[red]ort:bundles/a-long-name-1[/bold]",
         "its engines built in 61.0 s",
         "H: 2 MiB loaded, 4 MiB peak of everything on it, 1 MiB before",
         "0.123 J a frame, 45 W (nvml)",
@@ -270,6 +299,11 @@ def test_what_was_not_measured_is_not_in_the_tables(measured, capsys):
         (["--contender", "ort", "--contender", "ort"], "error: two contenders are called 'ort:embedded'"),
         (["--contender", "ort", "x"], "error: can't use --contender beside targets or --engine"),
         (["--frames", "0"], "error: Invalid value for '--frames'"),
+        (["--frames", "99999999999999999999"], "error: Invalid value for '--frames'"),
+        (["--warmup", "99999999999999999999"], "error: Invalid value for '--warmup'"),
+        (["--out", "."], "error: .: found a folder, expected a file to write"),
+        (["--out", "/proc/none/x.json"], "error: /proc/none: cannot write into this folder: "),
+        (["--out", "x" * 300], "error: " + "x" * 300 + ": cannot write: File name too long"),
         (["--batch", "1,0"], "error: --batch: found '1,0', expected whole numbers from 1 to 256"),
         (["--batch", ""], "error: --batch: found '', expected whole numbers"),
         (["--data", "nowhere"], "error: nowhere: no such data set"),

@@ -2,6 +2,7 @@
 
 import ctypes
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from agvas_runtime.bench.device_memory import DeviceMemory
 from agvas_runtime.bench.energy import open_meter
 from agvas_runtime.bench.frames import Frame, generated_frame
 from agvas_runtime.bench.latency import Track
-from agvas_runtime.bench.nvml import NOT_TOLD, Process, gpus
+from agvas_runtime.bench.nvml import NOT_TOLD, Process, driver_version, gpus
 from agvas_runtime.bundle import Bundle, default_bundle_path
 from agvas_runtime.engines.records import Target
 from agvas_runtime.engines.store import write_plan
@@ -33,6 +34,10 @@ class Driver:
 
     def nvmlDeviceGetCount_v2(self, count):
         count._obj.value = len(self.used)
+        return 0
+
+    def nvmlSystemGetDriverVersion(self, version, size):
+        version.value = b"570.86.15"
         return 0
 
     def nvmlDeviceGetHandleByIndex_v2(self, index, handle):
@@ -68,6 +73,7 @@ def test_gpus_are_those_that_the_driver_shows():
     assert gpus(None) == []
     assert gpus(object()) == []  # a library without these functions
     assert gpus(Driver())[0].energy_mj() == 5000
+    assert (driver_version(Driver()), driver_version(None), driver_version(object())) == ("570.86.15", None, None)
 
 
 def test_a_process_is_laid_out_as_in_the_driver_s_header():
@@ -189,11 +195,31 @@ def test_frames_go_on_while_energy_is_counted(monkeypatch):
 
     engine = Hungry()
     monkeypatch.setattr(alone, "ENERGY_S", 0.0)
-    energy = alone._run(Track(Contender.of("ort-cuda", None), engine), frames_of(b"0", b"1"), memory)
+    energy = alone._run(Track(Contender.of("ort-cuda", None), engine), frames_of(b"0", b"1"), memory, False)
     assert len(engine.turns) == alone.FRAMES
     assert (energy["source"], energy["joules_per_frame"]) == ("nvml", 0.25)
     assert energy["watts_mean"] > 0
     assert memory.report()["peak_bytes"] == 319 * MIB
+
+
+def test_a_gpu_that_is_not_recognised_is_not_given_the_processors_energy(tmp_path, monkeypatch):
+    zone(tmp_path, "intel-rapl:0", "package-0", 1)
+    asked = []
+    monkeypatch.setattr(alone, "ENERGY_S", 0.0)
+    monkeypatch.setattr(alone, "open_meter", lambda gpu: asked.append(gpu) or open_meter(gpu, tmp_path))
+    track, frames = Track(Contender.of("ort-cuda", None), Diary()), frames_of(b"0")
+    unknown = DeviceMemory(gpus(Driver()), ME)  # nothing grows
+    assert alone._run(track, frames, unknown, False) is None
+    assert asked == []
+    alone._run(track, frames, DeviceMemory([], ME), True)
+    assert asked == [None]
+
+
+def test_the_process_does_not_import_what_lies_in_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("raise SystemExit('not Python of its own')")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EngineError, match=r"measuring it alone failed: .*no such bundle folder"):
+        alone.measure_alone(Contender.of("ort", Path("nowhere")), frames_of(b""), None)
 
 
 def test_build_time_is_what_is_recorded_beside_the_engines(tmp_path, monkeypatch):

@@ -1,11 +1,13 @@
 """agvas-bench engine: which contenders a command line means, groups of frames, ratios with their intervals."""
 
+import json
+import os
 from math import isnan
 
 import numpy as np
 import pytest
 
-from agvas_runtime.bench.contenders import Contender, contenders_of
+from agvas_runtime.bench.contenders import INDEX, Contender, checkpoint_sha256, contenders_of
 from agvas_runtime.bench.frames import Frame
 from agvas_runtime.bench.groups import LANGUAGE, base_of, in_groups, median_interval, trie_cost
 from agvas_runtime.bench.latency import Track, race
@@ -84,10 +86,27 @@ def test_models_are_told_apart_by_what_lies_in_them(targets):
     before = [each.model_sha256 for each in contenders]
     assert before[0] == before[1] != before[2]
     (bundle / "manifest.json").write_text("{ }")
+    os.utime(checkpoint / "config.json", ns=(0, 0))
+    assert contenders[2].model_sha256 == before[2]  # of what lies in it, whenever that was written
     (checkpoint / "more.json").write_text("{}")
     assert not set(before) & {each.model_sha256 for each in contenders}
     assert Contender.of("ort", None).model_sha256 == Contender.of("ort", default_bundle_path()).model_sha256
     assert Contender.of("reference", None).model_sha256 is None
+
+
+def test_shards_are_not_read_whose_hash_the_index_records(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"first")
+    plain = checkpoint_sha256(tmp_path)
+    (tmp_path / "a.safetensors").write_bytes(b"other")
+    assert checkpoint_sha256(tmp_path) != plain
+    index = {"metadata": {"files": {"a.safetensors": {"sha256": "ab" * 32, "size": 5}}}, "weight_map": {}}
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    recorded = checkpoint_sha256(tmp_path)
+    (tmp_path / "a.safetensors").write_bytes(b"first")
+    assert checkpoint_sha256(tmp_path) == recorded
+    for others in ('{"metadata": {"total_size": 1}}', "[]", "{"):
+        (tmp_path / INDEX).write_text(others)
+        assert checkpoint_sha256(tmp_path) != recorded
 
 
 def compared():

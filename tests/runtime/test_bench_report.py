@@ -58,7 +58,18 @@ class Page(HTMLParser):
 
 def figures_of(value):
     """All numbers of a report but the raw samples, the machine and what the page says in words."""
-    left_out = ("samples", "yardstick_ms", "machine", "load", "statuses", "outcomes", "carried", "trie", "seconds")
+    left_out = (
+        "samples",
+        "yardstick_ms",
+        "elsewhere_ms",
+        "machine",
+        "load",
+        "statuses",
+        "outcomes",
+        "carried",
+        "trie",
+        "seconds",
+    )
     if isinstance(value, dict):
         return [found for name, item in value.items() if name not in left_out for found in figures_of(item)]
     if isinstance(value, list):
@@ -106,9 +117,18 @@ def test_the_page_names_machine_versions_commit_hashes_and_what_must_be_said(wri
     text, machine = page.text(), engine["machine"]
     wanted = [
         *("Engine 1: 3 contenders", "Serving 1: tiny at 3 loads", "Engine 2: 1 contender"),
-        *(machine["cpu"], machine["commit"], "8.0 GiB", "onnxruntime 1.32.0", "Python 3.11.7"),
+        *(
+            machine["cpu"],
+            machine["commit"],
+            "8.0 GiB",
+            "1.5 cores, 6.0 GiB memory",
+            "2 x NVIDIA L4, driver 570.86.15",
+            "onnxruntime 1.32.0",
+            "Python 3.11.7",
+        ),
         *("2026-11-26 10:00:00 UTC", "slow: random weights: speed only", "Find the defect."),
         *(engine["contenders"][0]["model_sha256"], serve["target"]["model_sha256"]),
+        f"{machine['cpu']} · 2 cores, limited to 1.5 · 2 x NVIDIA L4 · agvas",
         "target to keep p99 at most 33 ms, misses at most 0.10 %",
         "Up to 4 cameras kept the target; the first to break it had 12 cameras.",
     ]
@@ -217,7 +237,7 @@ def test_numbers_of_a_running_bench_are_taken_as_they_would_be_written(tmp_path)
     engine = engine_report({"a": 1.0}, 5)
     engine["contenders"][0]["frames_per_s"] = np.float64(12.5)
     engine["frame_bytes_mean"] = float("nan")
-    engine["elsewhere_ms"] = [sum(engine["contenders"][0]["samples"]["times_ms"]["call"]) / 5, -1e-9, 0, None, 0]
+    engine["elsewhere_ms"] = [sum(engine["contenders"][0]["samples"]["times_ms"]["call"]) / 5, -1e-9, 0, 0, 0]
     write_report([engine], tmp_path)
     page = Page((tmp_path / "report.html").read_text())
     assert 12.5 in page.values
@@ -245,7 +265,7 @@ def test_places_that_cannot_be_written_are_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file: found a file, expected a folder"):
         check_can_report(tmp_path / "file")
-    with pytest.raises(InputError, match="cannot make this folder"):
+    with pytest.raises(InputError, match="below: cannot write into this folder: Not a directory"):
         write_report([engine_report({"a": 1.0}, 1)], tmp_path / "file" / "below")
     (tmp_path / "out" / "report.html").mkdir(parents=True)
     (tmp_path / "out" / "report.json").write_text('{"schema": 3, "kind": "report", "reports": []}')
@@ -257,6 +277,15 @@ def test_without_matplotlib_one_line_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(EngineError, match=r"pip install 'agvas\[report\]'"):
         write_report([engine_report({"a": 1.0}, 1)], tmp_path)
+
+
+def test_a_matplotlib_that_does_not_import_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "matplotlib.py").write_text("raise AttributeError('built for another numpy')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(EngineError, match=r"matplotlib, .* cannot be imported: built for another numpy"):
+        check_can_report(tmp_path / "new")
 
 
 def test_nothing_imports_matplotlib_before_it_draws():
@@ -287,6 +316,28 @@ def broken(**changes):
     return json.dumps({**engine_report({"a": 1.0}, 1), **changes})
 
 
+def changed(make, path, value):
+    """A report of which one value is another."""
+    report = json.loads(json.dumps(make()))  # none of it is another's
+    *way, last = path
+    place = report
+    for name in way:
+        place = place[name]
+    place[last] = value
+    return json.dumps(report)
+
+
+def engine(path, value):
+    return changed(lambda: engine_report({"a": 1.0, "b": 1.0}, 2), path, value)
+
+
+def serving(path, value):
+    return changed(lambda: serve_report((1,)), path, value)
+
+
+SAMPLES, STEP = ("contenders", 1, "samples"), ("steps", 0, "samples")
+
+
 def without(part, name):
     engine = engine_report({"a": 1.0}, 1)
     del {"contender": engine["contenders"][0], "stages": engine["contenders"][0]["stages_ms"],
@@ -308,6 +359,25 @@ def without(part, name):
         (without("contender", "alone"), "contenders.0.alone: Field required"),
         (without("stages", "call"), "contenders.0.stages_ms: Value error, has no stage 'call'"),
         (without("call", "p99.9"), "contenders.0.stages_ms.call: Value error, has no p99.9"),
+        (engine(("yardstick_ms",), [None, 1.0]), "yardstick_ms.0: Input should be a valid number"),
+        (engine(("elsewhere_ms",), [None, 1.0]), "elsewhere_ms.0: Input should be a valid number"),
+        (engine(("yardstick_ms",), [1.0]), "the report: Value error, yardstick_ms: found 1 values, expected 2"),
+        (engine(("elsewhere_ms",), [1.0] * 3), "the report: Value error, elsewhere_ms: found 3 values, expected 2"),
+        (
+            engine((*SAMPLES, "times_ms", "llm"), [1.0]),
+            "the report: Value error, contenders.1.samples.times_ms.llm: found 1 values, expected 2, one for ev",
+        ),
+        (engine((*SAMPLES, "one_pass"), [True]), "the report: Value error, contenders.1.samples.one_pass: found 1"),
+        (engine((*SAMPLES, "times_ms", "llm", 1), -1.0), "contenders.1.samples.times_ms.llm.1: Input should be gr"),
+        (engine((*SAMPLES, "times_ms", "llm", 1), 1e9), "contenders.1.samples.times_ms.llm.1: Input should be less"),
+        (engine(("contenders", 0, "stages_ms", "call", "p50"), -1), "contenders.0.stages_ms.call.p50: Input should"),
+        (engine(("machine", "packages"), ["numpy"]), "machine.packages: Input should be a valid dict"),
+        (engine(("machine", "packages", "numpy"), None), "machine.packages.numpy: Input should be a valid string"),
+        (engine(("machine", "gpus"), [1]), "machine.gpus.0: Input should be a valid string"),
+        (serving((*STEP, "overhead_ms"), None), "steps.0.samples.overhead_ms: Input should be a valid list"),
+        (serving((*STEP, "engine_ms"), [1.0]), "steps.0.samples: Value error, engine_ms: found 1 values, expected 100"),
+        (serving((*STEP, "camera", 3), 1), "steps.0: Value error, samples.camera: found 1, expected places in per"),
+        (serving((*STEP, "latency_ms", 3), -0.1), "steps.0.samples.latency_ms.3: Input should be greater than or eq"),
         ("[3]", "no report: found no 'schema'"),
         ("{", "no JSON: Expecting property name"),
         ("\x00\xff", "no JSON: "),

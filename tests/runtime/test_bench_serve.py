@@ -1,15 +1,19 @@
 """The command agvas-bench serve: what is asked of it, its report, its errors. No test asks how fast anything is."""
 
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
 
 from agvas_runtime import console
+from agvas_runtime.bench import publish
 from agvas_runtime.bench.cli_serve import serve
 from agvas_runtime.bench.load import measure
 from agvas_runtime.bench.load.step import run_step
+from agvas_runtime.bench.report.schema import read_report
 from agvas_runtime.errors import EngineError
 from agvas_runtime.proto.agvas.v1 import inspection_pb2_grpc as pb_grpc
 from tests.runtime.scripted_inspection import Scripted, answer, answers_all, serving
@@ -31,7 +35,7 @@ def test_one_load_on_our_server_over_both_protocols(capfd, server, tmp_path):
     for protocol in ("agvas", "kserve"):
         out = tmp_path / f"{protocol}.json"
         code, printed, err = command(
-            capfd, f"127.0.0.1:{server.port}", "--protocol", protocol, "--camera", "4:20000x2", "--camera", "2",
+            capfd, f"127.0.0.1:{server.port}", "--protocol", protocol, "--camera", "2:20000x2", "--camera", "2",
             "--policy", "block", "--arrivals", "poisson", "--seconds", 1, "--warmup", 0.3, "--wait", 20,
             "--size", "64x48", "--json", "--out", out,
         )  # fmt: skip
@@ -49,14 +53,21 @@ def test_one_load_on_our_server_over_both_protocols(capfd, server, tmp_path):
             0.3,
         )
         [step] = report["steps"]
-        assert step["statuses"] == {"OK": step["sent"]}
-        assert step["sent"] == len(step["samples"]["due_s"]) == sum(each["sent"] for each in step["per_camera"]) > 0
+        assert set(step["statuses"]) <= {"OK", "DROPPED"}  # a machine that is busy cannot answer all
+        assert (
+            step["sent"]
+            == sum(step["statuses"].values())
+            == len(step["samples"]["due_s"])
+            == sum(each["sent"] for each in step["per_camera"])
+            > 0
+        )
         assert step["engine_ms"]["min"] > 0
         assert all(
             latency >= engine + overhead - 1e-3
             for latency, engine, overhead in zip(
                 *(step["samples"][f"{name}_ms"] for name in ("latency", "engine", "overhead")), strict=True
             )
+            if latency is not None
         )
     assert ours["steps"][0]["samples"]["due_s"] == theirs["steps"][0]["samples"]["due_s"]
     assert ours["target"]["model_sha256"] == theirs["target"]["model_sha256"]
@@ -93,6 +104,31 @@ def test_what_ends_a_ramp_early_leaves_the_finished_steps(capfd, monkeypatch, er
     report = json.loads(out)
     assert ([step["cameras"] for step in report["steps"]], report["carried"]) == ([1], None)
     assert "ended early: the report has the steps that were finished" in err
+
+
+def test_the_file_is_written_whatever_becomes_of_stdout(tmp_path):
+    with serving(answers_all) as (address, _):
+        code = "from agvas_runtime.bench.cli import app; from agvas_runtime import console; console.run(app)"
+        running = subprocess.Popen(
+            [sys.executable, "-c", code, "serve", address, "--camera", "200", "--seconds", "1", "--warmup", "0",
+             "--size", "8x8", "--json", "--out", tmp_path / "x.json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        running.stdout.close()  # as `| head -0` does
+        err = running.stderr.read()
+        running.stderr.close()
+        assert running.wait() == 1
+    assert err.endswith(b"\nwritten: %b\n" % bytes(tmp_path / "x.json"))
+    assert len(read_report(tmp_path / "x.json")["steps"]) == 1
+
+
+def test_what_cannot_be_written_is_printed_all_the_same(capfd, tmp_path, monkeypatch):
+    monkeypatch.setattr(publish, "check_place", lambda _: None)  # the place was fit, and is no more
+    with serving(answers_all) as (address, _):
+        code, out, err = command(
+            capfd, address, "--seconds", 0.2, "--warmup", 0, "--size", "8x8", "--json", "--out", tmp_path
+        )
+    assert (code, json.loads(out)["kind"]) == (1, "serve")
+    assert f"error: {tmp_path}: cannot write" in err
 
 
 def test_a_server_that_goes_midway_is_an_error_behind_what_was_measured(capfd):
@@ -142,6 +178,11 @@ def test_a_port_where_nobody_listens_is_one_line(capfd, protocol):
     ("args", "line"),
     [
         (["nowhere"], "error: found the target 'nowhere', expected HOST:PORT"),
+        (["127.0.0.1:95536"], "error: found the target '127.0.0.1:95536', expected HOST:PORT"),  # 30000 + 65536
+        (["h:0"], "error: found the target 'h:0', expected HOST:PORT"),
+        (["h:1", "--out", "."], "error: .: found a folder, expected a file to write"),
+        (["h:1", "--out", "/proc/none/x.json"], "error: /proc/none: cannot write into this folder: "),
+        (["h:1", "--report", "/proc/none"], "error: /proc/none: cannot write into this folder: "),
         (["h:1", "--camera", "fast"], "error: --camera: found 'fast', expected RATE_HZ[:DEADLINE_MS][xN]"),
         (["h:1", "--camera", "0"], "error: --camera: found 0 Hz in '0'"),
         (["h:1", "--camera", "5:0"], "error: --camera: found a deadline of 0 ms in '5:0'"),

@@ -105,6 +105,16 @@ def test_two_maps_of_one_image_are_refused(data, tmp_path):
         evaluate_dataset(Maps(tmp_path / "maps"), data)
 
 
+@pytest.mark.parametrize("threshold", ["nan", "inf", "-inf", "1e39"])
+def test_a_threshold_that_no_map_can_have_is_refused(data, tmp_path, capfd, threshold):
+    with pytest.raises(SystemExit) as left:
+        console.run(app, [str(tmp_path / "data"), "--maps", str(tmp_path / "maps"), f"--threshold={threshold}"])
+    assert left.value.code == 2
+    err = capfd.readouterr().err
+    assert err.startswith(f"error: --threshold: found {float(threshold)}, expected a finite number")
+    assert err.count("\n") == 1
+
+
 def test_the_command_says_whose_maps_it_judged(data, tmp_path, capfd):
     arguments = [tmp_path / "data", "--maps", tmp_path / "maps", "--threshold", 0.25, "--json"]
     with pytest.raises(SystemExit) as left:

@@ -1,9 +1,9 @@
 """Whether a figure changed beyond noise.
 
-Two runs of the same program never agree: within a run frames differ, and from run to run the machine does (memory lies
-elsewhere, the clock's rate is another). The first is seen in the run's blocks; the second is not, so RUN_TO_RUN stands
-for it, which was measured (docs/benchmarks.md). A change is one where an interval that allows for both leaves out 1,
-at a level that lets a whole report of unchanged figures be wrong once in a hundred.
+Two runs of the same program never agree: within a run frames differ, and from run to run memory lies elsewhere. The
+first is seen in the run's blocks; the second is not, so RUN_TO_RUN stands for it. A change is one where the interval of
+the ratio, which allows for both, leaves out 1, at a level that lets one in a hundred comparisons of unchanged programs
+tell of any change. The interval is Student's by Welch, since blocks are few; what is allowed for is taken as known.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ import numpy as np
 
 from agvas_runtime.bench.compare.series import Blocks, Series
 
-RUN_TO_RUN = 0.025
-"""Standard deviation of a stage's median from run to run, as a share, on the noisy machine of two cores."""
+RUN_TO_RUN = {"engine": 0.025, "serve": 0.15}
+"""Standard deviation of a figure's median from run to run, as a share. Of stages it was measured (docs/benchmarks.md);
+of loads it is a guess on the safe side, for their server's machine is not watched."""
+MISSES_RUN_TO_RUN = 0.005
+"""The same of the share of frames that are missed, as a difference."""
 FALSE_ALARMS = 0.01
 """Of comparisons of unchanged programs, so many may tell of some change."""
-FEWEST_BLOCKS = 3
+FEWEST_BLOCKS = 5
 """Fewer on one side tell nothing."""
 
 
@@ -40,7 +43,7 @@ class Change:
     """A figure in both reports.
 
     Attributes:
-        old_ms, new_ms: its medians in quiet blocks; of all frames where there are none.
+        old_ms, new_ms: geometric means of the quiet blocks' medians; medians of all frames where these are too few.
         ratio: new by old.
         low, high: the interval of the ratio, NaN where it is unclear.
     """
@@ -55,32 +58,49 @@ class Change:
     verdict: Verdict
 
 
-def changes(old: dict[tuple[str, str], Series], new: dict[tuple[str, str], Series]) -> list[Change]:
+def changes(old: dict[tuple[str, str], Series], new: dict[tuple[str, str], Series], run_to_run: float) -> list[Change]:
     """All figures that both have, in the order of the old report."""
     both = [key for key in old if key in new]
-    return [_change(old[key], new[key], len(both)) for key in both]
+    return [_change(old[key], new[key], run_to_run, len(both)) for key in both]
 
 
-def _change(old: Series, new: Series, together: int) -> Change:
+def _change(old: Series, new: Series, run_to_run: float, together: int) -> Change:
     if min(len(old.blocks), len(new.blocks)) < FEWEST_BLOCKS:
         before, after = float(np.median(old.values_ms)), float(np.median(new.values_ms))
         ratio = after / before if before else math.nan
         return Change(old.of, old.what, before, after, ratio, math.nan, math.nan, Verdict.UNCLEAR)
-    middle = _log_median(new.blocks) - _log_median(old.blocks)
-    spread = math.sqrt(_variance(old.blocks) + _variance(new.blocks) + 2 * RUN_TO_RUN**2)
-    reach = NormalDist().inv_cdf(1 - FALSE_ALARMS / together / 2) * spread
-    low, high = math.exp(middle - reach), math.exp(middle + reach)
+    logs = np.log(old.blocks), np.log(new.blocks)
+    low, high = (math.exp(end) for end in _difference(*logs, run_to_run, together))
     verdict = Verdict.SLOWER if low > 1 else Verdict.FASTER if high < 1 else Verdict.SAME
-    before, after = math.exp(_log_median(old.blocks)), math.exp(_log_median(new.blocks))
-    return Change(old.of, old.what, before, after, math.exp(middle), low, high, verdict)
+    before, after = (math.exp(float(each.mean())) for each in logs)
+    return Change(old.of, old.what, before, after, after / before, low, high, verdict)
 
 
-def _log_median(blocks: Blocks) -> float:
-    return float(np.median(np.log(blocks)))
+def more_missed(old: dict[str, Blocks], new: dict[str, Blocks]) -> list[str]:
+    """Loads of which a larger share is missed now, beyond noise; old and new are shares of blocks, see `misses_of`."""
+    both = [name for name in old if name in new and min(len(old[name]), len(new[name])) >= FEWEST_BLOCKS]
+    return [name for name in both if _difference(old[name], new[name], MISSES_RUN_TO_RUN, len(both))[0] > 0]
 
 
-def _variance(blocks: Blocks) -> float:
-    """Of the median of the blocks' logarithms: by their median distance, so that one bad block widens nothing."""
-    logs = np.log(blocks)
-    deviation = 1.4826 * float(np.median(np.abs(logs - np.median(logs))))
-    return math.pi / 2 * deviation**2 / len(blocks)
+def _difference(old: Blocks, new: Blocks, run_to_run: float, together: int) -> tuple[float, float]:
+    """The interval of new less old, where so many figures are compared together."""
+    middle, seen = float(new.mean() - old.mean()), [float(each.var(ddof=1)) / len(each) for each in (old, new)]
+    spread = sum(seen) + 2 * run_to_run**2
+    freedom = spread**2 / max(seen[0] ** 2 / (len(old) - 1) + seen[1] ** 2 / (len(new) - 1), 1e-30)
+    reach = student(1 - FALSE_ALARMS / together / 2, freedom) * math.sqrt(spread)
+    return middle - reach, middle + reach
+
+
+def student(share: float, freedom: float) -> float:
+    """The quantile of Student's distribution, share in (0.5, 1), by the first terms of its expansion at the normal one.
+
+    From 4 degrees of freedom on it is within a tenth of the true one down to shares of 0.9999; below that too small.
+    """
+    z = NormalDist().inv_cdf(share)
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return sum(term / freedom**power for power, term in enumerate(terms))

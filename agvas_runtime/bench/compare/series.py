@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,8 +13,11 @@ from numpy.typing import NDArray
 
 BLOCK = 20
 """Frames that are taken together, in the order in which they came: noise of a machine lasts longer than a frame."""
-MOST_ELSEWHERE = 0.2
-"""Cores that other work may take during a block; a block that had less of the machine says nothing of the program."""
+MOST_ELSEWHERE = 0.1
+"""Share of the machine's cores that other work may take during a block."""
+MOST_SLOWED = 1.25
+"""How many times as long as in the better one of both reports the yardstick may take: where it takes longer, the
+machine was slower, whatever the kernel counts. A block that had less of the machine says nothing of the program."""
 SERVED = ("latency_ms", "overhead_ms", "engine_ms")
 """Of a load on a server."""
 
@@ -29,15 +33,15 @@ class Series:
         of: the contender, or the load.
         what: the stage, or the figure.
         values_ms: in the order in which they were measured.
-        blocks: their medians, block by block; those in which the machine did other work are left out.
-        left_out: how many those are.
+        blocks: their medians; those in which the machine did other work, or had no value for many frames, are left out.
+    numbers: of the blocks that are there, counted over the whole report.
     """
 
     of: str
     what: str
     values_ms: list[float]
     blocks: Blocks
-    left_out: int
+    numbers: tuple[int, ...] = ()
 
     @property
     def key(self) -> tuple[str, str]:
@@ -45,14 +49,19 @@ class Series:
         return self.of, self.what
 
 
-def series_of(report: dict[str, Any]) -> dict[tuple[str, str], Series]:
-    """All figures of a report (schema 3, kind engine or serve)."""
-    found = _of_engines(report) if report["kind"] == "engine" else _of_loads(report)
+def series_of(report: dict[str, Any], fastest_ms: float | None = None) -> dict[tuple[str, str], Series]:
+    """All figures of a report (schema 3, kind engine or serve), see `fastest`."""
+    found = _of_engines(report, fastest_ms) if report["kind"] == "engine" else _of_loads(report)
     return {each.key: each for each in found if len(each.values_ms)}
 
 
-def _of_engines(report: dict[str, Any]) -> Iterator[Series]:
-    quiet = quiet_turns(report)
+def fastest(*reports: dict[str, Any]) -> float | None:
+    """The yardstick's median in the report where it is lowest, in milliseconds; None where it was not measured."""
+    return min((float(np.median(each["yardstick_ms"])) for each in reports if each.get("yardstick_ms")), default=None)
+
+
+def _of_engines(report: dict[str, Any], fastest_ms: float | None) -> Iterator[Series]:
+    quiet = quiet_turns(report, fastest_ms)
     for contender in report["contenders"]:
         for stage, values in contender["samples"]["times_ms"].items():
             if stage != "total":
@@ -61,21 +70,37 @@ def _of_engines(report: dict[str, Any]) -> Iterator[Series]:
 
 def _of_loads(report: dict[str, Any]) -> Iterator[Series]:
     for step in report["steps"]:
-        name = f"{step['cameras']} cameras, {step['offered_hz']:g} frames/s"
         for figure in SERVED:
-            yield _series(name, figure.removesuffix("_ms"), step["samples"][figure], None)
+            yield _series(load_name(step), figure.removesuffix("_ms"), step["samples"][figure], None)
 
 
-def quiet_turns(report: dict[str, Any]) -> NDArray[np.bool_] | None:
-    """Whether each turn lies in a block without much other work, bool [turns]; None where the report does not say."""
-    elsewhere = report.get("elsewhere_ms")
-    if not elsewhere:
-        return None
+def misses_of(report: dict[str, Any]) -> dict[str, Blocks]:
+    """Of every load the share of frames, block by block, that had no result or came too late; of engines nothing."""
+    found = {}
+    for step in report["steps"] if report["kind"] == "serve" else ():
+        deadlines = [camera["deadline_ms"] or np.inf for camera in step["per_camera"]]
+        pairs = zip(step["samples"]["latency_ms"], step["samples"]["camera"], strict=True)
+        missed = np.array([latency is None or latency > deadlines[camera] for latency, camera in pairs])
+        found[load_name(step)] = np.array([missed[block].mean() for block in blocks_of(len(missed))])
+    return found
+
+
+def load_name(step: dict[str, Any]) -> str:
+    """What a step's load is called: its cameras and their rates."""
+    rates = Counter(camera["rate_hz"] for camera in step["per_camera"])
+    return "cameras: " + ", ".join(f"{count} x {rate:g} Hz" for rate, count in sorted(rates.items()))
+
+
+def quiet_turns(report: dict[str, Any], fastest_ms: float | None) -> NDArray[np.bool_]:
+    """Whether each turn lies in a block in which the program had the whole machine, bool [turns]."""
     calls = [contender["samples"]["times_ms"]["call"] for contender in report["contenders"]]
-    wall_ms = np.array(report["yardstick_ms"], float) + np.sum(np.array(calls, float), axis=0)
+    yardstick_ms, elsewhere_ms = np.array(report["yardstick_ms"], float), np.array(report["elsewhere_ms"], float)
+    wall_ms = yardstick_ms + np.sum(np.array(calls, float), axis=0)
+    cores = report["machine"].get("cores_usable") or 1
     quiet = np.zeros(len(wall_ms), bool)
     for block in blocks_of(len(wall_ms)):
-        quiet[block] = sum(elsewhere[block]) <= MOST_ELSEWHERE * wall_ms[block].sum()
+        alone = elsewhere_ms[block].sum() <= MOST_ELSEWHERE * cores * wall_ms[block].sum()
+        quiet[block] = alone and np.median(yardstick_ms[block]) <= MOST_SLOWED * (fastest_ms or np.inf)
     return quiet
 
 
@@ -87,11 +112,10 @@ def blocks_of(count: int) -> list[slice]:
 
 
 def _series(of: str, what: str, values: Sequence[float | None], quiet: NDArray[np.bool_] | None) -> Series:
-    medians, left_out = [], 0
-    for block in blocks_of(len(values)):
+    medians = {}
+    for number, block in enumerate(blocks_of(len(values))):
         some = [value for value in values[block] if value is not None and value > 0]
-        if quiet is not None and not quiet[block].all():
-            left_out += 1
-        elif len(some) * 2 >= len(values[block]):
-            medians.append(float(np.median(some)))
-    return Series(of, what, [value for value in values if value is not None], np.array(medians), left_out)
+        if (quiet is None or quiet[block].all()) and len(some) * 2 >= len(values[block]):
+            medians[number] = float(np.median(some))
+    there = [value for value in values if value is not None]
+    return Series(of, what, there, np.array(list(medians.values())), tuple(medians))

@@ -12,11 +12,14 @@ from PIL import Image
 
 from agvas_runtime.bench.frames import DISTINCT, generated_frame
 from agvas_runtime.errors import InputError
-from agvas_runtime.frames import decode_image, find_images, read_bytes
+from agvas_runtime.frames import MAX_PIXELS, decode_image, find_images, read_bytes
 
 MOST = 32
 """Different frames that are held in memory; of a larger folder the first ones are taken."""
-MOST_SIDE_PX = 65536
+MOST_SIDE_PX = 65500
+"""Of a JPEG file."""
+MOST_BYTES = 2**30
+"""Of all frames together."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,13 @@ class Picture:
 def read_size(text: str) -> tuple[int, int]:
     """(height, width) of a text like 592x800. Raises InputError."""
     sides = text.split("x")
-    if len(sides) == 2 and all(side.isdecimal() and 1 <= int(side) <= MOST_SIDE_PX for side in sides):
-        return int(sides[0]), int(sides[1])
-    raise InputError(f"--size: found {text!r}, expected HEIGHTxWIDTH in pixels, as in 592x800")
+    if len(sides) != 2 or not all(side.isdecimal() and 1 <= int(side[:6]) <= MOST_SIDE_PX for side in sides):
+        raise InputError(f"--size: found {text!r}, expected HEIGHTxWIDTH in pixels, as in 592x800")
+    height, width = map(int, sides)
+    if height * width > MAX_PIXELS:
+        found = f"found {text!r}, {height * width / 1e6:.0f} megapixels"
+        raise InputError(f"--size: {found}, expected at most {MAX_PIXELS / 1e6:g} megapixels")
+    return height, width
 
 
 def load_pictures(paths: Sequence[Path], size: tuple[int, int] | None, encoded: bool) -> list[Picture]:
@@ -57,8 +64,20 @@ def load_pictures(paths: Sequence[Path], size: tuple[int, int] | None, encoded: 
         encoded: as image files: their own bytes, or JPEG where they are generated or scaled. Raw pixels otherwise.
     """
     images = [image for path in paths for image in find_images(path)][:MOST]
-    files = [(str(image), read_bytes(image)) for image in images]
-    return [_picture(name, data, size, encoded) for name, data in files or _generated()]
+    files = [(str(image), read_bytes(image)) for image in images] or _generated()
+    if size is not None and not encoded:
+        _check_together(len(files) * size[0] * size[1] * 3)
+    pictures: list[Picture] = []
+    for name, data in files:
+        pictures.append(_picture(name, data, size, encoded))
+        _check_together(sum(len(each.data) for each in pictures))
+    return pictures
+
+
+def _check_together(size: int) -> None:
+    if size > MOST_BYTES:
+        limit = f"at most {MOST_BYTES / 2**20:.0f} MiB of all together: a smaller --size, or fewer --image"
+        raise InputError(f"found frames of {size / 2**20:.0f} MiB, expected {limit}")
 
 
 def described(pictures: Sequence[Picture]) -> dict[str, Any]:

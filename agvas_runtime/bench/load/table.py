@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from agvas_runtime import console
 from agvas_runtime.bench.load.outcome import Outcome, why_broken
@@ -59,12 +60,15 @@ def carried_line(report: dict[str, Any], load: Load) -> str:
     if broken is None:
         return f"carries {said}; more were not tried"
     step = next(each for each in report["steps"] if each["cameras"] == broken)
-    return f"carries {said}; with {broken} {why_broken(step, load)}"
+    return f"carries {said}; with {broken}: {why_broken(step, load)}"
 
 
 def _steps(report: dict[str, Any]) -> Table:
     names = ("offered\nHz", "answered\nHz", *PERCENTILES, "overhead\np50", "\np99", "misses", "fair-\nness")
-    title = "ms from the moment a frame was due to its answer; overhead: ms from sending it, the engine's time left out"
+    title = (
+        "of answered frames only: ms from the moment a frame was due to its answer; "
+        "overhead: ms from sending it, the engine's time left out"
+    )
     table = _table(title, ("cam-\neras",), names, ("kept", "no result"))
     for step in report["steps"]:
         overhead = step["overhead_ms"] or {}
@@ -84,11 +88,11 @@ def _steps(report: dict[str, Any]) -> Table:
 
 
 def _cameras(step: dict[str, Any]) -> Table:
-    title = f"the last step's cameras ({step['cameras']})"
+    title = f"the last step's cameras ({step['cameras']}), ms of answered frames only"
     table = _table(title, ("camera",), ("Hz", "deadline", "frames", "p50", "p99", "max", "misses"), ("no result",))
     for each in step["per_camera"]:
         table.add_row(
-            each["name"],
+            Text(each["name"]),
             f"{each['rate_hz']:g}",
             "-" if each["deadline_ms"] is None else f"{each['deadline_ms']:g}",
             str(each["sent"]),
@@ -103,8 +107,8 @@ def _ms(found: dict[str, float] | None, name: str) -> str:
     return "-" if not found else f"{found[name]:.1f}" if found[name] < 1000 else f"{found[name]:.0f}"
 
 
-def _without_result(statuses: dict[str, int]) -> str:
-    return ", ".join(f"{count} {status}" for status, count in statuses.items() if status != OK)
+def _without_result(statuses: dict[str, int]) -> Text:
+    return Text(", ".join(f"{count} {status}" for status, count in statuses.items() if status != OK))
 
 
 def _table(title: str, names: Sequence[str], figures: Sequence[str], texts: Sequence[str]) -> Table:

@@ -18,7 +18,7 @@ from agvas_runtime.bench.report.serve_plots import SERVE_PLOTS
 from agvas_runtime.bench.report.style import Plot, check_matplotlib
 from agvas_runtime.bench.report.text import count, date, machine_line
 from agvas_runtime.errors import InputError
-from agvas_runtime.files import make_folder, write_whole
+from agvas_runtime.files import check_folder, make_folder, write_whole
 
 PAGE, DATA = "report.html", "report.json"
 PLOT_NAME = re.compile(r"(engine|serve)-\d+-[a-z-]+\.png")
@@ -38,14 +38,15 @@ def check_can_report(folder: Path) -> None:
     """Look before a long measurement whether `write_report` can write here.
 
     Raises:
-        InputError: the folder holds other things than an earlier report, or is none.
-        EngineError: Matplotlib is not installed.
+        InputError: the folder holds other things than an earlier report, is none, or cannot be written into.
+        EngineError: Matplotlib is not installed, or cannot be imported.
     """
     check_matplotlib()
+    if folder.is_file():
+        raise InputError(f"{folder}: found a file, expected a folder for the report")
+    check_folder(folder)
     if not folder.exists():
         return
-    if not folder.is_dir():
-        raise InputError(f"{folder}: found a file, expected a folder for the report")
     if any(folder.iterdir()) and not _is_ours(folder / DATA):
         raise InputError(f"{folder}: holds other files but no earlier report ({DATA}); name another folder")
 

@@ -45,7 +45,11 @@ def steps_of(report: Report) -> list[dict[str, Any]]:
 def load(report: Report) -> Plot | None:
     """Latency against the offered load, and below it the share of frames that came late or not at all."""
     steps, target = steps_of(report), report["load"]["target_p99_ms"]
-    figure = new_figure(5.6, "Latency against load", "from when a frame was due to its answer")
+    figure = new_figure(
+        5.6,
+        "Latency against load",
+        "answered frames only, from when they were due; those without a result are among the misses",
+    )
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     tidy(upper, "", "latency, ms", "both")
     tidy(lower, "offered, frames/s", "misses, %", "both")

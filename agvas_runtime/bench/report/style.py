@@ -8,7 +8,6 @@ import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from agvas_runtime.errors import EngineError
@@ -40,9 +39,16 @@ class Plot:
 
 
 def check_matplotlib() -> None:
-    """Raises EngineError naming the extra where Matplotlib is not installed."""
-    if find_spec("matplotlib") is None:
-        raise EngineError("matplotlib is not installed, which a report's plots need: pip install 'agvas[report]'")
+    """Import Matplotlib. Raises EngineError naming the extra where it is not installed, or why it does not import."""
+    try:
+        import matplotlib.backends.backend_agg
+        import matplotlib.figure  # noqa: F401
+    except Exception as error:  # a package that does not fit the others fails in any way
+        if isinstance(error, ModuleNotFoundError) and error.name == "matplotlib":
+            raise EngineError(
+                "matplotlib is not installed, which a report's plots need: pip install 'agvas[report]'"
+            ) from None
+        raise EngineError(f"matplotlib, which a report's plots need, cannot be imported: {error}") from None
 
 
 def new_figure(height_in: float, title: str, subtitle: str) -> Figure:

@@ -52,14 +52,21 @@ def date(began: str) -> str:
 
 
 def machine_line(machine: dict[str, Any]) -> str:
-    """Processor and cores, agvas and its commit."""
-    cores = machine.get("cores_usable")
+    """Processor and cores with a container's limit, GPUs, agvas and its commit."""
+    cores, limit = machine.get("cores_usable"), machine.get("cores_limit")
     parts = [
         str(machine.get("cpu") or "unknown processor"),
-        *([count(cores, "core")] if isinstance(cores, int) else []),
+        *([count(cores, "core") + (f", limited to {limit:g}" if limit else "")] if isinstance(cores, int) else []),
+        *_gpus(machine),
         f"agvas {machine.get('agvas', '?')}, commit {machine.get('commit') or 'unknown'}",
     ]
     return " · ".join(parts)
+
+
+def _gpus(machine: dict[str, Any]) -> list[str]:
+    """As in `2 x NVIDIA L4`, each kind once."""
+    names = machine.get("gpus") or []
+    return [name if names.count(name) == 1 else f"{names.count(name)} x {name}" for name in dict.fromkeys(names)]
 
 
 def short_names(names: Sequence[str], limit: int = 30) -> list[str]:
@@ -73,14 +80,20 @@ def short_names(names: Sequence[str], limit: int = 30) -> list[str]:
 def machine_facts(machine: dict[str, Any]) -> dict[str, str]:
     """What is known of a machine, in words."""
     cores = f"{machine.get('cores_usable')} usable cores, {machine.get('cores_physical')} physical"
-    memory = machine.get("memory_bytes")
+    memory, limits = machine.get("memory_bytes"), (machine.get("cores_limit"), machine.get("memory_limit_bytes"))
     size = f"{memory / 2**30:.1f} GiB memory" if isinstance(memory, int | float) else ""
+    limited = [f"{limits[0]:g} cores"] if limits[0] else []
+    limited += [f"{limits[1] / 2**30:.1f} GiB memory"] if limits[1] else []
     packages = machine.get("packages") or {}
     versions = [f"agvas {machine.get('agvas')}", f"Python {machine.get('python')}"]
+    driver = [f"driver {machine['gpu_driver']}"] if machine.get("gpu_driver") else []
     shown = {"cpu", "cores_usable", "cores_physical", "memory_bytes", "packages", "agvas", "python", "commit",
-             "architecture", "system", "load_average_1min"}  # fmt: skip
+             "architecture", "system", "load_average_1min", "cores_limit", "memory_limit_bytes", "gpus",
+             "gpu_driver"}  # fmt: skip
     facts = {
         "machine": ", ".join(filter(None, (str(machine.get("cpu")), str(machine.get("architecture")), cores, size))),
+        "container's limits": ", ".join(limited) or "None",
+        "GPU": ", ".join([*_gpus(machine), *driver]) or "None",
         "system": str(machine.get("system")),
         "load before": str(machine.get("load_average_1min")),
         "versions": ", ".join([*versions, *(f"{name} {found}" for name, found in packages.items())]),

@@ -1,0 +1,124 @@
+"""Does `agvas-bench compare` find what it must, and nothing else? `make proof-compare`, ten minutes on two cores.
+
+In each of 20 rounds the embedded model is measured three times, by a process of its own each: as it is, as it is once
+more, and with one stage made a fifth slower by waiting in it. Writes the runs' samples to
+tests/runtime/compared_runs.json.gz, where a test judges them again, and what became of them to
+benchmarks/full/<date>-<commit>-compare.json.
+"""
+
+import argparse
+import gzip
+import json
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from agvas_runtime.bench.cli_compare import compared
+from agvas_runtime.bench.machine import describe_machine, git_commit
+from agvas_runtime.console import finite
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RUNS = REPOSITORY / "tests" / "runtime" / "compared_runs.json.gz"
+STAGES = ("encoders", "llm", "decoder", "preprocess", "postprocess", "decode", "spam", "text")
+SHARE = 0.2
+
+
+def run_here(stage: str, frames: int) -> dict[str, Any]:
+    """Measure in this process, with a stage that takes a fifth longer than it would; "" for none."""
+    from agvas_runtime import segmenter
+    from agvas_runtime.bench.contenders import Contender
+    from agvas_runtime.bench.engines import Options, bench_engines
+    from agvas_runtime.outcome import Stopwatch
+
+    class Slower(Stopwatch):
+        def lap(self, name: str) -> None:
+            if name == stage:
+                now = time.perf_counter()
+                until = now + SHARE * (now - self._last)
+                while time.perf_counter() < until:
+                    pass
+            super().lap(name)
+
+    segmenter.Stopwatch = Slower  # type: ignore[misc]
+    return bench_engines([Contender.of("ort", None)], Options(frames=frames, batches=(), alone=False))
+
+
+def run(stage: str, frames: int) -> dict[str, Any]:
+    """The same in a process of its own; of its report what is compared, to a microsecond."""
+    command = [sys.executable, __file__, "--one", stage, "--frames", str(frames)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+    report = json.loads(done.stdout)
+    times = report["contenders"][0]["samples"]["times_ms"]
+    return {
+        "kind": "engine",
+        "machine": {"cores_usable": report["machine"]["cores_usable"]},
+        "yardstick_ms": [round(value, 3) for value in report["yardstick_ms"]],
+        "elsewhere_ms": [round(value, 1) for value in report["elsewhere_ms"]],
+        "contenders": [
+            {
+                "name": "ort",
+                **dict.fromkeys(("alone", "quality", "data")),
+                "throughput": [],
+                "samples": {"times_ms": {name: [round(value, 3) for value in each] for name, each in times.items()}},
+            }
+        ],
+    }
+
+
+def judged(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `compare` says of every round."""
+    said: dict[str, Any] = {"planted": [], "unchanged": []}
+    for each in rounds:
+        slow = compared(each["base"], each["slow"], "base", "slow")
+        same = compared(each["base"], each["again"], "base", "again")
+        allowed = {f"ort: {each['stage']}", "ort: call"}
+        found = f"ort: {each['stage']}" in slow["slower"] and allowed.issuperset(slow["slower"] + slow["faster"])
+        ratio = next(one["ratio"] for one in slow["changes"] if one["what"] == each["stage"])
+        said["planted"].append(
+            {
+                "stage": each["stage"],
+                "found": found,
+                "ratio": ratio,
+                "slower": slow["slower"],
+                "left_out": slow["left_out"],
+            }
+        )
+        said["unchanged"].append({word: same[word] for word in ("slower", "faster", "unclear", "left_out")})
+    said["found"] = sum(each["found"] for each in said["planted"])
+    said["false_alarms"] = sum(bool(each["slower"] or each["faster"]) for each in said["unchanged"])
+    return said
+
+
+def main() -> None:
+    """Measure, judge, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--frames", type=int, default=240)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--runs", type=Path, default=RUNS, help="where the samples go")
+    parser.add_argument("--out", type=Path, help="by default benchmarks/full/<date>-<commit>-compare.json")
+    arguments = parser.parse_args()
+    if arguments.one is not None:
+        print(json.dumps(finite(run_here(arguments.one, arguments.frames))))
+        return
+    machine, commit = describe_machine(), git_commit(REPOSITORY) or "unknown"
+    rounds = []
+    for number in range(arguments.rounds):
+        stage = STAGES[number % len(STAGES)]
+        runs = {"base": run("", arguments.frames), "again": run("", arguments.frames)}
+        rounds.append({"stage": stage, **runs, "slow": run(stage, arguments.frames)})
+        said = judged(rounds)
+        print(f"{number + 1:3}  {said['planted'][-1]}  unchanged: {said['unchanged'][-1]}", flush=True)
+    out = arguments.out or REPOSITORY / "benchmarks" / "full" / f"{date.today().isoformat()}-{commit}-compare.json"
+    report = {"machine": machine, "commit": commit, "rounds": len(rounds), "frames": arguments.frames, **judged(rounds)}
+    content = json.dumps({"machine": machine, "rounds": rounds}, separators=(",", ":")).encode()
+    arguments.runs.write_bytes(gzip.compress(content, 9, mtime=0))
+    out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(f"found {report['found']} of {len(rounds)}, false alarms {report['false_alarms']}; wrote {out.name}")
+
+
+if __name__ == "__main__":
+    main()
