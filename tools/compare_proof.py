@@ -61,6 +61,7 @@ def run(stage: str, frames: int) -> dict[str, Any]:
             {
                 "name": "ort",
                 **dict.fromkeys(("alone", "quality", "data")),
+                "stages_ms": {"call": report["contenders"][0]["stages_ms"]["call"]},
                 "throughput": [],
                 "samples": {"times_ms": {name: [round(value, 3) for value in each] for name, each in times.items()}},
             }
@@ -74,8 +75,7 @@ def judged(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     for each in rounds:
         slow = compared(each["base"], each["slow"], "base", "slow")
         same = compared(each["base"], each["again"], "base", "again")
-        allowed = {f"ort: {each['stage']}", "ort: call"}
-        found = f"ort: {each['stage']}" in slow["slower"] and allowed.issuperset(slow["slower"] + slow["faster"])
+        found = f"ort: {each['stage']}" in slow["slower"]
         ratio = next(one["ratio"] for one in slow["changes"] if one["what"] == each["stage"])
         said["planted"].append(
             {
@@ -88,6 +88,9 @@ def judged(rounds: list[dict[str, Any]]) -> dict[str, Any]:
         )
         said["unchanged"].append({word: same[word] for word in ("slower", "faster", "unclear", "left_out")})
     said["found"] = sum(each["found"] for each in said["planted"])
+    said["others_said_slower"] = sum(
+        len(set(each["slower"]) - {f"ort: {each['stage']}", "ort: call"}) for each in said["planted"]
+    )
     said["false_alarms"] = sum(bool(each["slower"] or each["faster"]) for each in said["unchanged"])
     return said
 

@@ -11,10 +11,9 @@ from rich.text import Text
 
 from agvas_runtime import console
 from agvas_runtime.bench.compare.beside import beside
-from agvas_runtime.bench.compare.change import RUN_TO_RUN, Change, Verdict, changes, more_missed
+from agvas_runtime.bench.compare.change import Change, Verdict, load_changes, more_missed, stage_changes, together
 from agvas_runtime.bench.compare.circumstances import differences
 from agvas_runtime.bench.compare.series import fastest, misses_of, quiet_turns, series_of
-from agvas_runtime.bench.compare.together import all_changed, unclear_where_all_changed, without_common
 from agvas_runtime.bench.report.schema import read_report
 from agvas_runtime.errors import InputError
 from agvas_runtime.files import check_place, write_whole
@@ -33,9 +32,10 @@ def compare(
 ) -> None:
     """Say what changed beyond noise from one recorded run to another.
 
-    Stages of contenders of the same name are compared, of servers the loads with the same cameras. Frames in which the
-    program did not have the whole machine are left out; where too few are left, a figure is unclear. Changes of less
-    than about an eighth are not told from the noise between two runs. What there is one value of stands side by side.
+    Of contenders of the same name the fastest fiftieth of every stage is compared, which noise changes least; changes
+    below a tenth are not told. Frames during other work are left out; where too few are left, a figure is unclear, and
+    so is what changed in all graphs alike. Of servers the same cameras' loads are compared, roughly. What there is one
+    value of stands side by side, medians and tails among it.
 
     \b
     Examples:
@@ -67,8 +67,8 @@ def compared(old: dict[str, Any], new: dict[str, Any], old_name: str, new_name: 
             f"{new_name}: found a report of `{new['kind']}`, expected one of `{old['kind']}` as {old_name}"
         )
     fastest_ms = fastest(old, new)
-    before, after, together = without_common(series_of(old, fastest_ms), series_of(new, fastest_ms))
-    found = unclear_where_all_changed(changes(before, after, RUN_TO_RUN[old["kind"]]), together)
+    before, after = series_of(old, fastest_ms), series_of(new, fastest_ms)
+    found = (stage_changes if old["kind"] == "engine" else load_changes)(before, after)
     if not found:
         raise InputError(f"{new_name}: found no contender or load of {old_name}, expected the same names")
     gone = [name for name in dict.fromkeys(of for of, _ in before) if all(of != name for of, _ in after)]
@@ -78,15 +78,15 @@ def compared(old: dict[str, Any], new: dict[str, Any], old_name: str, new_name: 
 
     return {
         "schema": 1,
+        "kind": old["kind"],
         "old": old_name,
         "new": new_name,
         "different": differences(old, new),
-        "graphs_together": together,
         "left_out": {"old": _left_out(old, fastest_ms), "new": _left_out(new, fastest_ms)},
         "slower": those(Verdict.SLOWER) + [f"{name}: misses" for name in more_missed(misses_of(old), misses_of(new))],
         "faster": those(Verdict.FASTER),
         "unclear": those(Verdict.UNCLEAR)
-        + [f"{name}: all graphs, x{times:.2f}" for name, times in together.items() if all_changed(times)]
+        + [f"{name}: all graphs, x{times:.2f}" for name, times in together(found).items()]
         + [f"{name}: not in {new_name}" for name in gone],
         "changes": [{**asdict(each), "verdict": each.verdict.value} for each in found],
         "beside": [each._asdict() for each in beside(old, new)],
@@ -106,21 +106,21 @@ def _print(report: dict[str, Any]) -> None:
         if share := report["left_out"][which]:
             console.note(f"{report[which]}: {share:.0%} of the turns are left out: the machine did other work")
     for name in dict.fromkeys(each["of"] for each in report["changes"]):
-        output.print(_table(name, [each for each in report["changes"] if each["of"] == name]))
+        output.print(_table(name, [each for each in report["changes"] if each["of"] == name], report["kind"]))
     if report["beside"]:
         output.print(_beside_table(report["beside"]))
     for word in ("slower", "faster", "unclear"):
         output.print(f"{word}: {', '.join(report[word]) or 'nothing'}", highlight=False, markup=False)
 
 
-def _table(name: str, found: list[dict[str, Any]]) -> Table:
-    table = Table(title=Text(f"{name}: ms, median"), title_justify="left")
-    for head in ("stage", "old", "new", "new : old", "interval", ""):
+def _table(name: str, found: list[dict[str, Any]], kind: str) -> Table:
+    table = Table(title=Text(f"{name}: {'fastest frames' if kind == 'engine' else 'median'}, ms"), title_justify="left")
+    for head in ("stage", "old", "new", "new : old", "noise explains", ""):
         table.add_column(head, justify="left" if head in ("stage", "") else "right")
     for each in found:
         change, verdict = Change(**{**each, "verdict": Verdict(each["verdict"])}), Verdict(each["verdict"])
-        interval = "" if verdict is Verdict.UNCLEAR else f"{change.low:.2f} to {change.high:.2f}"
-        cells = (f"{change.old_ms:.3f}", f"{change.new_ms:.3f}", f"{change.ratio:.3f}", interval, verdict.value)
+        explained = f"{change.together / change.allowed:.2f} to {change.together * change.allowed:.2f}"
+        cells = (f"{change.old_ms:.3f}", f"{change.new_ms:.3f}", f"{change.ratio:.3f}", explained, verdict.value)
         table.add_row(change.what, *cells, style=STYLES[verdict])
     return table
 

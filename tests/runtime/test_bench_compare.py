@@ -3,16 +3,14 @@
 import copy
 import json
 
-import numpy as np
 import pytest
-import scipy.stats
 from typer.testing import CliRunner
 
 from agvas_runtime.bench.cli import app
 from agvas_runtime.bench.cli_compare import compared
-from agvas_runtime.bench.compare.change import RUN_TO_RUN, Verdict, changes, student
+from agvas_runtime.bench.compare.change import FEWEST, Verdict
 from agvas_runtime.bench.compare.circumstances import differences
-from agvas_runtime.bench.compare.series import BLOCK, Series, blocks_of, quiet_turns
+from agvas_runtime.bench.compare.series import BLOCK, blocks_of, quiet_turns
 from agvas_runtime.errors import InputError
 
 from .bench_reports import engine_report, serve_report, with_everything
@@ -47,21 +45,12 @@ def report():
 def test_a_stage_that_is_slower_is_named_and_those_beside_it_are_not(report):
     found = verdicts(report, slowed(report, "llm", 1.3))
     assert found["llm"] is Verdict.SLOWER
-    assert {found[stage] for stage in ("decode", "encoders", "decoder")} == {Verdict.SAME}
+    assert {found[stage] for stage in ("decode", "encoders", "decoder", "text")} == {Verdict.SAME}
     assert verdicts(slowed(report, "llm", 1.3), report)["llm"] is Verdict.FASTER
 
 
 def test_a_change_that_noise_between_runs_would_explain_is_none(report):
     assert verdicts(report, slowed(report, "encoders", 1.05))["encoders"] is Verdict.SAME
-
-
-def test_a_wilder_run_needs_a_larger_change(report):
-    wild = copy.deepcopy(report)
-    values = wild["contenders"][0]["samples"]["times_ms"]["llm"]
-    for number, block in enumerate(blocks_of(len(values))):
-        values[block] = [value * (1.5 if number % 2 else 1) for value in values[block]]
-    assert verdicts(report, slowed(report, "llm", 1.3))["llm"] is Verdict.SLOWER
-    assert verdicts(wild, slowed(wild, "llm", 1.3))["llm"] is Verdict.SAME
 
 
 def test_blocks_in_which_the_machine_did_other_work_are_left_out(report):
@@ -88,7 +77,7 @@ def test_a_machine_that_was_slower_itself_tells_nothing_of_the_program(report):
 
 
 def test_few_frames_tell_nothing():
-    few, many = (engine_report({"ort": 1.0}, frames=blocks * BLOCK) for blocks in (4, 5))
+    few, many = (engine_report({"ort": 1.0}, frames=frames) for frames in (FEWEST - 1, FEWEST))
     assert set(verdicts(few, slowed(few, "llm", 2.0)).values()) == {Verdict.UNCLEAR}
     assert verdicts(many, slowed(many, "llm", 2.0))["llm"] is Verdict.SLOWER
 
@@ -101,27 +90,23 @@ def test_turns_are_taken_in_blocks_and_what_is_left_over_belongs_to_the_last(cou
     assert [turn for block in blocks_of(count) for turn in range(count)[block]] == list(range(count))
 
 
-@pytest.mark.parametrize("blocks", [5, 12])
-def test_unchanged_runs_seldom_raise_an_alarm(blocks):
-    """Drawn runs that differ by the noise that is allowed for, from run to run and from block to block.
-
-    One in a hundred is what is promised; more than 8 of 200 have a chance of 0.03 %.
-    """
-    random, alarms = np.random.default_rng(0), 0
-    for _ in range(200):
-        runs = []
-        for _ in range(2):
-            logs = random.normal(0, RUN_TO_RUN["engine"], (9, 1)) + random.normal(0, 0.07, (9, blocks))
-            runs.append({("ort", str(n)): Series("ort", str(n), [1.0], np.exp(row)) for n, row in enumerate(logs)})
-        found = changes(*runs, RUN_TO_RUN["engine"])
-        alarms += any(change.verdict is not Verdict.SAME for change in found)
-    assert alarms <= 8
+def test_a_machine_that_is_slower_half_of_the_time_changes_nothing(report):
+    moody = copy.deepcopy(report)
+    for values in moody["contenders"][0]["samples"]["times_ms"].values():
+        values[: len(values) // 2] = [value * 1.5 for value in values[: len(values) // 2]]
+    assert set(verdicts(report, moody).values()) == {Verdict.SAME}
+    assert verdicts(report, slowed(moody, "llm", 1.3))["llm"] is Verdict.SLOWER
 
 
-@pytest.mark.parametrize("freedom", [4, 7, 20, 1e6])
-def test_student_s_quantiles_are_within_a_tenth(freedom):
-    for share in (0.975, 0.999, 0.9999):
-        assert student(share, freedom) == pytest.approx(scipy.stats.t.ppf(share, freedom), rel=0.1)
+def test_what_all_graphs_do_together_is_unclear_and_one_that_does_more_is_found(report):
+    together = report
+    for graph in ("encoders", "spam", "llm", "decoder"):
+        together = slowed(together, graph, 1.5)
+    said = compared(report, together, "old", "new")
+    assert said["slower"] == []
+    assert said["unclear"] == ["ort: call", "ort: all graphs, x1.50"]
+    assert compared(report, slowed(together, "llm", 1.3), "old", "new")["slower"] == ["ort: llm"]
+    assert compared(report, slowed(together, "decode", 1.3), "old", "new")["slower"] == ["ort: decode"]
 
 
 def test_loads_on_a_server_are_compared_by_their_cameras():
@@ -136,8 +121,7 @@ def test_loads_on_a_server_are_compared_by_their_cameras():
 def test_frames_without_a_result_are_misses_however_fast_the_others_are():
     old = serve_report((4,))
     new = copy.deepcopy(old)
-    latencies = new["steps"][0]["samples"]["latency_ms"]
-    latencies[::3] = [None] * len(latencies[::3])
+    new["steps"][0]["miss_share"] += 0.3
     said = compared(old, new, "old", "new")
     assert said["slower"] == ["cameras: 4 x 10 Hz: misses"]
     assert not compared(new, old, "old", "new")["slower"]

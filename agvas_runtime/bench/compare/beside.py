@@ -10,6 +10,7 @@ from agvas_runtime.bench.compare.series import load_name
 OF_ALONE = ("load_ms", "first_call_ms", "build_ms", "rss_loaded_bytes", "rss_peak_bytes")
 OF_DEVICE, OF_ENERGY = ("peak_bytes",), ("joules_per_frame",)
 OF_QUALITY, OF_DATA = ("iou_mean", "iou_min", "same_verdicts"), ("ap", "f1_max", "iou_ano", "iou_nor")
+OF_CALL = ("p50", "p99")
 OF_LOAD = ("miss_share", "answered_hz")
 
 
@@ -43,6 +44,8 @@ def _values(report: dict[str, Any]) -> Iterator[tuple[tuple[str, str], float | N
             )
             for part, names in parts:
                 yield from (((each["name"], name), part.get(name)) for name in names)
+            for share in OF_CALL:
+                yield (each["name"], f"call, {share}, ms"), each["stages_ms"]["call"][share]
             for batch in each["throughput"]:
                 yield (each["name"], f"frames/s by {batch['batch']}"), batch["frames_per_s"]
         return

@@ -1,31 +1,37 @@
 """Whether a figure changed beyond noise.
 
-Two runs of the same program never agree: within a run frames differ, and from run to run memory lies elsewhere. The
-first is seen in the run's blocks; the second is not, so RUN_TO_RUN stands for it. A change is one where the interval of
-the ratio, which allows for both, leaves out 1, at a level that lets one in a hundred comparisons of unchanged programs
-tell of any change. The interval is Student's by Welch, since blocks are few; what is allowed for is taken as known.
+What a machine adds to a stage's time is never below nothing, and comes and goes: so of a stage the fastest fiftieth of
+its frames is compared, not the median, which is another one whenever the machine is in another mood. How far that
+differs between runs of the same program was measured (docs/benchmarks.md) and is what is allowed.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from statistics import NormalDist
 
 import numpy as np
 
-from agvas_runtime.bench.compare.series import Blocks, Series
+from agvas_runtime.bench.compare.series import Found, Series
 
-RUN_TO_RUN = {"engine": 0.025, "serve": 0.15}
-"""Standard deviation of a figure's median from run to run, as a share. Of stages it was measured (docs/benchmarks.md);
-of loads it is a guess on the safe side, for their server's machine is not watched."""
-MISSES_RUN_TO_RUN = 0.005
-"""The same of the share of frames that are missed, as a difference."""
-FALSE_ALARMS = 0.01
-"""Of comparisons of unchanged programs, so many may tell of some change."""
-FEWEST_BLOCKS = 5
-"""Fewer on one side tell nothing."""
+FASTEST = 2
+"""Percentile of a stage's times that is compared."""
+ALLOWED = math.exp(0.09)
+"""How many times as long a stage of the same program may take in another run."""
+GRAPHS = ("encoders", "spam", "llm", "decoder")
+FEWEST_GRAPHS = 3
+"""With fewer the median of their changes may be that of the one that changed."""
+MOST_TOGETHER, ALLOWED_APART = math.exp(0.12), math.exp(0.18)
+"""On a virtual machine all graphs of a whole run may take 1.5 times as long as in another. Where the median of their
+changes is more than the first, they are compared with each other, and the second is allowed."""
+ALLOWED_SERVED = 1.5
+"""The same of a median of a load on a server, a guess on the safe side: its machine is not watched."""
+MOST_MORE_MISSES = 0.02
+"""How much larger the share of missed frames may be; of two runs of a few hundred frames it seldom differs by more."""
+FEWEST = 60
+"""Fewer frames on one side tell nothing."""
 
 
 class Verdict(str, Enum):
@@ -35,7 +41,7 @@ class Verdict(str, Enum):
     FASTER = "faster"
     SAME = "no change beyond noise"
     UNCLEAR = "unclear"
-    """Too few quiet frames to tell."""
+    """Too few quiet frames, or all graphs changed together: the program or the machine."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +49,10 @@ class Change:
     """A figure in both reports.
 
     Attributes:
-        old_ms, new_ms: geometric means of the quiet blocks' medians; medians of all frames where these are too few.
+        old_ms, new_ms: a stage's FASTEST percentile; a load's median.
         ratio: new by old.
-        low, high: the interval of the ratio, NaN where it is unclear.
+        together: how many times as long all graphs took; 1 for what is none.
+        allowed: noise explains a ratio, by `together`, up to this or down to its reciprocal.
     """
 
     of: str
@@ -53,54 +60,61 @@ class Change:
     old_ms: float
     new_ms: float
     ratio: float
-    low: float
-    high: float
+    together: float
+    allowed: float
     verdict: Verdict
 
 
-def changes(old: dict[tuple[str, str], Series], new: dict[tuple[str, str], Series], run_to_run: float) -> list[Change]:
-    """All figures that both have, in the order of the old report."""
+def stage_changes(old: Found, new: Found) -> list[Change]:
+    """All stages that both reports of `engine` have, in the order of the old one."""
     both = [key for key in old if key in new]
-    return [_change(old[key], new[key], run_to_run, len(both)) for key in both]
+    times = {key: tuple(_percentile(each[key], FASTEST) for each in (old, new)) for key in both}
+    found = []
+    for (of, what), (before, after) in times.items():
+        together = _together(
+            after / before for (name, stage), (before, after) in times.items() if name == of and stage in GRAPHS
+        )
+        apart = together if what in GRAPHS else 1.0
+        allowed = ALLOWED if apart == 1 else ALLOWED_APART
+        few = min(len(old[of, what].values_ms), len(new[of, what].values_ms)) < FEWEST
+        verdict = (
+            Verdict.UNCLEAR if few or (what == "call" and together != 1) else _judged(after / before / apart, allowed)
+        )
+        found.append(Change(of, what, before, after, after / before, apart, allowed, verdict))
+    return found
 
 
-def _change(old: Series, new: Series, run_to_run: float, together: int) -> Change:
-    if min(len(old.blocks), len(new.blocks)) < FEWEST_BLOCKS:
-        before, after = float(np.median(old.values_ms)), float(np.median(new.values_ms))
-        ratio = after / before if before else math.nan
-        return Change(old.of, old.what, before, after, ratio, math.nan, math.nan, Verdict.UNCLEAR)
-    logs = np.log(old.blocks), np.log(new.blocks)
-    low, high = (math.exp(end) for end in _difference(*logs, run_to_run, together))
-    verdict = Verdict.SLOWER if low > 1 else Verdict.FASTER if high < 1 else Verdict.SAME
-    before, after = (math.exp(float(each.mean())) for each in logs)
-    return Change(old.of, old.what, before, after, after / before, low, high, verdict)
+def load_changes(old: Found, new: Found) -> list[Change]:
+    """All figures of loads that both reports of `serve` have."""
+    found = []
+    for key in (key for key in old if key in new):
+        before, after = (_percentile(each[key], 50) for each in (old, new))
+        few = min(len(each[key].values_ms) for each in (old, new)) < FEWEST
+        verdict = Verdict.UNCLEAR if few else _judged(after / before, ALLOWED_SERVED)
+        found.append(Change(*key, before, after, after / before, 1.0, ALLOWED_SERVED, verdict))
+    return found
 
 
-def more_missed(old: dict[str, Blocks], new: dict[str, Blocks]) -> list[str]:
-    """Loads of which a larger share is missed now, beyond noise; old and new are shares of blocks, see `misses_of`."""
-    both = [name for name in old if name in new and min(len(old[name]), len(new[name])) >= FEWEST_BLOCKS]
-    return [name for name in both if _difference(old[name], new[name], MISSES_RUN_TO_RUN, len(both))[0] > 0]
+def more_missed(old: dict[str, float], new: dict[str, float]) -> list[str]:
+    """Loads of which a larger share is missed now than noise explains."""
+    return [name for name in old if name in new and new[name] - old[name] > MOST_MORE_MISSES]
 
 
-def _difference(old: Blocks, new: Blocks, run_to_run: float, together: int) -> tuple[float, float]:
-    """The interval of new less old, where so many figures are compared together."""
-    middle, seen = float(new.mean() - old.mean()), [float(each.var(ddof=1)) / len(each) for each in (old, new)]
-    spread = sum(seen) + 2 * run_to_run**2
-    freedom = spread**2 / max(seen[0] ** 2 / (len(old) - 1) + seen[1] ** 2 / (len(new) - 1), 1e-30)
-    reach = student(1 - FALSE_ALARMS / together / 2, freedom) * math.sqrt(spread)
-    return middle - reach, middle + reach
+def together(found: Iterable[Change]) -> dict[str, float]:
+    """Contenders whose graphs all changed, and how many times as long they take."""
+    return {each.of: each.together for each in found if each.together != 1}
 
 
-def student(share: float, freedom: float) -> float:
-    """The quantile of Student's distribution, share in (0.5, 1), by the first terms of its expansion at the normal one.
+def _together(ratios: Iterable[float]) -> float:
+    """How many times as long all graphs take, where that is more than noise; else 1."""
+    listed = list(ratios)
+    common = float(np.exp(np.median(np.log(listed)))) if len(listed) >= FEWEST_GRAPHS else 1.0
+    return 1.0 if 1 / MOST_TOGETHER <= common <= MOST_TOGETHER else common
 
-    From 4 degrees of freedom on it is within a tenth of the true one down to shares of 0.9999; below that too small.
-    """
-    z = NormalDist().inv_cdf(share)
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return sum(term / freedom**power for power, term in enumerate(terms))
+
+def _judged(ratio: float, allowed: float) -> Verdict:
+    return Verdict.SLOWER if ratio > allowed else Verdict.FASTER if ratio < 1 / allowed else Verdict.SAME
+
+
+def _percentile(series: Series, share: float) -> float:
+    return max(float(np.percentile(series.values_ms, share)), 1e-6) if series.values_ms else math.nan

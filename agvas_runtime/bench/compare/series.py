@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 20
-"""Frames that are taken together, in the order in which they came: noise of a machine lasts longer than a frame."""
+"""Turns whose disturbance is looked at together: the kernel counts processor time in ticks of 10 ms."""
 MOST_ELSEWHERE = 0.1
 """Share of the machine's cores that other work may take during a block."""
 MOST_SLOWED = 1.25
@@ -20,9 +20,6 @@ MOST_SLOWED = 1.25
 machine was slower, whatever the kernel counts. A block that had less of the machine says nothing of the program."""
 SERVED = ("latency_ms", "overhead_ms", "engine_ms")
 """Of a load on a server."""
-
-Blocks = NDArray[np.float64]
-"""Median milliseconds of every block, float64 [blocks]."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +29,12 @@ class Series:
     Attributes:
         of: the contender, or the load.
         what: the stage, or the figure.
-        values_ms: in the order in which they were measured.
-        blocks: their medians; those in which the machine did other work, or had no value for many frames, are left out.
-    numbers: of the blocks that are there, counted over the whole report.
+        values_ms: in the order in which they were measured, without those of turns in which the machine did other work.
     """
 
     of: str
     what: str
     values_ms: list[float]
-    blocks: Blocks
-    numbers: tuple[int, ...] = ()
 
     @property
     def key(self) -> tuple[str, str]:
@@ -49,10 +42,13 @@ class Series:
         return self.of, self.what
 
 
-def series_of(report: dict[str, Any], fastest_ms: float | None = None) -> dict[tuple[str, str], Series]:
+Found = dict[tuple[str, str], Series]
+
+
+def series_of(report: dict[str, Any], fastest_ms: float | None = None) -> Found:
     """All figures of a report (schema 3, kind engine or serve), see `fastest`."""
     found = _of_engines(report, fastest_ms) if report["kind"] == "engine" else _of_loads(report)
-    return {each.key: each for each in found if len(each.values_ms)}
+    return {each.key: each for each in found}
 
 
 def fastest(*reports: dict[str, Any]) -> float | None:
@@ -74,15 +70,9 @@ def _of_loads(report: dict[str, Any]) -> Iterator[Series]:
             yield _series(load_name(step), figure.removesuffix("_ms"), step["samples"][figure], None)
 
 
-def misses_of(report: dict[str, Any]) -> dict[str, Blocks]:
-    """Of every load the share of frames, block by block, that had no result or came too late; of engines nothing."""
-    found = {}
-    for step in report["steps"] if report["kind"] == "serve" else ():
-        deadlines = [camera["deadline_ms"] or np.inf for camera in step["per_camera"]]
-        pairs = zip(step["samples"]["latency_ms"], step["samples"]["camera"], strict=True)
-        missed = np.array([latency is None or latency > deadlines[camera] for latency, camera in pairs])
-        found[load_name(step)] = np.array([missed[block].mean() for block in blocks_of(len(missed))])
-    return found
+def misses_of(report: dict[str, Any]) -> dict[str, float]:
+    """Of every load the share of frames that had no result or came too late; of engines nothing."""
+    return {load_name(step): step["miss_share"] for step in report["steps"]} if report["kind"] == "serve" else {}
 
 
 def load_name(step: dict[str, Any]) -> str:
@@ -112,10 +102,5 @@ def blocks_of(count: int) -> list[slice]:
 
 
 def _series(of: str, what: str, values: Sequence[float | None], quiet: NDArray[np.bool_] | None) -> Series:
-    medians = {}
-    for number, block in enumerate(blocks_of(len(values))):
-        some = [value for value in values[block] if value is not None and value > 0]
-        if (quiet is None or quiet[block].all()) and len(some) * 2 >= len(values[block]):
-            medians[number] = float(np.median(some))
-    there = [value for value in values if value is not None]
-    return Series(of, what, there, np.array(list(medians.values())), tuple(medians))
+    wanted = np.ones(len(values), bool) if quiet is None else quiet
+    return Series(of, what, [value for value, quiet in zip(values, wanted, strict=True) if quiet and value is not None])
