@@ -68,19 +68,19 @@ class Change:
 def stage_changes(old: Found, new: Found) -> list[Change]:
     """All stages that both reports of `engine` have, in the order of the old one."""
     both = [key for key in old if key in new]
-    times = {key: tuple(_percentile(each[key], FASTEST) for each in (old, new)) for key in both}
+    times = {key: (_percentile(old[key], FASTEST), _percentile(new[key], FASTEST)) for key in both}
+    ratios = {key: after / before for key, (before, after) in times.items()}
+    all_graphs = {
+        name: _together(ratios[of, what] for of, what in both if of == name and what in GRAPHS) for name, _ in both
+    }
     found = []
-    for (of, what), (before, after) in times.items():
-        together = _together(
-            after / before for (name, stage), (before, after) in times.items() if name == of and stage in GRAPHS
-        )
-        apart = together if what in GRAPHS else 1.0
+    for of, what in both:
+        apart = all_graphs[of] if what in GRAPHS else 1.0
         allowed = ALLOWED if apart == 1 else ALLOWED_APART
         few = min(len(old[of, what].values_ms), len(new[of, what].values_ms)) < FEWEST
-        verdict = (
-            Verdict.UNCLEAR if few or (what == "call" and together != 1) else _judged(after / before / apart, allowed)
-        )
-        found.append(Change(of, what, before, after, after / before, apart, allowed, verdict))
+        unclear = few or (what == "call" and all_graphs[of] != 1)
+        verdict = Verdict.UNCLEAR if unclear else _judged(ratios[of, what] / apart, allowed)
+        found.append(Change(of, what, *times[of, what], ratios[of, what], apart, allowed, verdict))
     return found
 
 

@@ -22,9 +22,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
             same = later.get(each["name"])
             pairs += [(f"{each['name']}.{name}", each.get(name), same.get(name)) for name in OF_CONTENDER if same]
     else:
-        pairs += [
-            (f"target.{name}", old["target"].get(name), new["target"].get(name)) for name in ("protocol", "model")
-        ]
+        pairs += [(f"target.{name}", old["target"].get(name), new["target"].get(name)) for name in OF_TARGET]
     return [f"{name}: {_said(found)}, before {_said(was)}" for name, was, found in pairs if was != found]
 
 
