@@ -23,12 +23,12 @@ from agvas_runtime.bench.device_memory import DeviceMemory
 from agvas_runtime.bench.energy import open_meter
 from agvas_runtime.bench.frames import Frame
 from agvas_runtime.bench.latency import Track, open_track
-from agvas_runtime.bench.nvml import gpus, open_library
 from agvas_runtime.bundle import Bundle, default_bundle_path
 from agvas_runtime.engines.records import Target
 from agvas_runtime.engines.registry import OF_BUNDLES
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.modes import Mode, Request
+from agvas_runtime.nvml import gpus, open_library
 
 FRAMES = 20
 ENERGY_S = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from agvas_runtime.bench.nvml import Gpu
+from agvas_runtime.nvml import Gpu
 
 PROCESS, WHOLE_GPU = "process", "gpu"
 CONTEXT_BYTES = 32 * 2**20

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from agvas_runtime.bench.nvml import Gpu
 from agvas_runtime.control_group import read_text
+from agvas_runtime.nvml import Gpu
 
 POWERCAP = Path("/sys/class/powercap")
 PACKAGE = "package"

@@ -11,8 +11,8 @@ from typing import Any
 import psutil
 
 from agvas_runtime import __version__
-from agvas_runtime.bench.nvml import driver_version, gpus, open_library
 from agvas_runtime.control_group import container_limits
+from agvas_runtime.nvml import driver_version, gpus, open_library
 
 PACKAGES = ("numpy", "pillow", "tokenizers", "onnxruntime", "onnxruntime-gpu", "tensorrt", "torch")
 

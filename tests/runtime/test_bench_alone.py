@@ -12,7 +12,6 @@ from agvas_runtime.bench.device_memory import DeviceMemory
 from agvas_runtime.bench.energy import open_meter
 from agvas_runtime.bench.frames import Frame, generated_frame
 from agvas_runtime.bench.latency import Track
-from agvas_runtime.bench.nvml import NOT_TOLD, Process, driver_version, gpus
 from agvas_runtime.bundle import Bundle, default_bundle_path
 from agvas_runtime.engines.records import Target
 from agvas_runtime.engines.store import write_plan
@@ -20,6 +19,7 @@ from agvas_runtime.engines.tensorrt_build import Built
 from agvas_runtime.errors import EngineError
 from agvas_runtime.manifest import EnginePlan
 from agvas_runtime.modes import Request
+from agvas_runtime.nvml import NOT_TOLD, Process, driver_version, gpus
 from tests.runtime.diary import Diary, frames_of
 
 MIB = 2**20

@@ -34,14 +34,20 @@ class Process(ctypes.Structure):
 class Gpu:
     """A GPU as the driver knows it, whatever CUDA_VISIBLE_DEVICES says."""
 
+    index: int
     name: str
     library: Any
     handle: ctypes.c_void_p
 
+    def memory(self) -> Memory | None:
+        """Its memory now, `used` by all processes and the driver; None where that is not told."""
+        memory = Memory()
+        return memory if _ask(self.library, "DeviceGetMemoryInfo", self.handle, ctypes.byref(memory)) else None
+
     def used_bytes(self) -> int | None:
         """Memory that all processes and the driver use; None where that is not told."""
-        memory = Memory()
-        return memory.used if _ask(self.library, "DeviceGetMemoryInfo", self.handle, ctypes.byref(memory)) else None
+        memory = self.memory()
+        return None if memory is None else int(memory.used)
 
     def process_bytes(self, pid: int) -> int | None:
         """Memory that a process uses; None where the driver does not list it, as in most containers."""
@@ -79,7 +85,7 @@ def gpus(library: Any) -> list[Gpu]:
         handle, name = ctypes.c_void_p(), ctypes.create_string_buffer(NAME_BYTES)
         if _ask(library, "DeviceGetHandleByIndex_v2", index, ctypes.byref(handle)):
             _ask(library, "DeviceGetName", handle, name, NAME_BYTES)
-            found.append(Gpu(name.value.decode("utf-8", "replace") or "GPU", library, handle))
+            found.append(Gpu(index, name.value.decode("utf-8", "replace") or "GPU", library, handle))
     return found
 
 
