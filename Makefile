@@ -66,7 +66,7 @@ proof-web: .venv-test/installed
 proof-perf-analyzer: .venv-perf/installed
 	.venv-perf/bin/python tools/perf_analyzer.py
 
-# Planted slow-downs: does `agvas-bench compare` find them, and nothing else? Ten minutes on a machine that does little else.
+# Planted slow-downs: does `agvas-bench compare` find them, and nothing else? Half an hour on a machine that does little else.
 proof-compare: .venv-test/installed
 	.venv-test/bin/python tools/compare_proof.py
 

@@ -41,6 +41,9 @@ def engine(
     image: Annotated[list[Path] | None, typer.Option(help="Image or folder [default: generated]; may repeat.")] = None,
     frames: Annotated[int, typer.Option(min=1, max=MOST_FRAMES, help="Measured frames of each contender.")] = 200,
     warmup: Annotated[int, typer.Option(min=0, max=MOST_FRAMES, help="Frames before them that are not counted.")] = 20,
+    spread: Annotated[
+        float, typer.Option(min=0, max=86_400, help="Seconds over which bouts of 20 frames are spread, at least.")
+    ] = 20.0,
     threads: Annotated[
         int | None, typer.Option(min=1, max=256, help="CPU threads [default: one for each core].")
     ] = None,
@@ -58,7 +61,8 @@ def engine(
 ) -> None:
     """Time one frame after another, stage by stage; throughput, start, memory, energy, and quality beside it.
 
-    Several contenders take turns frame by frame. The frames are encoded images, so decoding is included; `call` is the
+    Several contenders take turns frame by frame, in bouts with rests between them, since a shared machine is slow for
+    seconds at a time. The frames are encoded images, so decoding is included; `call` is the
     whole call as its caller sees it. `ort-plain` is `ort` without known answers: the same graphs, token by token.
     Frames are shown apart by whether the pass alone answered (hit, miss), by the answer, and, where a folder `good` is
     among the folders, by whether they are normal. Masks are compared with those of `reference` where it takes part,
@@ -76,7 +80,7 @@ def engine(
     request = Request(mode, instruction, class_name, normal_look)
     contenders = contenders_of(targets or [], engine, contender or [])
     sizes = parse_batches(batch)
-    options = Options(image or (), frames, warmup, threads, sizes, alone, data, limit, request)
+    options = Options(image or (), frames, warmup, spread, threads, sizes, alone, data, limit, request)
     publish(console.finite(bench_engines(contenders, options)), print_report, as_json, out, report)
 
 

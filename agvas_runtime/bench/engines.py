@@ -7,7 +7,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from agvas_runtime import console
 from agvas_runtime.bench.alone import measure_alone
 from agvas_runtime.bench.contenders import Contender
 from agvas_runtime.bench.frames import Frame, bench_frames
@@ -33,6 +32,8 @@ class Options:
     """Measured ones of each contender."""
     warmup: int = 20
     """Frames before them that are not counted."""
+    spread_s: float = 0.0
+    """Over how long the measured ones are spread, at least."""
     threads: int | None = None
     """On the CPU; None is one for each core."""
     batches: Sequence[int] = (1,)
@@ -62,6 +63,7 @@ def bench_engines(contenders: Sequence[Contender], options: Options = Options())
         "machine": describe_machine(),  # its load average is that of before the measurement
         "frames": options.frames,
         "warmup": options.warmup,
+        "spread_s": options.spread_s,
         "threads": options.threads,
         "images": [str(path) for path in options.images] or "generated",
         "frame_bytes_mean": sum(len(frame.data) for frame in frames) / len(frames),
@@ -77,8 +79,7 @@ def _together(contenders: Sequence[Contender], frames: Sequence[Frame], options:
     """All that is measured in this process, with all contenders loaded."""
     dataset = load_dataset(options.data) if options.data else None
     tracks = [open_track(contender, options.threads, options.request) for contender in contenders]
-    turns = console.progress(range(options.frames), "frames", options.frames)
-    machine = race(tracks, frames, options.warmup, turns)
+    machine = race(tracks, frames, options.warmup, options.frames, options.spread_s)
     base = base_of(tracks)
     throughput = measure_throughput(tracks, frames, options.frames, options.batches)
     quality = compare_masks(tracks, frames[: options.frames])

@@ -1,11 +1,13 @@
 """Latency: contenders take turns frame by frame, so that whatever else the machine does hits all of them alike."""
 
+import math
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from agvas_runtime import console
 from agvas_runtime.bench.contenders import Contender
 from agvas_runtime.bench.elsewhere import Elsewhere
 from agvas_runtime.bench.figures import figures
@@ -15,6 +17,8 @@ from agvas_runtime.engines.registry import Segments, ask
 from agvas_runtime.modes import Request
 from agvas_runtime.result import Result
 
+BOUT = 20
+"""Turns without a rest."""
 WHOLE_CALL = "call"
 """Stage name of the whole call as its caller sees it; the other stages are what the engine reports."""
 
@@ -73,8 +77,13 @@ def open_track(contender: Contender, threads: int | None, request: Request = Req
     return Track(contender, contender.open(threads), request)
 
 
-def race(tracks: Sequence[Track], frames: Sequence[Frame], warmup: int, turns: Iterable[int]) -> dict[str, list[float]]:
+def race(
+    tracks: Sequence[Track], frames: Sequence[Frame], warmup: int, turns: int, spread_s: float = 0.0
+) -> dict[str, list[float]]:
     """First calls, then `warmup` calls, then one kept call of every contender per turn, in an order drawn by lot.
+
+    Bouts of BOUT turns begin evenly over `spread_s` seconds, or one after the other where they take longer than that:
+    a machine that is shared is slow for seconds at a time. After a rest every contender has a call that is not kept.
 
     Returns what the machine did, turn by turn: `yardstick_ms`, how long the same piece of work took before it, and
     `elsewhere_ms`, the processor time that others had during it. Raises InputError, EngineError.
@@ -87,7 +96,15 @@ def race(tracks: Sequence[Track], frames: Sequence[Frame], warmup: int, turns: I
     yardstick, elsewhere = Yardstick(), Elsewhere()
     machine: dict[str, list[float]] = {"yardstick_ms": [], "elsewhere_ms": []}
     lots, order = random.Random(0), list(tracks)
-    for turn in turns:
+    began, bouts = time.perf_counter(), math.ceil(turns / BOUT)
+    for turn in console.progress(range(turns), "frames", turns):
+        if turn % BOUT == 0:
+            rest_s = began + turn // BOUT * spread_s / bouts - time.perf_counter()
+            if rest_s > 0:
+                time.sleep(rest_s)
+                for track in tracks:
+                    track.call(frames[turn % len(frames)], keep=False)
+                elsewhere.measure()
         lots.shuffle(order)  # by turns, some frames would always meet the same order
         machine["yardstick_ms"].append(round(yardstick.measure(), 4))
         for track in order:

@@ -42,6 +42,7 @@ def engine_report(names: dict[str, float], frames: int = 400) -> dict[str, Any]:
         "machine": MACHINE,
         "frames": frames,
         "warmup": 20,
+        "spread_s": 20.0,
         "threads": 2,
         "images": "generated",
         "frame_bytes_mean": 30720.5,

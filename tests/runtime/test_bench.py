@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from itertools import cycle
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from agvas_runtime.bench.cli import app
 from agvas_runtime.bench.engines import Options, bench_engines
 from agvas_runtime.bench.figures import PERCENTILES
 from agvas_runtime.bench.frames import bench_frames, generated_frame
-from agvas_runtime.bench.latency import WHOLE_CALL, race, samples, stages
+from agvas_runtime.bench.latency import BOUT, WHOLE_CALL, race, samples, stages
 from agvas_runtime.bench.machine import describe_machine, git_commit
 from agvas_runtime.bench.quality import compare_masks
 from agvas_runtime.bench.throughput import measure_throughput
@@ -33,7 +34,7 @@ STAGES = ("decode", "preprocess", "encoders", "spam", "llm", "text", "decoder", 
 
 def test_contenders_take_turns_and_whoever_begins_is_drawn():
     turns = []
-    machine = race(tracks_of("ab", turns), frames_of(b"0", b"1"), 1, range(20))
+    machine = race(tracks_of("ab", turns), frames_of(b"0", b"1"), 1, 20)
     assert turns[:4] == [("a", b"0"), ("b", b"0"), ("a", b"0"), ("b", b"0")]  # first calls, then the warm-up
     pairs = [turns[place : place + 2] for place in range(4, len(turns), 2)]
     assert [sorted(pair) for pair in pairs] == [
@@ -46,15 +47,26 @@ def test_contenders_take_turns_and_whoever_begins_is_drawn():
 
 def test_first_calls_and_warm_up_are_not_counted():
     (track,) = tracks_of("a", [])
-    race([track], frames_of(b"0"), 5, range(7))
+    race([track], frames_of(b"0"), 5, 7)
     assert len(track.calls) == 7
     assert stages(track.calls)["decode"] == {**dict.fromkeys(PERCENTILES, 1.0), "mean": 1.0}
+
+
+def test_bouts_are_spread_and_a_call_after_a_rest_is_not_counted():
+    turns = []
+    tracks = tracks_of("ab", turns)
+    began = time.perf_counter()
+    race(tracks, frames_of(b"0"), 0, 2 * BOUT, spread_s=1.0)
+    assert time.perf_counter() - began >= 0.5  # the second of two bouts begins after half of it
+    assert [len(track.calls) for track in tracks] == [2 * BOUT] * 2
+    assert len(turns) == 2 * (1 + BOUT + 1 + BOUT)
+    race(tracks, frames_of(b"0"), 0, BOUT, spread_s=1e9)  # one bout is spread over nothing
 
 
 def test_samples_hold_every_turn():
     (track,) = tracks_of("a", [])
     track.segmenter.text_ms = 1.23456
-    race([track], frames_of(b"0", b"x"), 0, range(3))
+    race([track], frames_of(b"0", b"x"), 0, 3)
     found = samples(track.calls)
     assert found["answer_kind"] == ["rejected", "other", "rejected"]
     assert found["one_pass"] == [True, False, True]
@@ -65,7 +77,7 @@ def test_samples_hold_every_turn():
 
 def test_a_stage_that_a_call_had_not_is_null_and_not_counted():
     (track,) = tracks_of("a", [])
-    race([track], frames_of(b"0"), 0, range(2))
+    race([track], frames_of(b"0"), 0, 2)
     del track.calls[0].times_ms["llm"]
     assert samples(track.calls)["times_ms"]["llm"] == [None, 1.0]
     assert stages(track.calls)["llm"]["min"] == 1.0
@@ -112,7 +124,7 @@ def test_batches_are_segmented_in_turns_by_those_that_can():
     (torch,) = tracks_of("t", turns)
     tracks = [torch, *tracks_of("ab", turns, BatchDiary)]
     frames = frames_of(b"0", b"1", b"2")
-    race(tracks, frames, 0, range(4))
+    race(tracks, frames, 0, 4)
     tracks[2].segmenter.most = 2
     del turns[:]
     found = measure_throughput(tracks, frames, 4, (1, 2, 4))

@@ -113,7 +113,7 @@ def compared():
     """Hits and misses: a single pass of 3 ms, the same graphs without it (1 ms), an engine that decodes (8 ms)."""
     engines = {"reference": Diary(llm_ms=8.0), "ort": Diary(llm_ms=3.0, text_ms=1.5), "ort-plain": Diary(text_ms=1.0)}
     tracks = [Track(Contender.of(engine, None), diary) for engine, diary in engines.items()]
-    race(tracks, [Frame(b"0", "normal"), Frame(b"x", "defective"), Frame(b"1")], 0, range(18))
+    race(tracks, [Frame(b"0", "normal"), Frame(b"x", "defective"), Frame(b"1")], 0, 18)
     return tracks
 
 

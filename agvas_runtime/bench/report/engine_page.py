@@ -63,13 +63,17 @@ def _facts(report: Report) -> dict[str, str]:
     size = report["frame_bytes_mean"]
     frames, warmup, threads = count(report["frames"], "frame"), report["warmup"], report["threads"]
     return {
-        "measured": f"{date(report['began'])}, {frames} of each contender after {warmup:,} to warm up",
+        "measured": f"{date(report['began'])}, {frames} of each contender after {warmup:,} to warm up{_spread(report)}",
         "frames": f"{images}; {NOT_KNOWN if size is None else f'{size:,.0f}'} bytes on average",
         "threads": "one for each core" if threads is None else str(threads),
         "base": f"{report['base']}, to which all are compared, turn by turn",
         **machine_facts(report["machine"]),
         **_other_work(report),
     }
+
+
+def _spread(report: Report) -> str:
+    return f", over {report['spread_s']:g} s or more" if report["spread_s"] else ""
 
 
 def _other_work(report: Report) -> dict[str, str]:

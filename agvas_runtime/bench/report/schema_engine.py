@@ -155,6 +155,7 @@ class EngineReport(Head):
 
     frames: int
     warmup: int
+    spread_s: float
     threads: int | None
     images: list[str] | str
     frame_bytes_mean: Found
