@@ -1,23 +1,24 @@
 """Whether a figure changed beyond noise.
 
-What a machine adds to a stage's time is never below nothing, and comes and goes: so of a stage the fastest fiftieth of
-its frames is compared, not the median, which is another one whenever the machine is in another mood. How far that
-differs between runs of the same program was measured (docs/benchmarks.md) and is what is allowed.
+What a machine adds to a stage's time is never below nothing, and comes and goes: so of a stage the fastest fiftieth and
+the fastest tenth of its frames are compared, not the median, which is another one whenever the machine is in another
+mood. A few odd frames may move the one, a mood that lasts may move the other: a change must show in both. How far they
+differ between runs of the same program was measured (docs/benchmarks.md) and is what is allowed.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
 
 from agvas_runtime.bench.compare.series import Found, Series
 
-FASTEST = 2
-"""Percentile of a stage's times that is compared."""
+FASTEST, FAST = 2, 10
+"""Percentiles of a stage's times that are compared."""
 ALLOWED = math.exp(0.09)
 """How many times as long a stage of the same program may take in another run."""
 GRAPHS = ("encoders", "spam", "llm", "decoder")
@@ -67,8 +68,16 @@ class Change:
 
 def stage_changes(old: Found, new: Found) -> list[Change]:
     """All stages that both reports of `engine` have, in the order of the old one."""
+    fastest, fast = (_changes_at(share, old, new) for share in (FASTEST, FAST))
+    return [
+        replace(each, verdict=_agreed(each.verdict, other.verdict)) for each, other in zip(fastest, fast, strict=True)
+    ]
+
+
+def _changes_at(share: float, old: Found, new: Found) -> list[Change]:
+    """What one percentile says."""
     both = [key for key in old if key in new]
-    times = {key: (_percentile(old[key], FASTEST), _percentile(new[key], FASTEST)) for key in both}
+    times = {key: (_percentile(old[key], share), _percentile(new[key], share)) for key in both}
     ratios = {key: after / before for key, (before, after) in times.items()}
     all_graphs = {
         name: _together(ratios[of, what] for of, what in both if of == name and what in GRAPHS) for name, _ in both
@@ -82,6 +91,13 @@ def stage_changes(old: Found, new: Found) -> list[Change]:
         verdict = Verdict.UNCLEAR if unclear else _judged(ratios[of, what] / apart, allowed)
         found.append(Change(of, what, *times[of, what], ratios[of, what], apart, allowed, verdict))
     return found
+
+
+def _agreed(fastest: Verdict, fast: Verdict) -> Verdict:
+    """A change must show in both."""
+    if fastest in (fast, Verdict.SAME, Verdict.UNCLEAR):
+        return fastest
+    return Verdict.UNCLEAR if fast is Verdict.UNCLEAR else Verdict.SAME
 
 
 def load_changes(old: Found, new: Found) -> list[Change]:
