@@ -9,7 +9,7 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 from agvas_runtime.preprocess import PixelView, SemanticView
 from agvas_train.model.agmd import AGMD
 from agvas_train.model.agvas import AGVAS
-from agvas_train.model.config import AgmdConfig, ModelConfig
+from agvas_train.model.config import AS_THEY_ARE, AgmdConfig, ModelConfig
 from agvas_train.model.pixel_encoders import HALF, PIXEL_ENCODERS, SAM_MEAN, SAM_STD, build_pixel_encoder, feature_width
 from agvas_train.model.spam import SPAM
 from agvas_train.model.token_refiner import TokenRefiner
@@ -135,7 +135,7 @@ def build_agvas(config: ModelConfig) -> AGVAS:
     agmd = config.agmd
     llava, pixel_encoder = LlavaOnevisionForConditionalGeneration(llava_config), build_pixel_encoder(config)
     projection: nn.Module = nn.Identity()
-    if config.pixel_encoder != "sam":
+    if config.pixel_encoder not in AS_THEY_ARE:
         projection = nn.Conv2d(feature_width(pixel_encoder), agmd.transformer_dim, kernel_size=1)
     model = AGVAS(
         llava=llava,

@@ -8,8 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agvas_runtime.preprocess import PixelView, SemanticView
 
-PixelKind = Literal["sam", "sam-ft", "clip", "siglip", "dinov2", "dinov3"]
-"""Families of pixel encoders (Table A.2)."""
+PixelKind = Literal["sam", "sam-ft", "clip", "siglip", "dinov2", "dinov3", "conv"]
+"""Families of pixel encoders: those of Table A.2, and the embedded default's own."""
+AS_THEY_ARE: tuple[PixelKind, ...] = ("sam", "conv")
+"""Whose features are as wide as the mask decoder; all others get a trained 1x1 map."""
 
 
 class AgmdConfig(BaseModel):
@@ -33,7 +35,7 @@ class ModelConfig(BaseModel):
     semantic: dict[str, Any]
     """SiglipVisionConfig fields."""
     pixel_encoder: PixelKind = "sam"
-    """SAM's features go in as they are; a trained 1x1 map brings all others to `agmd.transformer_dim`."""
+    """A trained 1x1 map brings the features of all but `AS_THEY_ARE` to `agmd.transformer_dim`."""
     pixel: dict[str, Any]
     """Fields of that kind's configuration class, with `image_size` and `patch_size`."""
     language: dict[str, Any]
@@ -64,7 +66,7 @@ class ModelConfig(BaseModel):
         if not isinstance(patch, int) or patch <= 0 or size % patch:
             raise ValueError(f"pixel.patch_size is {patch}, must divide pixel.image_size, {size}")
         channels, expected = self.pixel.get("output_channels", 256), self.agmd.transformer_dim
-        if self.pixel_encoder == "sam" and channels != expected:
+        if self.pixel_encoder in AS_THEY_ARE and channels != expected:
             raise ValueError(f"pixel.output_channels is {channels}, must equal agmd.transformer_dim, {expected}")
         return self
 

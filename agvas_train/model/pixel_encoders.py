@@ -30,6 +30,7 @@ from transformers.models.sam.modeling_sam import SamVisionEncoder
 from agvas_runtime.errors import InputError
 from agvas_runtime.preprocess import RGB, PixelView
 from agvas_train.model.config import ModelConfig, PixelKind
+from agvas_train.model.conv_encoder import ConvEncoder, ConvEncoderConfig
 
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -45,6 +46,7 @@ CLASSES: dict[PixelKind, tuple[type[PreTrainedConfig], type[PreTrainedModel]]] =
     "siglip": (SiglipVisionConfig, SiglipVisionModel),
     "dinov2": (Dinov2Config, Dinov2Model),
     "dinov3": (DINOv3ViTConfig, DINOv3ViTModel),
+    "conv": (ConvEncoderConfig, ConvEncoder),
 }
 """Configuration and network of each kind."""
 
@@ -176,7 +178,7 @@ def feature_map(encoder: PreTrainedModel, pixels: Tensor) -> Tensor:
     and the closing norm of SigLIP and DINO; CLIP's closing norm is for its class token alone and stays out.
     """
     hidden = encoder(pixels).last_hidden_state
-    if hidden.ndim == 4:  # SAM's neck gives a map already
+    if hidden.ndim == 4:  # SAM's neck gives a map already, convolutions do
         return hidden
     grid = pixels.shape[-1] // int(encoder.config.patch_size)
     patches = hidden[:, -grid * grid :]  # class and register tokens come first

@@ -58,6 +58,7 @@ _SAM = Layout(
     model_types=("sam", "sam_vision_model"),
 )
 LAYOUTS: dict[PixelKind, Layout] = {
+    "conv": Layout(renames=(), ignored=(), model_types=("agvas_conv",)),
     "sam": _SAM,
     "sam-ft": _SAM,
     "clip": Layout(

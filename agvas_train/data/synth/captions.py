@@ -22,6 +22,7 @@ _MEANING: dict[str, tuple[str, str]] = {
     "colour fault": ("differing in colour from its surroundings", "uneven colouring"),
     "uneven": ("differing in brightness from its surroundings", "uneven processing"),
     "scale": ("with a rougher texture", "rolled-in scale"),
+    "foreign patch": ("with a structure of its own", "foreign material on the surface"),
     "inclusion": ("embedded in the surface", "foreign matter in the material"),
     "distortion": ("with bent structure", "a pulled or twisted structure"),
     "short": ("joining two conductors", "a short circuit"),

@@ -8,11 +8,13 @@ from PIL import Image
 from agvas_train.data.synth.camera import Camera
 from agvas_train.data.synth.captions import caption
 from agvas_train.data.synth.colours import LUMA, colour_word, largest, over
-from agvas_train.data.synth.defects import PAINTERS
+from agvas_train.data.synth.defects import EVERYWHERE, PAINTERS
+from agvas_train.data.synth.defects import HELD_OUT as HELD_OUT_DEFECTS
 from agvas_train.data.synth.fields import Field
-from agvas_train.data.synth.notes import DefectNote, Sample, SurfaceNote, SynthConfig, place_word, size_word
+from agvas_train.data.synth.notes import DefectNote, Families, Sample, SurfaceNote, SynthConfig, place_word, size_word
 from agvas_train.data.synth.paint import Stroke
 from agvas_train.data.synth.scene import Mask, Scene, light
+from agvas_train.data.synth.surfaces import HELD_OUT as HELD_OUT_SURFACES
 from agvas_train.data.synth.surfaces import SURFACES
 
 DEFAULT = SynthConfig()
@@ -50,8 +52,12 @@ def _draw_size(rng: np.random.Generator, config: SynthConfig) -> tuple[int, int]
     return (side, other) if rng.random() < 0.5 else (other, side)
 
 
+def _drawn(held_out: bool, config: SynthConfig) -> bool:
+    return config.families is Families.ALL or held_out == (config.families is Families.HELD_OUT)
+
+
 def _draw_scene(rng: np.random.Generator, height: int, width: int, config: SynthConfig) -> Scene:
-    makers = list(SURFACES)
+    makers = [maker for maker in SURFACES if _drawn(maker in HELD_OUT_SURFACES, config)]
     weights = np.array([SURFACES[maker][0] for maker in makers])
     maker = makers[int(rng.choice(len(makers), p=weights / weights.sum()))]
     scene = maker(rng, height, width)
@@ -122,8 +128,9 @@ def render(seed: int, index: int, config: SynthConfig = DEFAULT) -> Render:
     scene = _draw_scene(rng, height, width, config)
     clean, painted = scene.rgb.copy(), []
     if rng.random() >= config.normal_share:
-        kinds = [kind for kind in scene.defects if kind in PAINTERS]
-        weights = np.array([scene.defects[kind] for kind in kinds])
+        possible = scene.defects if scene.harsh else {**EVERYWHERE, **scene.defects}
+        kinds = [kind for kind in possible if _drawn(kind in HELD_OUT_DEFECTS, config)]
+        weights = np.array([possible[kind] for kind in kinds])
         wanted = min(int(rng.choice([1, 1, 1, 1, 1, 2, 2, 2, 3, 4])), config.max_defects)
         kind = str(rng.choice(kinds, p=weights / weights.sum()))
         for attempt in range(wanted * config.tries):

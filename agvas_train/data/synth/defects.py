@@ -23,6 +23,7 @@ PAINTERS: dict[str, Painter] = {
     "colour fault": areas.colour_fault,
     "uneven": areas.uneven,
     "scale": areas.scale,
+    "foreign patch": areas.foreign_patch,
     "short": boards.short,
     "open": boards.open_,
     "spur": boards.spur,
@@ -30,3 +31,7 @@ PAINTERS: dict[str, Painter] = {
     "pinhole": boards.pinhole,
     "excess copper": boards.excess,
 }
+HELD_OUT = frozenset(("contamination", "dent", "fray"))
+"""Never drawn in training."""
+EVERYWHERE = {"foreign patch": 0.6}
+"""Weights of what can happen to every surface that has no weight of its own for it."""

@@ -1,9 +1,11 @@
-"""Defects of whole areas: colour faults, uneven brightness, rolled-in scale."""
+"""Defects of whole areas: colour faults, uneven brightness, rolled-in scale, patches of something else."""
 
 import numpy as np
 
+from agvas_train.data.synth.abstract import layer
+from agvas_train.data.synth.colours import pick, times
 from agvas_train.data.synth.fields import ramp, smooth, white
-from agvas_train.data.synth.paint import Stroke, contrast_factor, reach, region, spot
+from agvas_train.data.synth.paint import Stroke, contrast_factor, lit, reach, region, spot, toward
 from agvas_train.data.synth.scene import Scene
 from agvas_train.data.synth.shapes import Shape, blob
 
@@ -98,3 +100,26 @@ def scale(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | N
     return Stroke(
         shape, (base + (base.mean(axis=(0, 1)) - base) * np.float32(0.3)) * (factor + grain)[..., None], ("ragged",)
     )
+
+
+def foreign_patch(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | None:
+    """A patch with a structure that is not the surface's, in a colour like the surface's or in another one."""
+    shape = blob(
+        rng,
+        scene.size,
+        spot(rng, scene),
+        reach(rng, scene, 0.015, 0.25),
+        aspect=float(rng.uniform(1, 4)),
+        angle=float(rng.uniform(0, np.pi)),
+        rough=float(rng.uniform(0.2, 1.3)),
+        soft=float(rng.uniform(0.05, 0.5)),
+        detail=float(rng.uniform(0.25, 1.0)),
+    )
+    if shape is None:
+        return None
+    base = region(scene, shape)
+    mean = base.mean(axis=(0, 1)) * np.float32(contrast_factor(rng, base, strength, 0.6))
+    colour = mean if rng.random() < 0.5 else pick(rng, "grey", "earth", "vivid", "pale", "dark", "rust", "metal")
+    rough = np.float32(np.exp(rng.uniform(np.log(0.03), np.log(0.35))))
+    structure = 1 + rough * np.clip(layer(rng, *shape.alpha.shape), -2.5, 2.5)
+    return Stroke(shape, toward(base, lit(scene, shape, times(colour, structure)), max(strength, 0.5)), ("patchy",))

@@ -1,21 +1,33 @@
 """What a synthetic sample carries: the image, its exact mask, and notes that say truthfully what was painted."""
 
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
+
+
+class Families(str, Enum):
+    """Which surfaces and which kinds of defects are drawn."""
+
+    TRAINING = "training"
+    """All but those that are held out."""
+    HELD_OUT = "held-out"
+    """Surfaces that training never draws, with defects that it never draws: what a model makes of the unknown."""
+    ALL = "all"
 
 
 @dataclass(frozen=True)
 class SynthConfig:
     """Everything about the stream that can be tuned."""
 
+    families: Families = Families.TRAINING
     normal_share: float = 0.45
     """Share of samples without any defect, in [0, 1]."""
     min_side: int = 96
     """Smallest image side, pixels."""
-    max_side: int = 384
+    max_side: int = 416
     """Largest image side, pixels."""
-    usual_sides: tuple[int, int] = (184, 288)
+    usual_sides: tuple[int, int] = (208, 352)
     """Most images have their longer side in this range, pixels."""
     square_share: float = 0.55
     """Share of square images."""

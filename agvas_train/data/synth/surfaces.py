@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from agvas_train.data.synth import circuit, laid, metal, mineral, organic, parts, printed, textile
+from agvas_train.data.synth import abstract, circuit, laid, metal, mineral, organic, parts, printed, textile
 from agvas_train.data.synth.scene import Scene
 
 SurfaceMaker = Callable[[np.random.Generator, int, int], Scene]
@@ -28,4 +28,7 @@ SURFACES: dict[SurfaceMaker, tuple[float, float]] = {
     circuit.circuit: (1.3, 0.1),
     parts.part: (2.2, 0.3),
     parts.tray: (0.6, 0.2),
+    abstract.abstract: (2.5, 0.15),
 }
+HELD_OUT: frozenset[SurfaceMaker] = frozenset((textile.knitted, laid.perforated, mineral.stone))
+"""Never drawn in training."""

@@ -1,0 +1,64 @@
+"""The embedded default's pixel encoder: shapes, what its contrast channels are, and that signals keep their size."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from agvas_train.model.conv_encoder import ConvEncoder, ConvEncoderConfig, StandardConv, _box_mean, _with_contrast
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    return ConvEncoder(ConvEncoderConfig(image_size=96, widths=(8, 16, 24, 32), output_channels=24)).eval()
+
+
+def test_features_have_an_eighth_of_the_image_s_side(encoder):
+    found = encoder(torch.randn(2, 3, 96, 96)).last_hidden_state
+    assert found.shape == (2, 24, 12, 12)
+    assert found.isfinite().all()
+
+
+def test_another_stride_is_refused():
+    with pytest.raises(ValueError, match="patch_size is 16, must be 8"):
+        ConvEncoderConfig(patch_size=16)
+
+
+@torch.no_grad()
+def test_fresh_weights_keep_signals_about_their_size(encoder):
+    spread = encoder(torch.randn(4, 3, 96, 96)).last_hidden_state.std()
+    assert 0.3 < spread < 4
+
+
+@pytest.mark.parametrize("side", [3, 9, 33])
+def test_a_box_s_mean_is_that_of_the_pixels_that_there_are(side):
+    image = torch.randn(1, 1, 40, 56)
+    square = F.avg_pool2d(image, side, 1, side // 2, count_include_pad=False)
+    assert torch.allclose(_box_mean(image, side), square, atol=1e-5)
+
+
+def test_contrast_channels_do_not_know_the_brightness():
+    image = torch.randn(1, 3, 64, 64)
+    assert torch.allclose(_with_contrast(image)[:, 3:], _with_contrast(image + 0.7)[:, 3:], atol=1e-4)
+    assert torch.equal(_with_contrast(image)[:, :3], image)
+
+
+def test_the_last_channel_does_not_know_the_contrast_either():
+    image = torch.randn(1, 3, 64, 64)
+    assert torch.allclose(_with_contrast(image)[:, 5], _with_contrast(3 * image)[:, 5], atol=1e-2)
+
+
+@torch.no_grad()
+def test_kernels_are_standardised_whatever_their_values():
+    conv = StandardConv(8, 16, gain=1.0)
+    image = torch.randn(4, 8, 32, 32)
+    before = conv(image)
+    conv.weight.mul_(5).add_(0.3)
+    assert torch.allclose(conv(image) - conv.bias[:, None, None], before - conv.bias[:, None, None], atol=2e-2)
+    assert before[..., 1:-1, 1:-1].var() == pytest.approx(1, rel=0.2)
+
+
+def test_every_weight_has_a_gradient():
+    encoder = ConvEncoder(ConvEncoderConfig(image_size=64, widths=(8, 16, 24, 32), output_channels=24))
+    encoder(torch.randn(2, 3, 64, 64)).last_hidden_state.square().sum().backward()
+    assert not [name for name, parameter in encoder.named_parameters() if parameter.grad is None]
