@@ -10,7 +10,7 @@ GRPC_TOOLS = grpcio-tools==1.72.0
 TRITON_CLIENT = tritonclient==2.73.0 python-rapidjson==1.25
 
 .PHONY: demo test test-full proof proof-full-size proof-export proof-single-pass proof-single-pass-bench
-.PHONY: proof-drill proof-fuzz proof-serving proof-web proof-perf-analyzer proof-compare proof-instruct lint proto demo-frames clean
+.PHONY: proof-drill proof-fuzz proof-serving proof-web proof-perf-analyzer proof-compare proof-instruct proof-mixture lint proto demo-frames clean
 
 # Starts the server with the embedded bundle, plays frames to it, stops it. FRAMES=folder plays your own images.
 demo: .venv/installed
@@ -22,7 +22,7 @@ test: lint .venv-kserve/installed
 
 # The same at the sizes that the issues name; hours, not minutes.
 test-full: lint proof proof-full-size proof-export proof-single-pass proof-single-pass-bench \
-           proof-drill proof-fuzz proof-serving proof-web proof-perf-analyzer proof-compare proof-instruct
+           proof-drill proof-fuzz proof-serving proof-web proof-perf-analyzer proof-compare proof-instruct proof-mixture
 	.venv-test/bin/python -m pytest
 
 # The figures behind the README, on an idle machine: benchmarks/full/<date>-<commit>.json.
@@ -73,6 +73,10 @@ proof-compare: .venv-test/installed
 # 10,000 instruct records through a failing endpoint, killed twice: none lost, none twice. A minute.
 proof-instruct: .venv-test/installed
 	.venv-test/bin/python tools/instruct_proof.py
+
+# Samples a second and memory of the paper's mixture, over miniatures and over lists of 100,000 images: ten minutes on an idle core.
+proof-mixture: .venv-test/installed
+	.venv-test/bin/python tools/mixture_throughput.py
 
 lint: .venv-test/installed
 	.venv-test/bin/ruff check

@@ -33,11 +33,19 @@ def train(
     preset: Annotated[str | None, typer.Option(help="tiny, 0.5b or 7b.")] = None,
     config: Annotated[
         str | None,
-        typer.Option(help="Recipe: a YAML file or a shipped one's name (tiny, 0.5b, 7b); options here win."),
+        typer.Option(
+            help="Recipe: a YAML file or a shipped one's name (tiny, tiny-mixture, 0.5b, 7b); options here win."
+        ),
     ] = None,
     base: Annotated[Path | None, typer.Option("--from", help="Checkpoint to start from.")] = None,
     lora: Annotated[
         int | None, typer.Option(min=1, help="Train LoRA adapters of this rank on the --from checkpoint.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROOT", help="Folder of the public data sets; none: synthetic images, whatever the recipe says."
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples of a step, over all processes.")] = None,
@@ -97,18 +105,18 @@ def train(
     recipe = recipe_path(config) if config else None
     if out is None and not dry_run:
         raise InputError("--out is missing: name the folder of the run")
-    settings = _settings(recipe, out if resume else None, {k: v for k, v in given.items() if v is not None})
+    settings = _settings(recipe, out if resume else None, {k: v for k, v in given.items() if v is not None}, data)
     if dry_run:
         _dry_run(settings, as_json)
     elif out is not None:
         _run(settings, out, resume, as_json)
 
 
-def _settings(recipe: Path | None, resumed: Path | None, given: dict[str, Any]) -> TrainConfig:
-    from agvas_train.options import make_config, read_options
+def _settings(recipe: Path | None, resumed: Path | None, given: dict[str, Any], data: str | None) -> TrainConfig:
+    from agvas_train.options import make_config, read_options, with_data_root
 
     source = recipe or (resumed / "train.json" if resumed else None)
-    recorded = read_options(source) if source else {}
+    recorded = with_data_root(read_options(source) if source else {}, data)
     return make_config({**recorded, **given}, source=str(source) if recorded and not given else "training options")
 
 

@@ -10,6 +10,22 @@ from agvas_train.data.conversation import Task
 from agvas_train.data.synth import SynthConfig
 
 
+class DataConfig(BaseModel):
+    """Public data sets to draw from, by the groups of Table A.1."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    root: str
+    """Folder of the data sets in the paper's tree (`agvas-data check`)."""
+    sets: list[str] | None = Field(None, min_length=1)
+    """Names of the sets, all of which must be there; None: those of Table A.1 that are."""
+    unreadable_limit: float = Field(0.01, ge=0)
+    """How many unreadable samples of a set (of an anomaly set's normal or anomalous images) one process passes over: a
+    share below 1, or a count from 1 on."""
+    samples: dict[str, int] | None = None
+    """How many samples each set has; filled in when the run begins, checked when it goes on."""
+
+
 class TrainConfig(BaseModel):
     """One training run."""
 
@@ -42,6 +58,8 @@ class TrainConfig(BaseModel):
     weight_decay: float = 0.0
     clip_norm: float = Field(1.0, gt=0)
     seed: int = 0
+    data: DataConfig | None = None
+    """The data sets to draw from; None draws synthetic images."""
     mixture: dict[Task, float] = {
         Task.DIRECT: 0.60,
         Task.DESCRIBE: 0.12,
@@ -49,7 +67,8 @@ class TrainConfig(BaseModel):
         Task.GENERAL: 0.12,
         Task.CONVERSATION: 0.08,
     }
-    """Weight of each task. Synthetic images teach defects; few of them teach general segmentation."""
+    """Weight of each task; those of the tasks of a group of Table A.1 add up to the group's. Synthetic images teach
+    defects; few of them teach general segmentation."""
     normal_share: float = Field(0.4, ge=0, le=1)
     """Share of synthetic images without a defect."""
     subtle_share: float = Field(0.4, ge=0, le=1)
@@ -59,7 +78,7 @@ class TrainConfig(BaseModel):
     vocabulary_size: int = 1536
     """Of the tokenizer that a model from scratch gets."""
     corpus_samples: int = 1500
-    """Synthetic samples whose captions train that tokenizer."""
+    """Samples whose texts train that tokenizer."""
     overfit: bool = False
     """Every step sees the samples of the first: a check that a model can learn at all."""
     save_every: int = Field(500, gt=0)

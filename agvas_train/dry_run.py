@@ -16,6 +16,8 @@ from agvas_runtime.manifest import weights_note
 from agvas_train.checkpoint import read_info
 from agvas_train.config import TrainConfig
 from agvas_train.data.conversation import GROUPS, draw_task
+from agvas_train.data.mixture.opening import wanted_sets
+from agvas_train.data.sets.registry import Group
 from agvas_train.lora import AdapterConfig, add_adapters
 from agvas_train.model import PRESETS, ModelConfig
 from agvas_train.model.cost import PARTS
@@ -70,6 +72,7 @@ def plan(config: TrainConfig) -> dict[str, Any]:
         "deepspeed_stage": stage,
         "weights_and_optimiser_bytes": frozen_bytes + ADAM_BYTES * trained,
         "shares": _shares(config),
+        "data": _data(config),
     }
 
 
@@ -90,10 +93,19 @@ def _model_config(config: TrainConfig) -> tuple[ModelConfig, bool]:
 
 def _shares(config: TrainConfig) -> dict[str, float]:
     """Measured shares of the task groups of Table A.1 in the first draws of the run."""
-    counts: Counter[str] = Counter()
+    counts: Counter[Group] = Counter()
     for index in range(DRAWS):
         counts[GROUPS[draw_task(config.mixture, random.Random(f"{config.seed}/{index}"))]] += 1
-    return {group: counts[group] / DRAWS for group in dict.fromkeys(GROUPS.values())}
+    return {group.value: counts[group] / DRAWS for group in dict.fromkeys(GROUPS.values())}
+
+
+def _data(config: TrainConfig) -> dict[str, Any] | None:
+    """The data sets that would be drawn from, without reading their lists; None for synthetic images."""
+    if config.data is None:
+        return None
+    found = Path(config.data.root).is_dir()
+    sets, missing = wanted_sets(config.data, config.mixture) if found else ([], [])
+    return {"root": config.data.root, "found": found, "sets": sets, "missing": missing}
 
 
 def print_plan(found: dict[str, Any]) -> None:
@@ -120,3 +132,8 @@ def print_plan(found: dict[str, Any]) -> None:
     output.print(f"weights, gradients and optimiser: {gib:.1f} GiB in all{stage}; activations beside it")
     shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in found["shares"].items())
     output.print(f"data: {shares}")
+    if data := found["data"]:
+        there = f"drawn are {', '.join(data['sets'])}" if data["found"] else "not there yet"
+        output.print(f"data sets in {data['root']}: {there}", markup=False)
+        if data["missing"]:
+            output.print(f"left out, not there: {', '.join(data['missing'])}", markup=False)

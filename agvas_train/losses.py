@@ -37,7 +37,7 @@ def segmentation_loss(logits: Tensor, target: Tensor, valid: Tensor, present: tu
     logits = logits.float()
     targets = torch.stack([1 - target if anchor == NOR else target for anchor in present], dim=1)
     weight = valid[:, None].float()
-    area = weight.sum(dim=(-2, -1))  # B, 1
+    area = weight.sum(dim=(-2, -1)).clamp(min=1)  # B, 1; a sample may have no cell that counts
     bce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     bce = ((bce * weight).sum(dim=(-2, -1)) / area).sum(dim=1).mean()
     probability, targets = torch.sigmoid(logits) * weight, targets * weight

@@ -39,9 +39,21 @@ def read_options(file: Path) -> dict[str, Any]:
     engine = content.get("deepspeed")
     if isinstance(content.get("base"), str):
         content["base"] = str(Path(content["base"]).resolve())  # so that a run goes on from wherever it is resumed
+    if isinstance(data := content.get("data"), dict) and isinstance(data.get("root"), str):
+        content["data"] = {**data, "root": str(Path(data["root"]).resolve())}
     if isinstance(engine, str) and not Path(engine).is_absolute():
         content["deepspeed"] = str((file.parent / engine).resolve())
     return content
+
+
+def with_data_root(options: dict[str, Any], root: str | None) -> dict[str, Any]:
+    """The options with another root of the data sets; "none" leaves the sets out, None changes nothing."""
+    if root is None:
+        return options
+    if root == "none":
+        return {**options, "data": None}
+    held = options.get("data")
+    return {**options, "data": {**(held if isinstance(held, dict) else {}), "root": str(Path(root).resolve())}}
 
 
 def make_config(options: dict[str, Any], *, source: str = "training options") -> TrainConfig:

@@ -11,8 +11,8 @@ from typing import IO, Any
 import torch
 from pydantic import ValidationError
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from agvas_runtime import console
 from agvas_runtime.errors import InputError
 from agvas_runtime.files import make_folder, write_whole
 from agvas_runtime.templates import default_templates, templates_text
@@ -26,7 +26,8 @@ from agvas_train.checkpoint import (
     write_info_files,
 )
 from agvas_train.config import TrainConfig
-from agvas_train.data.stream import SynthStream, caption_corpus
+from agvas_train.data.loading import Sets, load_batches, text_corpus
+from agvas_train.data.mixture.opening import open_mixture
 from agvas_train.loop import OPTIMIZER, STATE, Report, Resumed, latest_checkpoint, train
 from agvas_train.lora import (
     ADAPTER,
@@ -38,7 +39,7 @@ from agvas_train.lora import (
     write_adapter_files,
 )
 from agvas_train.model import AGVAS, PRESETS, build_agvas
-from agvas_train.parallel import Parallel, start_parallel
+from agvas_train.parallel import start_parallel
 from agvas_train.tokenizer import prompt_spec, template_sentences, train_tokenizer
 from agvas_train.weights.load import named_tensors
 from agvas_train.weights.reader import LazyTensors, in_memory
@@ -78,10 +79,14 @@ def run_training(run: Path, config: TrainConfig, *, resume: bool, report: Report
     elif run.exists() and (not run.is_dir() or any(not path.name.startswith(".") for path in run.iterdir())):
         raise InputError(f"{run}: exists already; use --resume to go on with a run, or another --out")
     parallel = start_parallel(config)
-    torch.manual_seed(config.seed)
-    start = _start(config, resumed)
-    parallel.accelerator.wait_for_everyone()  # every process has looked at the folder before one makes it
     main = parallel.accelerator.is_main_process
+    sets = open_mixture(config.data, config.mixture, console.note if main else _quiet) if config.data else None
+    torch.manual_seed(config.seed)
+    start = _start(config, resumed, sets)
+    parallel.accelerator.wait_for_everyone()  # every process has looked at the folder before one makes it
+    if config.data is not None and sets is not None:
+        data = config.data.model_copy(update={"samples": {name: len(each) for name, each in sets.items()}})
+        config = config.model_copy(update={"data": data})
     if config.base:
         config = config.model_copy(update={"base_sha256": weights_sha256(Path(config.base))})
     lock = _lock(run) if main else None
@@ -99,7 +104,7 @@ def run_training(run: Path, config: TrainConfig, *, resume: bool, report: Report
 
     train(
         checkpoint.model,
-        _batches(checkpoint, config, resumed.step if resumed else 0, parallel),
+        load_batches(checkpoint, sets, config, resumed.step if resumed else 0, parallel),
         config,
         run=run,
         write_files=write_files,
@@ -134,30 +139,8 @@ def _lock(run: Path) -> IO[str]:
     return file
 
 
-def _batches(checkpoint: Checkpoint, config: TrainConfig, first: int, parallel: Parallel) -> DataLoader[Any]:
-    """The micro-batches of this process from step `first` on."""
-    stream = SynthStream(
-        config=checkpoint.config.model,
-        prompter=checkpoint.prompter,
-        templates=checkpoint.templates,
-        mixture=config.mixture,
-        synth=config.synth,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        micro_batch=parallel.micro_batch,
-        start=first,
-        stop=config.steps,
-        rank=parallel.accelerator.process_index,
-        world=parallel.accelerator.num_processes,
-        overfit=config.overfit,
-    )
-    return DataLoader(
-        stream,
-        batch_size=None,
-        num_workers=config.workers,
-        prefetch_factor=4 if config.workers else None,
-        generator=torch.Generator(),  # else it draws from the global state, which belongs to dropout
-    )
+def _quiet(_: str) -> None:
+    """Another process says it."""
 
 
 def _recorded(run: Path, config: TrainConfig) -> tuple[TrainConfig, Resumed | None]:
@@ -170,9 +153,12 @@ def _recorded(run: Path, config: TrainConfig) -> tuple[TrainConfig, Resumed | No
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    # a base may have moved: its hash tells whether it is the same
+    # a base may have moved: its hash tells whether it is the same; so may data sets, whose samples are counted
     found = found.model_copy(update={"base": config.base if found.base else None})
     asked = config.model_copy(update={"base_sha256": found.base_sha256})
+    if (recorded := found.data) and config.data:
+        found = found.model_copy(update={"data": recorded.model_copy(update={"root": config.data.root})})
+        asked = asked.model_copy(update={"data": config.data.model_copy(update={"samples": recorded.samples})})
     if found != asked:
         names = [n for n in TrainConfig.model_fields if getattr(found, n) != getattr(asked, n)]
         raise InputError(f"{run}: was started with another configuration ({', '.join(names)} differ)")
@@ -181,12 +167,12 @@ def _recorded(run: Path, config: TrainConfig) -> tuple[TrainConfig, Resumed | No
     return found, latest_checkpoint(run)
 
 
-def _start(config: TrainConfig, resumed: Resumed | None) -> Start:
+def _start(config: TrainConfig, resumed: Resumed | None, sets: Sets | None) -> Start:
     """The model to train; raises InputError when the base is not there, or is not the one the run began with."""
     if config.base is None:
         if config.lora is not None:
             raise InputError("--lora needs a base checkpoint: name it with --from")
-        checkpoint = load_checkpoint(resumed.folder, dtype=torch.float32) if resumed else fresh_checkpoint(config)
+        checkpoint = load_checkpoint(resumed.folder, dtype=torch.float32) if resumed else fresh_checkpoint(config, sets)
         return Start(_all_trained(checkpoint), None, checkpoint.provenance.get("base"))
     base = Path(config.base)
     check_preset(config, base)
@@ -235,8 +221,11 @@ def _all_trained(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def fresh_checkpoint(config: TrainConfig) -> Checkpoint:
+def fresh_checkpoint(config: TrainConfig, sets: Sets | None = None) -> Checkpoint:
     """A model from scratch with a tokenizer of its own, by torch's current random state.
+
+    Args:
+        sets: the data sets that the run draws from, whose texts the tokenizer learns; None: the synthetic captions.
 
     Raises:
         InputError: the preset is unknown, or is one that starts from released backbones.
@@ -251,7 +240,7 @@ def fresh_checkpoint(config: TrainConfig) -> Checkpoint:
             "agvas-train init and name that with --from"
         )
     templates = default_templates()
-    corpus = template_sentences(templates) * 4 + caption_corpus(config.seed, config.corpus_samples, config.synth)
+    corpus = template_sentences(templates) * 4 + text_corpus(config, sets, templates)
     tokenizer_json = train_tokenizer(corpus, vocabulary_size=config.vocabulary_size)
     model_config = PRESETS[config.preset](config.vocabulary_size)
     return Checkpoint(
@@ -267,8 +256,9 @@ def _provenance(
 ) -> dict[str, Any]:
     return {
         **tools(),
-        "train": config.model_dump(mode="json", exclude={"base", "deepspeed"}),  # paths of one machine
-        "data": "agvas-data synth, streamed",
+        # without the paths of one machine
+        "train": config.model_dump(mode="json", exclude={"base": True, "deepspeed": True, "data": {"root"}}),
+        "data": ", ".join(config.data.samples or ()) if config.data else "agvas-data synth, streamed",
         "step": step,
         "lora_rank": adapter.rank if adapter else None,
         "base": origin or None,

@@ -99,7 +99,9 @@ class Trouble:
         return sent
 
 
-def prove(folder: Path, count: int, kill_at: tuple[int, ...], concurrency: int, seed: int = 1) -> dict[str, Any]:
+def prove(
+    folder: Path, count: int, kill_at: tuple[int, ...], concurrency: int, seed: int = 1, ray_workers: int = 0
+) -> dict[str, Any]:
     """Make a set in the folder, run the command until it ends well, and look at what it wrote."""
     root, out = folder / "set", folder / "out"
     make_set(root, count)
@@ -109,6 +111,7 @@ def prove(folder: Path, count: int, kill_at: tuple[int, ...], concurrency: int, 
         command = [sys.executable, "-m", "agvas_train.data.cli", "instruct", str(root), "--out", str(out), "--json"]
         command += ["--endpoint", server.url, "--model", "scripted", "--retries", "8", "--backoff", "0"]
         command += ["--concurrency", str(concurrency)]
+        command += ["--ray", "local", "--ray-workers", str(ray_workers)] if ray_workers else []
         for _ in range(len(kill_at) + 2):  # the last has nothing left to do
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
             trouble.process = subprocess.Popen(command, cwd=REPOSITORY, text=True, **pipes)
@@ -121,7 +124,8 @@ def prove(folder: Path, count: int, kill_at: tuple[int, ...], concurrency: int, 
             else:
                 runs[-1]["summary"] = json.loads(said) if code == 0 else said
     seconds = time.perf_counter() - began
-    return {"images": count, "seconds": seconds, "sent": dict(trouble.sent), "runs": runs, **check(root, out)}
+    made = {"images": count, "ray_workers": ray_workers, "seconds": seconds}
+    return {**made, "sent": dict(trouble.sent), "runs": runs, **check(root, out)}
 
 
 def check(root: Path, out: Path) -> dict[str, int]:
@@ -161,12 +165,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--concurrency", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--ray", type=int, default=0, help="workers, each with --concurrency")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     kill_at = (options.images * 35 // 100, options.images * 75 // 100)
     with tempfile.TemporaryDirectory() as folder:
-        report = prove(Path(folder), options.images, kill_at, options.concurrency, options.seed)
-    name = f"{date.today()}-{git_commit(REPOSITORY) or 'unknown'}-instruct.json"
+        report = prove(Path(folder), options.images, kill_at, options.concurrency, options.seed, options.ray)
+    name = f"{date.today()}-{git_commit(REPOSITORY) or 'unknown'}-instruct{'-ray' if options.ray else ''}.json"
     out = options.out or REPOSITORY / "benchmarks" / "full" / name
     out.write_text(json.dumps({"machine": describe_machine(), **report}, indent=1) + "\n", encoding="utf-8")
     console.print_json(report)

@@ -1,9 +1,6 @@
 """agvas-eval: the command line. What is done is in run.py, what is said of it in report.py."""
 
-import json
 import os
-import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,10 +12,12 @@ from agvas_runtime.datasets import load_dataset
 from agvas_runtime.engines.registry import OF_BUNDLES
 from agvas_runtime.errors import InputError
 from agvas_runtime.evaluate import report as reports
+from agvas_runtime.evaluate.benchmarks import evaluate_benchmarks, find_benchmarks, summary_table
+from agvas_runtime.evaluate.paper import beside_paper, check_categories, paper_tables
 from agvas_runtime.evaluate.rows import Evaluation
 from agvas_runtime.evaluate.run import evaluate_dataset
 from agvas_runtime.evaluate.sources import Maps, Model, Source
-from agvas_runtime.files import make_folder, write_whole
+from agvas_runtime.files import make_folder
 from agvas_runtime.modes import Mode, Request
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -56,6 +55,12 @@ def evaluate(
     beside: Annotated[
         list[Path] | None, typer.Option(help="Earlier results to show beside these ones; may repeat.")
     ] = None,
+    with_paper: Annotated[
+        bool, typer.Option("--beside-paper", help="Show the paper's Tables A.4 to A.7 (MVTec-AD) with ours beside.")
+    ] = False,
+    benchmarks: Annotated[
+        bool, typer.Option("--benchmarks", help="DATA is the paper's tree: every test set in DATA/anomaly_seg.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON instead of a table.")] = False,
     jobs: Annotated[int, typer.Option(min=1, max=256, help="Processes, each with a model of its own.")] = 1,
     threads: Annotated[
@@ -73,6 +78,7 @@ def evaluate(
       agvas-eval data/mvtec --engine reference --checkpoint checkpoints/tiny --limit 20 --json
       agvas-eval data/wood --engine reference --mode describe-plus --normal-look "The wood has an even grain."
       agvas-eval data/mvtec --maps other/maps --out other/results --beside results/
+      agvas-eval data --benchmarks --bundle bundles/7b --out results/ --resume
     """
     request = Request(mode, instruction, class_name, normal_look)
     request.check()
@@ -89,8 +95,19 @@ def evaluate(
         source = Maps(maps, threshold)
     if resume and out is None:
         raise InputError("--resume needs --out, the folder of the interrupted run")
+    if benchmarks:
+        if beside or with_paper:
+            raise InputError("--benchmarks goes without --beside, and has the paper's tables by itself")
+        datasets = find_benchmarks(data)
+        if out is not None:
+            make_folder(out)
+        results = evaluate_benchmarks(source, datasets, out, limit, size, jobs, resume, threshold)
+        print_benchmarks(results, as_json)
+        return
     dataset = load_dataset(data)
     others = [reports.read_results(path, dataset.name) for path in beside or []]
+    if with_paper:
+        check_categories(dataset.name, dataset.categories)
     if out is not None:
         make_folder(out)
     elif all(item.anomalous is None for item in dataset.items):
@@ -100,8 +117,10 @@ def evaluate(
     done = evaluate_dataset(source, dataset, limit, out, size, jobs, resume)
     report = reports.as_report(done.evaluation, dataset.name, done.settings, threshold)
     report["weights"] = done.weights_note
+    if with_paper:
+        report["paper"] = beside_paper(report)
     if out is not None:
-        write_results(out, report, done.evaluation)
+        reports.write_results(out, report, done.evaluation)
         console.note(f"written: {out / 'results.json'}, images.jsonl and the pictures beside it")
     if as_json:
         console.print_json(report)
@@ -109,12 +128,19 @@ def evaluate(
         print_tables(done.evaluation, report, others)
 
 
-def write_results(out: Path, report: dict[str, Any], evaluation: Evaluation) -> None:
-    """Write results.json and images.jsonl (a line an image), and drop what was kept of the unfinished evaluation."""
-    lines = [json.dumps(console.finite(asdict(record)), ensure_ascii=False) for record in evaluation.records]
-    write_whole(out / "images.jsonl", "".join(f"{line}\n" for line in lines).encode())
-    write_whole(out / "results.json", (json.dumps(console.finite(report), indent=2) + "\n").encode())
-    shutil.rmtree(out / "unfinished", ignore_errors=True)
+def print_benchmarks(results: dict[str, Any], as_json: bool) -> None:
+    """Print what `evaluate_benchmarks` found, as JSON or for a person."""
+    if as_json:
+        console.print_json(results)
+        return
+    output = console.output()
+    output.print(summary_table(results["sets"]))
+    _print_paper(results["paper"], *results["sets"].values())
+    for name, report in results["sets"].items():
+        if unanswered := len(report["no_answers"]):
+            console.note(f"{name}: {unanswered} images without an answer (--json lists them)")
+    for note in sorted({report["weights"] for report in results["sets"].values()} - {""}):
+        print(note)
 
 
 def print_tables(evaluation: Evaluation, report: dict[str, Any], others: list[tuple[str, dict[str, Any]]]) -> None:
@@ -126,6 +152,7 @@ def print_tables(evaluation: Evaluation, report: dict[str, Any], others: list[tu
         output.print(table)
     for name in [name for name, other in others if not reports.comparable(report, other)]:
         console.note(f"* {name}: results of other images (--limit?) or at another --size, not to be compared")
+    _print_paper(report.get("paper"), report)
     if report["weights"]:
         print(report["weights"])
     empty = evaluation.mean().empty_truths
@@ -136,6 +163,15 @@ def print_tables(evaluation: Evaluation, report: dict[str, Any], others: list[tu
         console.note(f"no answer: {record.category}/{record.name}: {console.one_line(record.reason)[:120]}")
     if len(unanswered) > 10:
         console.note(f"no answer: and {len(unanswered) - 10} more images (--json lists all)")
+
+
+def _print_paper(beside: dict[str, Any] | None, *ours: dict[str, Any]) -> None:
+    if beside is None:
+        return
+    for table in paper_tables(beside):
+        console.output().print(table)
+    if any(report["limit"] or report["size"] for report in ours):
+        console.note("ours are of some images (--limit) or at another size (--size), the paper's of all test images")
 
 
 def _model_path(engine: str, bundle: Path | None, checkpoint: Path | None) -> Path | None:

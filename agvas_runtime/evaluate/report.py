@@ -1,6 +1,10 @@
-"""The results as JSON and as tables, alone or beside earlier ones in the paper's layout (Tables A.4 to A.7)."""
+"""The results as JSON and as tables, alone or beside earlier ones in the paper's layout (Tables A.4 to A.7).
+
+Names that users chose (categories, data sets, folders) are put into tables as they are: none is taken for markup.
+"""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -8,10 +12,12 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from agvas_runtime import __version__, console
 from agvas_runtime.errors import InputError
 from agvas_runtime.evaluate.rows import Evaluation, Row
+from agvas_runtime.files import write_whole
 from agvas_runtime.metrics import PRO_LIMIT
 
 HEADS = {
@@ -44,6 +50,7 @@ def as_report(
         "protocol": protocol(settings.get("size"), threshold),
         "categories": [asdict(row) for row in evaluation.rows],
         "mean": mean,
+        "own_instruction": settings.get("instruction"),
         "no_answers": [{"image": record.name, "reason": record.reason} for record in evaluation.no_answers],
     }
 
@@ -70,9 +77,9 @@ def figure_table(evaluation: Evaluation, dataset: str) -> Table:
     """The figures for a person: a row a category, then the mean."""
     mean = evaluation.mean()
     shown = [name for name in HEADS if name in PAPER or getattr(mean, name) == getattr(mean, name)]
-    table = _table(f"{dataset}: percent, mean over the categories", "category", [HEADS[name] for name in shown])
+    table = make_table(f"{dataset}: percent, mean over the categories", "category", [HEADS[name] for name in shown])
     for row in evaluation.rows:
-        table.add_row(row.category, *(number(getattr(row, name)) for name in shown))
+        table.add_row(plain(row.category), *(number(getattr(row, name)) for name in shown))
     table.add_section()
     table.add_row("mean", *(number(getattr(mean, name)) for name in shown), style="bold")
     return table
@@ -81,7 +88,7 @@ def figure_table(evaluation: Evaluation, dataset: str) -> Table:
 def count_table(evaluation: Evaluation) -> Table:
     """How many images there were of each sort, what became of them, and what one took."""
     heads = ("images", "normal", "defective", "regions", "rejected\nnormal", "rejected\ndefective", "no\nanswer")
-    table = _table("", "category", [*heads, "ms/image"])
+    table = make_table("", "category", [*heads, "ms/image"])
     for row in evaluation.rows:
         table.add_row(*_counts(row))
     table.add_section()
@@ -89,9 +96,9 @@ def count_table(evaluation: Evaluation) -> Table:
     return table
 
 
-def _counts(row: Row) -> list[str]:
+def _counts(row: Row) -> list[str | Text]:
     counts = (row.images, row.normal, row.anomalous, row.regions, row.rejected_normals, row.rejected_defectives)
-    return [row.category, *map(str, counts), str(row.no_answer), number(row.ms_per_image)]
+    return [plain(row.category), *map(str, counts), str(row.no_answer), number(row.ms_per_image)]
 
 
 def beside_tables(report: dict[str, Any], others: Sequence[tuple[str, dict[str, Any]]]) -> list[Table]:
@@ -104,10 +111,10 @@ def beside_tables(report: dict[str, Any], others: Sequence[tuple[str, dict[str, 
     names = [row["category"] for row in report["categories"]]
     tables = []
     for figure in PAPER:
-        table = _table(f"{report['dataset']}: {HEADS[figure]}, percent", "object", [name for name, _ in columns])
+        table = make_table(f"{report['dataset']}: {HEADS[figure]}, percent", "object", [name for name, _ in columns])
         found = [{row["category"]: row[figure] for row in each["categories"]} for _, each in columns]
         for name in names:
-            table.add_row(name, *(number(each.get(name)) for each in found))
+            table.add_row(plain(name), *(number(each.get(name)) for each in found))
         table.add_section()
         table.add_row("mean", *(number(each["mean"][figure]) for _, each in columns), style="bold")
         tables.append(table)
@@ -133,14 +140,34 @@ def read_results(path: Path, dataset: str) -> tuple[str, dict[str, Any]]:
     return path.resolve().parent.name, report
 
 
+def write_results(out: Path, report: dict[str, Any], evaluation: Evaluation) -> None:
+    """Write results.json and images.jsonl (a line an image), and drop what was kept of the unfinished evaluation."""
+    lines = [json.dumps(console.finite(asdict(record)), ensure_ascii=False) for record in evaluation.records]
+    write_whole(out / "images.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    write_json(out / "results.json", report)
+    shutil.rmtree(out / "unfinished", ignore_errors=True)
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write a JSON document, undefined figures as null. Raises EngineError."""
+    write_whole(path, (json.dumps(console.finite(document), indent=2) + "\n").encode())
+
+
 def number(value: float | None) -> str:
     """A figure with one decimal, or n/a."""
     return "n/a" if value is None or value != value else f"{value:.1f}"
 
 
-def _table(title: str, first: str, heads: Sequence[str]) -> Table:
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+def plain(name: str) -> Text:
+    """A name as it is, on one line: neither markup nor an emoji's code in it means anything."""
+    return Text(console.one_line(name))
+
+
+def make_table(title: str, first: str, heads: Sequence[str]) -> Table:
+    """An empty table: its title, the head of its names, the heads of its figures."""
+    shown = Text(console.one_line(title), "italic") if title else None
+    table = Table(title=shown, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column(first, overflow="fold")
     for head in heads:
-        table.add_column(head, justify="right", overflow="fold")
+        table.add_column(Text(head), justify="right", overflow="fold")
     return table

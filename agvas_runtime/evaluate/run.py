@@ -103,10 +103,7 @@ def evaluate_dataset(
         InputError: an unusable image, mask or map; `out` holds something else.
         EngineError: the engine failed, a process died, a file cannot be written.
     """
-    chosen = {
-        name: [items[index] for index in spread(len(items), limit or len(items))]
-        for name, items in dataset.categories.items()
-    }
+    chosen = choose(dataset, limit)
     settings = settings_of(source, chosen, limit, size)
     folder = open_unfinished(out, settings, resume) if out else None
     evaluation, note = Evaluation(), ""
@@ -129,6 +126,14 @@ def evaluate_dataset(
             evaluation.records += done.records
             evaluation.instruction, note = done.instruction or evaluation.instruction, done.note or note
     return Done(evaluation, note, settings)
+
+
+def choose(dataset: Dataset, limit: int | None) -> dict[str, list[Item]]:
+    """By category the images that are scored: all, or at most so many, evenly spread."""
+    return {
+        name: [items[index] for index in spread(len(items), limit or len(items))]
+        for name, items in dataset.categories.items()
+    }
 
 
 def settings_of(source: Source, chosen: dict[str, list[Item]], limit: int | None, size: int | None) -> dict[str, Any]:

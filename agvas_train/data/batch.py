@@ -16,6 +16,9 @@ from agvas_runtime.prompts import Prompter
 from agvas_train.data.conversation import Turn
 from agvas_train.model.config import ModelConfig
 
+LONGEST_TEXT = 1024
+"""Tokens of question and answers together; what is longer is cut, behind the last anchor."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -23,17 +26,18 @@ class Example:
 
     Attributes:
         semantic, pixel: float32 views [3, S, S] and [3, P, P].
-        before, after, answer: token ids around and after the visual tokens.
-        anchors: (anchor index in NOR, ANO, SEG, position within the answer), in the order they stand.
-        target: float32 [4 g, 4 g], share of each cell that the mask covers; zeros without a mask.
-        valid: bool [4 g, 4 g], False on padding.
+        before, text: token ids before and after the visual tokens: the question's end, the answer, what follows.
+        taught: for each token of the text, whether it is the model's to write: part of an answer, or its end.
+        anchors: (anchor index in NOR, ANO, SEG, position within the text), in the order they stand.
+        target: float32 [4 g, 4 g], share of what counts of each cell that the mask covers; zeros without a mask.
+        valid: bool [4 g, 4 g], False on padding and where no pixel counts.
     """
 
     semantic: NDArray[np.float32]
     pixel: NDArray[np.float32]
     before: tuple[int, ...]
-    after: tuple[int, ...]
-    answer: tuple[int, ...]
+    text: tuple[int, ...]
+    taught: tuple[bool, ...]
     anchors: tuple[tuple[int, int], ...]
     target: NDArray[np.float32]
     valid: NDArray[np.bool_]
@@ -76,22 +80,42 @@ class Batch:
 
 
 def make_example(image: NDArray[np.uint8], turn: Turn, prompter: Prompter, config: ModelConfig) -> Example:
-    """Tensors of one turn about one image, uint8 RGB [H, W, 3]."""
+    """Tensors of one turn about one image, uint8 RGB [H, W, 3]; a text ends after `LONGEST_TEXT` tokens."""
     pixel, (height, width) = config.pixel_view.apply(image)
-    prompt = prompter.prompt(turn.instruction)
-    answer = prompter.answer(turn.answer, anchors=turn.anchors)
+    before, text, taught = _texts(turn, prompter)
     order = {token: index for index, token in enumerate(prompter.anchor_ids)}
-    canvas, size = config.pixel_view.size, 4 * config.grid
+    anchors = [(order[token], at) for at, token in enumerate(text) if taught[at] and token in order]
+    longest = max(LONGEST_TEXT, anchors[-1][1] + 1 if anchors else 0)
+    place = (height, width, config.pixel_view.size, 4 * config.grid)
+    counts = np.ones((height, width), bool) if turn.ignore is None else ~turn.ignore
+    counted, target = _cells(counts, *place), _cells(turn.mask, *place)
+    if turn.ignore is not None:
+        target = np.minimum(np.divide(target, counted, out=np.zeros_like(target), where=counted > 0), 1)
     return Example(
         semantic=config.semantic_view.apply(image)[0],
         pixel=pixel[0],
-        before=prompt.before,
-        after=prompt.after,
-        answer=answer,
-        anchors=tuple((order[token], position) for position, token in enumerate(answer) if token in order),
-        target=_cells(turn.mask, height, width, canvas, size),
-        valid=_cells(np.ones((height, width), bool), height, width, canvas, size) > 0,
+        before=before,
+        text=tuple(text[:longest]),
+        taught=tuple(taught[:longest]),
+        anchors=tuple(anchors),
+        target=target,
+        valid=counted > 0,
     )
+
+
+def _texts(turn: Turn, prompter: Prompter) -> tuple[tuple[int, ...], list[int], list[bool]]:
+    """Ids before the visual tokens, ids after them, and which of these are taught.
+
+    Later questions of a conversation are asked as the first, without the image (ours).
+    """
+    first = prompter.prompt(turn.instruction)
+    said = [(first.after, prompter.answer(turn.answer, anchors=turn.anchors))]
+    for question, answer in turn.more:
+        asked = prompter.prompt(question)
+        said.append(((*asked.before, *asked.after), prompter.answer(answer, anchors=False)))
+    text = [token for pair in said for ids in pair for token in ids]
+    taught = [its for pair in said for its, ids in zip((False, True), pair, strict=True) for _ in ids]
+    return first.before, text, taught
 
 
 def _cells(mask: NDArray[np.bool_] | None, height: int, width: int, canvas: int, size: int) -> NDArray[np.float32]:
@@ -102,9 +126,10 @@ def _cells(mask: NDArray[np.bool_] | None, height: int, width: int, canvas: int,
         padded[:height, :width] = np.asarray(resized, np.float32) / 255
     if canvas % size == 0:
         cell = canvas // size
-        return padded.reshape(size, cell, size, cell).mean(axis=(1, 3))
+        means: NDArray[np.float32] = padded.reshape(size, cell, size, cell).mean(axis=(1, 3))
+        return means
     shares = _shares(canvas, size)
-    return shares @ padded @ shares.T
+    return np.asarray(shares @ padded @ shares.T, np.float32)
 
 
 @lru_cache(maxsize=4)
@@ -115,23 +140,24 @@ def _shares(canvas: int, size: int) -> NDArray[np.float32]:
     """
     edges, pixels = np.arange(size + 1)[:, None] * canvas / size, np.arange(canvas)
     overlap = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
-    return (np.maximum(overlap, 0) * size / canvas).astype(np.float32)
+    shares: NDArray[np.float32] = (np.maximum(overlap, 0) * size / canvas).astype(np.float32)
+    return shares
 
 
 def collate(examples: Sequence[Example], config: ModelConfig) -> Batch:
     """A batch of examples. Where an anchor's state stands follows `config.anchor_state`."""
-    length = max(len(e.after) + len(e.answer) for e in examples)
+    length = max(len(e.text) for e in examples)
     texts = torch.zeros(len(examples), length, dtype=torch.int64)
     predictors: list[tuple[int, int, int]] = []
     groups: dict[tuple[int, ...], list[tuple[int, list[int]]]] = {}
     shift = 1 if config.anchor_state == "predicting" else 0
     for sample, e in enumerate(examples):
-        texts[sample, : len(e.after) + len(e.answer)] = torch.tensor((*e.after, *e.answer))
-        start = len(e.after)
-        predictors.extend((sample, start + i - 1, token) for i, token in enumerate(e.answer))
+        texts[sample, : len(e.text)] = torch.tensor(e.text)
+        taught = zip(e.text, e.taught, strict=True)
+        predictors.extend((sample, at - 1, token) for at, (token, its) in enumerate(taught) if its)
         if e.anchors:
             kinds = tuple(kind for kind, _ in e.anchors)
-            groups.setdefault(kinds, []).append((sample, [start + position - shift for _, position in e.anchors]))
+            groups.setdefault(kinds, []).append((sample, [position - shift for _, position in e.anchors]))
     samples, positions, predicted = (torch.tensor(column) for column in zip(*predictors, strict=True))
     return Batch(
         semantic=torch.from_numpy(np.stack([e.semantic for e in examples])),

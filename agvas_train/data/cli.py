@@ -1,4 +1,4 @@
-"""agvas-data: synthetic images, instruction data, and what of the public sets is there."""
+"""agvas-data: synthetic images, instruction data, what of the public sets is there and what training draws of it."""
 
 import json
 import sys
@@ -14,13 +14,17 @@ from rich.progress import Progress
 from agvas_runtime import console
 from agvas_train.data.cli_check import check
 from agvas_train.data.cli_instruct import instruct
-from agvas_train.data.synth import SynthConfig, generate
+from agvas_train.data.cli_mixture import mixture
+from agvas_train.data.cli_standardize import standardize
+from agvas_train.data.synth import Families, SynthConfig, generate
 from agvas_train.data.synth.folder import FolderError, write_folder
 from agvas_train.data.synth.preview import contact_sheet
 
 app = typer.Typer(help="Make data for training and evaluation.", no_args_is_help=True, add_completion=False)
 app.command()(check)
+app.command()(mixture)
 app.command()(instruct)
+app.command()(standardize)
 
 
 @app.callback()
@@ -36,6 +40,9 @@ def synth(
     count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Stream to draw from; the same seed gives the same images.")] = 0,
     normal_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of images without defects.")] = 0.45,
+    families: Annotated[
+        Families, typer.Option(help="Surfaces and defects that training draws, those that it never does, or all.")
+    ] = Families.TRAINING,
     preview: Annotated[
         Path | None,
         typer.Option(help="Also write a contact sheet of the first 64 images, masks outlined.", show_default=False),
@@ -45,7 +52,7 @@ def synth(
     """Write synthetic images with exact defect masks and captions as an MVTec folder (and a preview, if asked)."""
     if out is None and preview is None:
         _fail("nothing to do: give a folder OUT, or --preview FILE")
-    config = replace(SynthConfig(), normal_share=normal_share)
+    config = replace(SynthConfig(), normal_share=normal_share, families=families)
     counts: dict[str, int] = {}
     try:
         if out is not None:

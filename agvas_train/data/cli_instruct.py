@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +18,8 @@ from agvas_runtime import console
 from agvas_runtime.errors import EngineError, InputError
 
 if TYPE_CHECKING:
-    from agvas_train.data.instruct.annotate import Annotator
     from agvas_train.data.instruct.endpoint import EndpointConfig
+    from agvas_train.data.instruct.pipeline import Outcome
     from agvas_train.data.instruct.tasks import Task
 
 SHOWN = 10
@@ -50,6 +53,14 @@ def instruct(
     price_out: Annotated[float, typer.Option(min=0, help="Price of a million tokens answered.")] = 0.0,
     max_side: Annotated[int, typer.Option(min=64, help="Longest side of the pictures sent, in pixels.")] = 1024,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many images in this run.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Have workers of a Ray cluster ask: HOST:PORT, auto, or local."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--ray-workers", min=1, help="How many, each with --concurrency [default: one a machine]."),
+    ] = None,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Only the I-th of N parts, for N machines.")] = "1/1",
     defects_only: Annotated[bool, typer.Option("--defects-only", help="No records of normal images.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only write what would be sent, to look at.")] = False,
@@ -60,11 +71,15 @@ def instruct(
     \b
     Example: agvas-data instruct mvtec --out records --endpoint http://127.0.0.1:8000/v1 --model Intern-S1
     """
+    from agvas_train.data.instruct.annotate import open_annotator
     from agvas_train.data.instruct.gallery import NormalImages
     from agvas_train.data.instruct.ledger import Ledger
-    from agvas_train.data.instruct.pipeline import run
+    from agvas_train.data.instruct.pipeline import annotated, run
     from agvas_train.data.instruct.tasks import make_plan
 
+    if workers is not None and ray is None:
+        raise InputError("--ray-workers goes with --ray")
+    root = root.absolute() if ray else root  # workers have a working directory of their own
     plan = make_plan(root, _shard(shard), defects_only)
     if plan.unusable:
         name, reason = next(iter(plan.unusable.items()))
@@ -82,11 +97,18 @@ def instruct(
     config = None
     if annotator is Who.ENDPOINT:
         config = _config(endpoint, model, api_key_env, timeout, retries, backoff, max_tokens, temperature)
-    who = _annotator(config, root, rate, max_side)
-    with Ledger(out) as ledger:
+    who = open_annotator(config, root, rate, max_side)
+    threads = concurrency
+    annotate: Callable[[Task], Outcome] = partial(annotated, normals=normals, annotator=who)
+    with Ledger(out) as ledger, ExitStack() as stack:
         known = ledger.done | ledger.put_aside
         left = [task for task in plan.tasks if task.key not in known]
-        counts = run(left[:limit], normals, who, ledger, concurrency)
+        if ray is not None and left:
+            from agvas_train.data.instruct.ray_workers import Job, ray_workers
+
+            job = Job(root, plan.normals, config, rate, max_side, concurrency)
+            annotate, threads = stack.enter_context(ray_workers(ray, workers, job))
+        counts = run(left[:limit], annotate, ledger, threads)
     summary = _summary(out, plan.tasks, len(left), counts, (price_in, price_out))
     summary["left_out"] = len(plan.unusable)
     _report(summary, _words(summary), as_json)
@@ -119,16 +141,6 @@ def _config(
     if key == "":
         raise InputError(f"--api-key-env: the environment variable {key_name} is not set")
     return EndpointConfig(endpoint, model, key, timeout, retries, backoff, max_tokens, temperature)
-
-
-def _annotator(config: EndpointConfig | None, root: Path, rate: float | None, max_side: int) -> Annotator:
-    from agvas_train.data.instruct.annotate import EndpointAnnotator, SyntheticAnnotator
-    from agvas_train.data.instruct.endpoint import Endpoint
-    from agvas_train.data.instruct.pace import Pace
-
-    if config is None:
-        return SyntheticAnnotator(root)
-    return EndpointAnnotator(Endpoint(config, Pace(rate)), max_side)
 
 
 def _summary(

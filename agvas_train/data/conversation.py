@@ -1,17 +1,24 @@
-"""What is asked about a sample and what is answered, put together online from templates (paper, section A.1)."""
+"""What is asked about a sample and what is answered, put together online from templates (paper, section A.1).
+
+Samples of the public sets and synthetic ones come here alike. The paper's templates stand in `templates.json`; the few
+below are ours.
+"""
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-import numpy as np
-from numpy.typing import NDArray
-
+from agvas_runtime.errors import InputError
+from agvas_runtime.modes import MAX_LOOK_CHARACTERS, with_normal_look
+from agvas_runtime.prompts import MAX_INSTRUCTION_CHARACTERS, check_text
 from agvas_runtime.templates import CLASS_FIELD, Templates
-from agvas_train.data.synth import Sample
+from agvas_train.data.sets.conversations import IMAGE
+from agvas_train.data.sets.registry import Group
+from agvas_train.data.sets.sample import ALL_ANCHORS, SEG_ALONE, Mask, Region, Sample
 
 
 class Task(str, Enum):
@@ -19,39 +26,48 @@ class Task(str, Enum):
 
     DIRECT = "direct"
     DESCRIBE = "describe"
+    DESCRIBE_PLUS = "describe-plus"
+    """Describe-then-segment, told first what the object normally looks like."""
     EXPLAIN = "explain"
     GENERAL = "general"
     CONVERSATION = "conversation"
 
 
 GROUPS = {
-    Task.GENERAL: "general segmentation",
-    Task.DESCRIBE: "Anomaly-Instruct",
-    Task.EXPLAIN: "Anomaly-Instruct",
-    Task.DIRECT: "Anomaly-Seg",
-    Task.CONVERSATION: "visual question answering",
+    Task.GENERAL: Group.GENERAL,
+    Task.DESCRIBE: Group.INSTRUCT,
+    Task.DESCRIBE_PLUS: Group.INSTRUCT,
+    Task.EXPLAIN: Group.INSTRUCT,
+    Task.DIRECT: Group.SEG,
+    Task.CONVERSATION: Group.VQA,
 }
 """The group of Table A.1 that a task belongs to; the paper draws them with 0.4, 0.25, 0.25 and 0.1."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One question and its answer.
+    """One question and its answer, or a conversation of several.
 
     Attributes:
         anchors: whether the answer's text may hold anchors.
         mask: bool [H, W] that the anchors stand for, or None when the answer holds none.
+        ignore: bool [H, W] of pixels that count neither way; None where all count.
+        more: the questions and answers that follow; their texts hold no anchors.
     """
 
     task: Task
     instruction: str
     answer: str
     anchors: bool
-    mask: NDArray[np.bool_] | None
+    mask: Mask | None
+    ignore: Mask | None = None
+    more: tuple[tuple[str, str], ...] = ()
 
 
-_QUESTIONS = ("Are there any {class_name} in this image?", "Do you see any {class_name} here?")
-_SHOWN = ("What is shown in this image?", "Please describe this image.")
+_ANCHOR = re.compile(rf"\[({'|'.join(ALL_ANCHORS)})\]")
+_ENDS = ("Please respond with segmentation mask.", "Please output segmentation mask.")
+_ENDS_EXPLAINED = ("Please output segmentation mask and explain why.", "Please segment it and explain the reason.")
+"""What follows a question that is answered by a region."""
 
 
 def draw_task(mixture: Mapping[Task, float], rng: random.Random) -> Task:
@@ -59,44 +75,109 @@ def draw_task(mixture: Mapping[Task, float], rng: random.Random) -> Task:
     return rng.choices(list(mixture), weights=list(mixture.values()))[0]
 
 
-def suits(task: Task, sample: Sample) -> bool:
-    """Whether a sample can serve a task: general segmentation needs a named part."""
-    return task is not Task.GENERAL or bool(sample.parts)
+def draw_turn(
+    task: Task, sample: Sample, templates: Templates, rng: random.Random, *, default_share: float = 0
+) -> Turn | None:
+    """A random turn of a task about a sample; None where the sample has nothing for the task.
 
+    Args:
+        default_share: share of the direct instructions that are the default one, beside those that chance makes so.
 
-def draw_turn(task: Task, sample: Sample, templates: Templates, rng: random.Random) -> Turn:
-    """A random turn of a task about a sample that suits it."""
+    Raises:
+        InputError: the sample's texts or its mask cannot be used; the message names the sample.
+    """
     if task is Task.GENERAL:
-        name = rng.choice(sorted(sample.parts))
-        instruction = rng.choice(templates.general_instructions).replace(CLASS_FIELD, name)
-        return Turn(task, instruction, rng.choice(templates.general_answers), True, sample.parts[name])
-    if task is Task.CONVERSATION:
-        return _conversation(sample, templates, rng)
-    return _anomaly_turn(task, sample, templates, rng)
+        turn = _region_turn(sample, templates, rng)
+    elif task is Task.CONVERSATION:
+        turn = _conversation(sample)
+    else:
+        turn = _anomaly_turn(task, sample, templates, rng, default_share)
+    if turn is not None:
+        _check(turn, sample)
+    return turn
 
 
-def _anomaly_turn(task: Task, sample: Sample, templates: Templates, rng: random.Random) -> Turn:
-    instructions = {
-        Task.DIRECT: templates.direct_instructions,
-        Task.DESCRIBE: templates.describe_instructions,
-        Task.EXPLAIN: templates.explain_instructions,
-    }[task]
-    instruction, class_name = templates.draw_instruction(instructions, rng)
-    if task is Task.DIRECT and rng.random() < 0.3:  # the default instruction is what most users send
+def _region_turn(sample: Sample, templates: Templates, rng: random.Random) -> Turn | None:
+    left = [region for region in sample.regions if any(map(str.strip, region.phrases))]
+    while left:
+        region = left.pop(rng.randrange(len(left)))
+        mask = region.mask
+        if mask.any():
+            instruction = _about(region, templates, rng)
+            answer = f"{rng.choice(templates.general_answers)} {region.explanation}".strip()
+            return Turn(Task.GENERAL, instruction, answer, True, mask, region.ignore)
+    return None
+
+
+def _about(region: Region, templates: Templates, rng: random.Random) -> str:
+    """An instruction to segment a region, by one of its names or sentences."""
+    phrases = [phrase.strip() for phrase in region.phrases if phrase.strip()]
+    phrase = rng.choice(phrases) if len(phrases) > 1 else phrases[0]
+    if region.is_sentence:
+        return f"{phrase} {rng.choice(_ENDS_EXPLAINED if region.explanation else _ENDS)}"
+    return rng.choice(templates.general_instructions).replace(CLASS_FIELD, phrase.removeprefix("the "))
+
+
+def _anomaly_turn(
+    task: Task, sample: Sample, templates: Templates, rng: random.Random, default_share: float
+) -> Turn | None:
+    anomaly, caption = sample.anomaly, sample.caption
+    if anomaly is None or (anomaly.present and anomaly.mask is None):
+        return None
+    lists = {Task.DIRECT: templates.direct_instructions, Task.EXPLAIN: templates.explain_instructions}
+    instruction, class_name = templates.draw_instruction(lists.get(task, templates.describe_instructions), rng)
+    if task is Task.DIRECT and default_share and rng.random() < default_share:
         instruction, class_name = templates.default_instruction, templates.default_class
-    if not sample.caption.exists:
+    if task is Task.DESCRIBE_PLUS and caption:
+        instruction = _told_first(caption.Expectation, instruction)
+    if not anomaly.present:
         return Turn(task, instruction, rng.choice(templates.rejections).replace(CLASS_FIELD, class_name), False, None)
     answer = rng.choice(templates.direct_answers)
-    if task is Task.DESCRIBE:
-        answer = sample.caption.Summary
-    elif task is Task.EXPLAIN:
-        answer = f"{answer} {sample.caption.Explanation}"
-    return Turn(task, instruction, answer, True, sample.mask)
+    if task is not Task.DIRECT:
+        if caption is None:
+            return None
+        answer = f"{answer} {caption.Explanation.strip()}" if task is Task.EXPLAIN else caption.Summary.strip()
+    return Turn(task, instruction, answer, True, anomaly.mask)
 
 
-def _conversation(sample: Sample, templates: Templates, rng: random.Random) -> Turn:
-    if rng.random() < 0.5:
-        return Turn(Task.CONVERSATION, rng.choice(_SHOWN), f"The image shows {sample.surface.name}.", False, None)
-    question, _ = templates.draw_instruction(_QUESTIONS, rng)
-    answer = f"Yes. {sample.caption.Observation}" if sample.caption.exists else f"No. {sample.caption.Expectation}"
-    return Turn(Task.CONVERSATION, question, answer, False, None)
+def _told_first(look: str, instruction: str) -> str:
+    """The instruction behind the normal look, without it where there is none or the runtime would not take it."""
+    told = with_normal_look(look, instruction)
+    fits = look.strip() and len(look) <= MAX_LOOK_CHARACTERS and len(told) <= MAX_INSTRUCTION_CHARACTERS
+    return told if fits else instruction
+
+
+def _conversation(sample: Sample) -> Turn | None:
+    """All questions and answers up to the first that a user could not send, or that is not answered."""
+    texts = [message.text.replace(IMAGE, "").strip() for message in sample.conversation]
+    pairs = list(zip(texts[::2], texts[1::2], strict=False))
+    good = next((number for number, pair in enumerate(pairs) if not _usable(*pair)), len(pairs))
+    if not pairs:
+        return None
+    (instruction, answer), more = pairs[0], pairs[1 : max(good, 1)]
+    return Turn(Task.CONVERSATION, instruction, answer, False, None, more=tuple(more))
+
+
+def _usable(question: str, answer: str) -> bool:
+    try:
+        check_text("question", question, MAX_INSTRUCTION_CHARACTERS)
+    except InputError:
+        return False
+    return bool(answer)
+
+
+def _check(turn: Turn, sample: Sample) -> None:
+    """Raise InputError where a turn cannot be taught as it is: it would be asked otherwise, or mean nothing."""
+    try:
+        check_text("instruction", turn.instruction, MAX_INSTRUCTION_CHARACTERS)
+    except InputError as error:
+        raise InputError(f"{sample.source}: {error}") from None
+    if not turn.answer:
+        raise InputError(f"{sample.source}: found an empty answer, expected words")
+    if turn.mask is None:
+        return
+    if not turn.mask.any():
+        raise InputError(f"{sample.source}: found an empty mask, expected the defect's pixels")
+    found, expected = tuple(_ANCHOR.findall(turn.answer)), SEG_ALONE if turn.task is Task.GENERAL else ALL_ANCHORS
+    if found != expected:
+        raise InputError(f"{sample.source}: found the anchors {found} in the answer, expected {expected}")

@@ -5,27 +5,38 @@ That is what makes a resumed run see the same data: nothing but the step has to 
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
+from agvas_runtime.errors import InputError
 from agvas_runtime.prompts import Prompter
-from agvas_runtime.templates import Templates
 from agvas_train.data.batch import Batch, Example, collate, make_example
-from agvas_train.data.conversation import Task, draw_task, draw_turn, suits
-from agvas_train.data.synth import SynthConfig, generate
+from agvas_train.data.conversation import Turn
 from agvas_train.model.config import ModelConfig
 
-OTHER_SAMPLE = 10**9
-"""Distance of the index at which another sample is taken where the first does not suit its task."""
+
+class Turns(Protocol):
+    """Where the samples come from: synthetic images, or data sets."""
+
+    def turn(self, index: int) -> tuple[NDArray[np.uint8], Turn]:
+        """Image, uint8 RGB [H, W, 3], and turn of one index of the stream, by the index alone.
+
+        Raises:
+            InputError: more samples than allowed cannot be read.
+        """
+        ...
 
 
-class SynthStream(IterableDataset[Batch]):
-    """Micro-batches of synthetic samples, from step `start` on; each worker makes every n-th.
+class TurnStream(IterableDataset[Batch | InputError]):
+    """Micro-batches from step `start` on; each worker makes every n-th.
 
-    Step k takes the samples k * batch_size ... (k + 1) * batch_size - 1, however many processes share them.
+    Step k takes the samples k * batch_size ... (k + 1) * batch_size - 1, however many processes share them. A worker
+    passes an InputError on as its last item: raised in it, it would reach the training process as a traceback.
 
     Args:
         batch_size: samples of a step, over all processes.
@@ -36,13 +47,10 @@ class SynthStream(IterableDataset[Batch]):
 
     def __init__(
         self,
+        turns: Turns,
         *,
         config: ModelConfig,
         prompter: Prompter,
-        templates: Templates,
-        mixture: Mapping[Task, float],
-        synth: SynthConfig,
-        seed: int,
         batch_size: int,
         micro_batch: int,
         start: int,
@@ -51,12 +59,9 @@ class SynthStream(IterableDataset[Batch]):
         world: int = 1,
         overfit: bool = False,
     ) -> None:
+        self.turns = turns
         self.config = config
         self.prompter = prompter
-        self.templates = templates
-        self.mixture = dict(mixture)
-        self.synth = synth
-        self.seed = seed
         self.batch_size = batch_size
         self.micro_batch = micro_batch
         self.start, self.stop = start, stop
@@ -65,13 +70,19 @@ class SynthStream(IterableDataset[Batch]):
         self.accumulated = batch_size // world // micro_batch
         """Micro-batches of this process in one step."""
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | InputError]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         if info:
             torch.set_num_threads(1)
         for number in range(self.start * self.accumulated + worker, self.stop * self.accumulated, workers):
-            yield self.batch(*divmod(number, self.accumulated))
+            try:
+                yield self.batch(*divmod(number, self.accumulated))
+            except InputError as error:
+                if info is None:
+                    raise
+                yield InputError(str(error))
+                return
 
     def batch(self, step: int, part: int = 0) -> Batch:
         """One micro-batch of a step."""
@@ -81,22 +92,5 @@ class SynthStream(IterableDataset[Batch]):
 
     def example(self, index: int) -> Example:
         """The sample of one index with a turn about it."""
-        rng = random.Random(f"{self.seed}/{index}")
-        task = draw_task(self.mixture, rng)
-        sample = generate(self.seed, index, self.synth)
-        while not suits(task, sample):  # another sample rather than another task: the shares are the mixture's
-            index += OTHER_SAMPLE
-            sample = generate(self.seed, index, self.synth)
-        turn = draw_turn(task, sample, self.templates, rng)
-        return make_example(sample.image, turn, self.prompter, self.config)
-
-
-def caption_corpus(seed: int, count: int, synth: SynthConfig) -> list[str]:
-    """The captions of the first samples, for training a tokenizer."""
-    corpus = []
-    for index in range(count):
-        sample = generate(seed, index, synth)
-        caption = sample.caption
-        corpus += [caption.Expectation, caption.Observation, caption.Diagnosis, caption.Summary, caption.Explanation]
-        corpus += [f"The image shows {sample.surface.name}.", *sample.parts]
-    return corpus
+        image, turn = self.turns.turn(index)
+        return make_example(image, turn, self.prompter, self.config)

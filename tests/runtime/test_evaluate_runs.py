@@ -14,8 +14,8 @@ import pytest
 from agvas_runtime import console
 from agvas_runtime.datasets import load_dataset
 from agvas_runtime.errors import EngineError, InputError
-from agvas_runtime.evaluate.cli import app, write_results
-from agvas_runtime.evaluate.report import as_report
+from agvas_runtime.evaluate.cli import app
+from agvas_runtime.evaluate.report import as_report, write_results
 from agvas_runtime.evaluate.run import evaluate_dataset
 from tests.runtime.red_source import Red, save
 

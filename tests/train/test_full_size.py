@@ -14,8 +14,9 @@ from agvas_train.checkpoint import Checkpoint
 from agvas_train.config import TrainConfig
 from agvas_train.data.batch import Example, collate
 from agvas_train.data.conversation import Task
-from agvas_train.data.stream import SynthStream
+from agvas_train.data.stream import TurnStream
 from agvas_train.data.synth import SynthConfig
+from agvas_train.data.synth_turns import SynthTurns
 from agvas_train.loop import train
 from agvas_train.lora import AdapterConfig, add_adapters, write_adapter_files
 from agvas_train.model import PRESETS, ModelConfig
@@ -49,13 +50,10 @@ def shortened(config: ModelConfig, semantic: int, pixel: int) -> ModelConfig:
 
 def example(checkpoint: Checkpoint, task: Task, index: int) -> Example:
     """A defective sample with a turn of one task about it."""
-    stream = SynthStream(
+    stream = TurnStream(
+        SynthTurns(checkpoint.templates, {task: 1.0}, SynthConfig(normal_share=0.0), seed=1),
         config=checkpoint.config.model,
         prompter=checkpoint.prompter,
-        templates=checkpoint.templates,
-        mixture={task: 1.0},
-        synth=SynthConfig(normal_share=0.0),
-        seed=1,
         batch_size=1,
         micro_batch=1,
         start=0,

@@ -13,8 +13,9 @@ from agvas_train.assemble import random_base
 from agvas_train.checkpoint import Checkpoint, load_checkpoint, write_checkpoint
 from agvas_train.data.batch import Batch, collate
 from agvas_train.data.conversation import Task
-from agvas_train.data.stream import SynthStream
+from agvas_train.data.stream import TurnStream
 from agvas_train.data.synth import SynthConfig
+from agvas_train.data.synth_turns import SynthTurns
 from agvas_train.lora import ADAPTER, AdapterConfig, add_adapters, load_adapted, merge
 from agvas_train.model import AGVAS, PRESETS
 from agvas_train.model.pixel_encoders import with_pixel_encoder
@@ -35,13 +36,11 @@ def merged(adapted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def batch_of(checkpoint: Checkpoint, *tasks: Task) -> Batch:
     """A batch with one sample for each task, all of them defective."""
-    stream = SynthStream(
+    turns = SynthTurns(checkpoint.templates, {Task.DIRECT: 1.0}, SynthConfig(normal_share=0.0), seed=1)
+    stream = TurnStream(
+        turns,
         config=checkpoint.config.model,
         prompter=checkpoint.prompter,
-        templates=checkpoint.templates,
-        mixture={Task.DIRECT: 1.0},
-        synth=SynthConfig(normal_share=0.0),
-        seed=1,
         batch_size=1,
         micro_batch=1,
         start=0,
@@ -49,7 +48,7 @@ def batch_of(checkpoint: Checkpoint, *tasks: Task) -> Batch:
     )
     examples = []
     for index, task in enumerate(tasks):
-        stream.mixture = {task: 1.0}
+        turns.mixture = {task: 1.0}
         examples.append(stream.example(index))
     return collate(examples, checkpoint.config.model)
 

@@ -19,8 +19,9 @@ from agvas_runtime.errors import InputError
 from agvas_train.checkpoint import MODEL, Checkpoint
 from agvas_train.config import TrainConfig
 from agvas_train.data.conversation import Task
-from agvas_train.data.stream import SynthStream
+from agvas_train.data.stream import TurnStream
 from agvas_train.data.synth import SynthConfig
+from agvas_train.data.synth_turns import SynthTurns
 from agvas_train.loop import train
 from agvas_train.lora import ADAPTER, AdapterConfig, add_adapters
 from agvas_train.options import shipped_recipes
@@ -177,15 +178,12 @@ def test_gradient_checkpointing_computes_every_layer_twice_and_changes_no_loss(
     assert found["checkpointed"][1] == 2 * found["plain"][1] == 4
 
 
-def batches(checkpoint: Checkpoint, steps: int) -> SynthStream:
+def batches(checkpoint: Checkpoint, steps: int) -> TurnStream:
     """The first steps' batches of two samples."""
-    return SynthStream(
+    return TurnStream(
+        SynthTurns(checkpoint.templates, {Task.DIRECT: 1.0}, SynthConfig(), seed=1),
         config=checkpoint.config.model,
         prompter=checkpoint.prompter,
-        templates=checkpoint.templates,
-        mixture={Task.DIRECT: 1.0},
-        synth=SynthConfig(),
-        seed=1,
         batch_size=2,
         micro_batch=2,
         start=0,

@@ -18,8 +18,9 @@ from agvas_runtime.segmenter import Segmenter
 from agvas_train.checkpoint import Checkpoint, default_checkpoint_path, load_checkpoint
 from agvas_train.data.batch import make_example
 from agvas_train.data.conversation import Task, Turn
-from agvas_train.data.stream import SynthStream
+from agvas_train.data.stream import TurnStream
 from agvas_train.data.synth import SynthConfig, generate
+from agvas_train.data.synth_turns import SynthTurns
 from agvas_train.model.build import seven_b, tiny
 from tests.conftest import DEMO_FRAMES
 
@@ -70,13 +71,10 @@ def assert_same_bits(found: np.ndarray, expected: np.ndarray) -> None:
 
 def test_a_training_batch_holds_what_the_graphs_are_fed(embedded: Checkpoint, fed) -> None:
     synth = SynthConfig(min_side=61, max_side=301)
-    stream = SynthStream(
+    stream = TurnStream(
+        SynthTurns(embedded.templates, {Task.DIRECT: 1.0}, synth, seed=5),
         config=embedded.config.model,
         prompter=embedded.prompter,
-        templates=embedded.templates,
-        mixture={Task.DIRECT: 1.0},
-        synth=synth,
-        seed=5,
         batch_size=6,
         micro_batch=6,
         start=0,

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from agvas_runtime.errors import InputError
 from agvas_train.cli import app
+from agvas_train.data.conversation import GROUPS
 from agvas_train.dry_run import plan
 from agvas_train.options import make_config, read_options, recipe_path, shipped_recipes
 from agvas_train.parallel import read_deepspeed
@@ -24,7 +25,7 @@ PAPER = {
 
 
 def test_the_shipped_recipes_are_the_files() -> None:
-    assert {path.stem for path in RECIPES} == set(shipped_recipes()) == {"tiny", "0.5b", "7b"}
+    assert {path.stem for path in RECIPES} == set(shipped_recipes()) == {"tiny", "tiny-mixture", "0.5b", "7b"}
     assert [path.stem for path in ENGINES] == ["zero2", "zero3"]
 
 
@@ -33,7 +34,8 @@ def test_every_recipe_is_dry_run(recipe: Path) -> None:
     result = CliRunner().invoke(app, ["--config", str(recipe), "--dry-run", "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert found["preset"] == recipe.stem
+    assert found["preset"] == recipe.stem.removesuffix("-mixture")
+    assert bool(found["data"]) == (recipe.stem != "tiny")
     assert found["processes"] * found["accumulated"] * found["micro_batch"] == found["batch_size"]
     assert found["trained"] > 0
     table = CliRunner().invoke(app, ["--config", str(recipe), "--dry-run"])
@@ -62,6 +64,17 @@ def test_the_large_recipes_are_the_papers(name: str, monkeypatch: pytest.MonkeyP
     frozen = {part for part, count in found["parts"].items() if not count["trained"]}
     assert frozen - {"output_head"} == {"semantic_encoder", "projector", "pixel_encoder"}
     assert found["parts"]["language_model"]["trained"] < 0.01 * found["parts"]["language_model"]["frozen"]
+
+
+@pytest.mark.parametrize("name", ["0.5b", "7b", "tiny-mixture"])
+def test_the_weights_of_a_group_s_tasks_add_up_to_table_a1(name: str) -> None:
+    config = make_config(read_options(recipe_path(name)))
+    sums = dict.fromkeys(PAPER, 0.0)
+    for task, weight in config.mixture.items():
+        sums[GROUPS[task].value] += weight
+    assert sums == pytest.approx(PAPER)
+    assert config.data is not None
+    assert config.data.sets is None
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from agvas_train.checkpoint import MODEL, load_checkpoint
 from agvas_train.config import TrainConfig
 from agvas_train.data.batch import collate, make_example
 from agvas_train.data.conversation import Task, draw_turn
-from agvas_train.data.stream import SynthStream
+from agvas_train.data.stream import TurnStream
 from agvas_train.data.synth import SynthConfig, generate
+from agvas_train.data.synth_turns import SynthTurns, as_sample
 from agvas_train.loop import learning_rate
 from agvas_train.runs import run_training
 
@@ -99,13 +100,10 @@ def test_a_start_that_fails_leaves_no_run_behind(tmp_path: Path) -> None:
 
 def test_batches_depend_on_seed_and_step_only(small_folder: Path) -> None:
     checkpoint = load_checkpoint(small_folder)
-    stream = SynthStream(
+    stream = TurnStream(
+        SynthTurns(checkpoint.templates, dict.fromkeys(Task, 1.0), SynthConfig(), seed=3),
         config=checkpoint.config.model,
         prompter=checkpoint.prompter,
-        templates=checkpoint.templates,
-        mixture=dict.fromkeys(Task, 1.0),
-        synth=SynthConfig(),
-        seed=3,
         batch_size=2,
         micro_batch=2,
         start=0,
@@ -121,7 +119,8 @@ def test_anchor_positions_follow_the_configured_state(small_folder: Path) -> Non
     sample = next(s for s in (generate(0, i) for i in range(50)) if s.caption.exists)
     import random
 
-    turn = draw_turn(Task.DIRECT, sample, checkpoint.templates, random.Random(0))
+    turn = draw_turn(Task.DIRECT, as_sample(sample, 0, 0), checkpoint.templates, random.Random(0))
+    assert turn is not None
     example = make_example(sample.image, turn, checkpoint.prompter, checkpoint.config.model)
     batch = collate([example], checkpoint.config.model)
     anchors = torch.tensor(checkpoint.prompter.anchor_ids)
@@ -155,7 +154,10 @@ def test_the_rate_warms_up_and_decays_linearly() -> None:
             ["--preset", "tiny", "--batch-size", "6", "--micro-batch", "4", "--out", "x"],
             "not a multiple of micro_batch 4",
         ),
-        (["--config", "nope", "--out", "x"], "no such file, and no shipped recipe (there are 0.5b, 7b, tiny)"),
+        (
+            ["--config", "nope", "--out", "x"],
+            "no such file, and no shipped recipe (there are 0.5b, 7b, tiny-mixture, tiny)",
+        ),
         (["--preset", "tiny", "--deepspeed", "nowhere.json", "--out", "x"], "cannot be read as a DeepSpeed"),
     ],
 )

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from agvas_runtime.errors import InputError
 from agvas_runtime.frames import read_bytes
-from agvas_train.data.instruct.endpoint import Endpoint
+from agvas_train.data.instruct.endpoint import Endpoint, EndpointConfig
+from agvas_train.data.instruct.pace import Pace
 from agvas_train.data.instruct.pictures import boxed, data_uri, jpeg, painted, shrunk, shrunk_mask
 from agvas_train.data.instruct.prompt import first_ask, second_ask
 from agvas_train.data.instruct.rules import Fields, Refused, find_faults, read_answer
@@ -119,3 +120,11 @@ class SyntheticAnnotator:
         fields = self._captions.get(task.item.name)
         faults = find_faults(fields, bool(task.item.anomalous)) if fields else ["the captions do not have this image"]
         return Annotation(None if faults else fields, tuple(faults), asks=1)
+
+
+def open_annotator(config: EndpointConfig | None, root: Path, rate: float | None, max_side: int) -> Annotator:
+    """Who answers for a data set: an endpoint, at most so many requests a minute, or without one its own captions.
+
+    Raises InputError where the folder has no captions.
+    """
+    return EndpointAnnotator(Endpoint(config, Pace(rate)), max_side) if config else SyntheticAnnotator(root)

@@ -1,4 +1,4 @@
-"""The run: threads take tasks and annotate them; the main thread alone writes what comes of each."""
+"""The run: threads take tasks and have them annotated; the main thread alone writes what comes of each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import queue
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from agvas_runtime import console
@@ -39,12 +39,11 @@ class Outcome:
     """Whether the endpoint gave no answer."""
 
 
-def run(
-    tasks: Sequence[Task], normals: NormalImages, annotator: Annotator, ledger: Ledger, threads: int
-) -> Counter[str]:
+def run(tasks: Sequence[Task], annotate: Callable[[Task], Outcome], ledger: Ledger, threads: int) -> Counter[str]:
     """Annotate the tasks and write what comes of them; how many records, what was set aside, what failed, and tokens.
 
-    Only the main thread may call it: Ctrl-C raises KeyboardInterrupt once all answers so far are written.
+    Threads call `annotate`; it may be `annotated` here, or on another machine. Only the main thread may call this:
+    Ctrl-C raises KeyboardInterrupt once all answers so far are written.
 
     Raises:
         InputError: the endpoint takes no request as it is configured.
@@ -52,7 +51,7 @@ def run(
     """
     counts: Counter[str] = Counter(records=0, aside=0, failed=0, asks=0, tokens_in=0, tokens_out=0, uncounted=0)
     in_row: list[Outcome] = []
-    for outcome in console.progress(_outcomes(tasks, normals, annotator, threads), "Annotating", total=len(tasks)):
+    for outcome in console.progress(_outcomes(tasks, annotate, threads), "Annotating", total=len(tasks)):
         if outcome.failed:
             in_row.append(outcome)
             if len(in_row) >= (1 if outcome.line is None and not counts["asks"] else MOST_FAILURES):
@@ -101,7 +100,8 @@ def prepare(task: Task, normals: NormalImages) -> tuple[Pictures, Line]:
     return Pictures(image, mask, read_image(path)), chosen
 
 
-def _annotated(task: Task, normals: NormalImages, annotator: Annotator) -> Outcome:
+def annotated(task: Task, normals: NormalImages, annotator: Annotator) -> Outcome:
+    """What comes of a task. Raises InputError where the endpoint takes no request as it is configured."""
     head: Line = {
         "dataset": task.dataset,
         "image": task.item.name,
@@ -127,7 +127,7 @@ def _annotated(task: Task, normals: NormalImages, annotator: Annotator) -> Outco
     return Outcome(task, {**head, **result.fields.model_dump(), "provenance": origin}, annotation=result)
 
 
-def _outcomes(tasks: Sequence[Task], normals: NormalImages, annotator: Annotator, threads: int) -> Iterator[Outcome]:
+def _outcomes(tasks: Sequence[Task], annotate: Callable[[Task], Outcome], threads: int) -> Iterator[Outcome]:
     """What comes of each task, as it comes. Whoever stops listening leaves the threads to end with the process.
 
     Ctrl-C waits for what has been answered to be taken, and for nothing else.
@@ -142,7 +142,7 @@ def _outcomes(tasks: Sequence[Task], normals: NormalImages, annotator: Annotator
     def work() -> None:
         try:
             while not stop.is_set():
-                done.put(_annotated(todo.get_nowait(), normals, annotator))
+                done.put(annotate(todo.get_nowait()))
         except queue.Empty:
             pass
         except BaseException as error:

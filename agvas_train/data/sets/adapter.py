@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar, runtime_checkable
 
 from agvas_runtime import console
 from agvas_runtime.errors import InputError
 from agvas_train.data.sets.sample import Sample
+
+Taken = TypeVar("Taken")
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,15 @@ class Subset:
         return Counts(samples=len(self), images=len(self))
 
 
+@runtime_checkable
+class Halves(Protocol):
+    """A set of normal and anomalous images."""
+
+    def half(self, *, anomalous: bool) -> Subset:
+        """The normal images, or the anomalous ones that a segmentation can be learnt from; either may be none."""
+        ...
+
+
 class Tolerant:
     """A set whose unreadable samples are passed over: each is told of once, and too many are an error.
 
@@ -100,22 +111,29 @@ class Tolerant:
         return len(self.whole)
 
     def sample(self, index: int) -> Sample:
-        """The readable sample at this index or behind it, its images decoded.
+        """The readable sample at this index or behind it, its images decoded. Raises as `take`."""
+        return self.take(index, lambda sample: sample)
+
+    def take(self, index: int, use: Callable[[Sample], Taken | None]) -> Taken:
+        """What the first readable sample at this index or behind it is used for, its images decoded.
+
+        Args:
+            use: None for a sample that is sound but of no use here; an InputError counts as unreadable.
 
         Raises:
-            InputError: more samples than the limit allows are unreadable.
+            InputError: more samples than the limit allows are unreadable, or none is of use.
         """
         for place in range(index, index + len(self)):
             at = place % len(self)
-            if at in self.broken:
-                continue
             try:
                 sample = self.whole.sample(at)
                 _ = sample.pixels  # decoded here, where a broken image can still be passed over
+                used = use(sample)
             except InputError as error:
                 self._pass_over(at, str(error))
-            else:
-                return sample
+                continue
+            if used is not None:
+                return used
         raise InputError(f"{self.name}: found no readable sample among {len(self)}")
 
     def describe(self) -> Counts:
@@ -123,6 +141,8 @@ class Tolerant:
         return self.whole.describe()
 
     def _pass_over(self, index: int, fault: str) -> None:
+        if index in self.broken:  # tried again all the same: what is met must not depend on what was met before
+            return
         self.broken[index] = fault
         if len(self.broken) > self.most:
             found = f"found {len(self.broken)} unreadable samples of {len(self)}"

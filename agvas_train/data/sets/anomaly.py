@@ -57,9 +57,10 @@ class AnomalySet:
         return Sample((item.image,), Source(self.name, found.source, index), anchors, anomaly=anomaly)
 
     def half(self, *, anomalous: bool) -> Subset:
-        """The anomalous or the normal images, for drawing both alike."""
+        """The normal images, or the anomalous ones that have a mask, for drawing both alike."""
         found = listed(self.root)
-        return Subset(self, found.anomalous if anomalous else found.normal)
+        masked = tuple(index for index in found.anomalous if found.items[index].mask is not None)
+        return Subset(self, masked if anomalous else found.normal)
 
     def describe(self) -> Counts:
         """Images, masks, normal and anomalous images, and categories."""

@@ -27,8 +27,8 @@ _STRATEGY = re.compile(r"all|(?P<how>first|end|random):(?P<amount>\d+(?P<percent
 
 
 @dataclass(frozen=True)
-class Conversations:
-    """A JSON list or JSON Lines of {image, conversations: [{from: human | gpt, value}]}."""
+class RecordsOfImages:
+    """A JSON list or JSON Lines of records about images, and the folder that their paths begin in."""
 
     name: str
     file: Path
@@ -36,6 +36,11 @@ class Conversations:
 
     def __len__(self) -> int:
         return len(records(self.file))
+
+
+@dataclass(frozen=True)
+class Conversations(RecordsOfImages):
+    """Records {image, conversations: [{from: human | gpt, value}]}."""
 
     def sample(self, index: int) -> Sample:
         """One conversation and its images, of which there may be none."""

@@ -10,18 +10,21 @@ things; `x.mapping.yaml` belongs to `x.json` and `x.jsonl`:
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agvas_runtime.datasets import Item, load_mask
 from agvas_runtime.errors import InputError
 from agvas_runtime.frames import read_bytes
-from agvas_train.data.sets.adapter import Counts
+from agvas_train.data.sets.adapter import Counts, Subset
 from agvas_train.data.sets.json_ranges import Records, records
 from agvas_train.data.sets.reading import below, image_size, naming, read_json
 from agvas_train.data.sets.sample import ALL_ANCHORS, Anomaly, Sample, Source
@@ -85,6 +88,12 @@ class Instruct:
             caption=caption,
         )
 
+    def half(self, *, anomalous: bool) -> Subset:
+        """The records of normal images, or of defects; one that says neither is among the latter."""
+        normal = _normal(self.file)
+        defects = np.setdiff1d(np.arange(len(self)), normal, assume_unique=True)
+        return Subset(self, (defects if anomalous else normal).tolist())
+
     def describe(self) -> Counts:
         """Records with and without defect, and categories; reads every record."""
         mapping = read_mapping(self.file)
@@ -128,6 +137,18 @@ def _records(file: Path) -> Records | list[Any]:
     if not isinstance(found, list):
         raise InputError(f"{file}: found {type(found).__name__} at {mapping.records!r}, expected a list of records")
     return found
+
+
+@cache
+def _normal(file: Path) -> NDArray[np.int64]:
+    """The indexes of the records without a defect; every record is read, once a process."""
+    mapping, found = read_mapping(file), _records(file)
+    normal = []
+    for index in range(len(found)):
+        with suppress(KeyError, TypeError, IndexError):  # the sample itself will say what is wrong with it
+            if mapping.find(found[index], "exists") is False:
+                normal.append(index)
+    return np.array(normal, np.int64)
 
 
 def _inside(value: Any, path: str) -> Any:

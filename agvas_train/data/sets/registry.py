@@ -191,6 +191,15 @@ REGISTRY = {
 }
 
 
+def find_set(name: str) -> SetEntry:
+    """The set of this name. Raises InputError where there is none."""
+    if name not in REGISTRY:
+        near = difflib.get_close_matches(name, REGISTRY, 1)
+        expected = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(REGISTRY)}"
+        raise InputError(f"{name!r}: no such data set; {expected}")
+    return REGISTRY[name]
+
+
 def open_sets(root: Path | str, names: Iterable[str] | None = None) -> dict[str, Adapter]:
     """Adapters by name: of the sets that are wholly there, or of the named ones.
 
@@ -204,11 +213,8 @@ def open_sets(root: Path | str, names: Iterable[str] | None = None) -> dict[str,
         return {name: entry.open(root) for name, entry in REGISTRY.items() if not entry.missing(root)}
     opened = {}
     for name in names:
-        if name not in REGISTRY:
-            near = difflib.get_close_matches(name, REGISTRY, 1)
-            expected = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(REGISTRY)}"
-            raise InputError(f"{name!r}: no such data set; {expected}")
-        if missing := REGISTRY[name].missing(root):
+        entry = find_set(name)
+        if missing := entry.missing(root):
             raise InputError(f"{name}: found no {', '.join(missing)} in {root}, expected it there")
-        opened[name] = REGISTRY[name].open(root)
+        opened[name] = entry.open(root)
     return opened

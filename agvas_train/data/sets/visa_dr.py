@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from agvas_train.data.sets.adapter import Counts
+from agvas_train.data.sets.conversations import RecordsOfImages
 from agvas_train.data.sets.json_ranges import records
 from agvas_train.data.sets.reading import below, naming
 from agvas_train.data.sets.sample import Anomaly, Message, Sample, Source
 
 
 @dataclass(frozen=True)
-class VisaDetection:
+class VisaDetection(RecordsOfImages):
     """VisA-D&R's test_data.json: [{image, anomaly}], to be asked whether there is an anomaly."""
-
-    name: str
-    file: Path
-    images: Path
-
-    def __len__(self) -> int:
-        return len(records(self.file))
 
     def sample(self, index: int) -> Sample:
         """One image and whether it is anomalous; there are no masks."""
@@ -48,15 +41,8 @@ def _yes(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class VisaReasoning:
+class VisaReasoning(RecordsOfImages):
     """VisA-D&R's visa_dr.json: [{image, questions}]; what is answered is for others to judge."""
-
-    name: str
-    file: Path
-    images: Path
-
-    def __len__(self) -> int:
-        return len(records(self.file))
 
     def sample(self, index: int) -> Sample:
         """One image and its questions, without answers."""

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -67,8 +68,9 @@ def test_ctrl_c_waits_for_what_is_answered_to_be_written(root: Path):
             super().record(line)
 
     plan = make_plan(root)
+    annotate = partial(pipeline.annotated, normals=NormalImages(plan.normals), annotator=Interrupting())
     with Slow(root.parent / "out") as ledger, pytest.raises(KeyboardInterrupt):
-        pipeline.run(plan.tasks, NormalImages(plan.normals), Interrupting(), ledger, threads=1)
+        pipeline.run(plan.tasks, annotate, ledger, threads=1)
     over.set()
     assert [line["image"] for line in lines(root.parent / "out" / RECORDS)] == [
         "part/test/good/000.png",

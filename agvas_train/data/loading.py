@@ -1,0 +1,69 @@
+"""A run's micro-batches: where its samples come from, and the processes that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch.utils.data import DataLoader
+
+from agvas_runtime.errors import InputError
+from agvas_runtime.templates import Templates
+from agvas_train.checkpoint import Checkpoint
+from agvas_train.config import TrainConfig
+from agvas_train.data.batch import Batch
+from agvas_train.data.mixture.draw import Mixture, turn_corpus
+from agvas_train.data.sets.adapter import Adapter
+from agvas_train.data.stream import TurnStream
+from agvas_train.data.synth_turns import SynthTurns, caption_corpus
+from agvas_train.parallel import Parallel
+
+Sets = Mapping[str, Adapter]
+
+
+def _mixture(config: TrainConfig, sets: Sets, templates: Templates) -> Mixture:
+    limit = config.data.unreadable_limit if config.data else 0
+    return Mixture(sets, templates, config.mixture, seed=config.seed, unreadable_limit=limit)
+
+
+def text_corpus(config: TrainConfig, sets: Sets | None, templates: Templates) -> list[str]:
+    """The texts of the run's first samples, for training a tokenizer."""
+    if sets is None:
+        return caption_corpus(config.seed, config.corpus_samples, config.synth)
+    return turn_corpus(_mixture(config, sets, templates), config.corpus_samples)
+
+
+def load_batches(
+    checkpoint: Checkpoint, sets: Sets | None, config: TrainConfig, first: int, parallel: Parallel
+) -> Iterator[Batch]:
+    """The micro-batches of this process from step `first` on, of data sets or, without any, of synthetic images.
+
+    Raises:
+        InputError: the data cannot be read.
+    """
+    templates = checkpoint.templates
+    stream = TurnStream(
+        SynthTurns(templates, config.mixture, config.synth, config.seed)
+        if sets is None
+        else _mixture(config, sets, templates),
+        config=checkpoint.config.model,
+        prompter=checkpoint.prompter,
+        batch_size=config.batch_size,
+        micro_batch=parallel.micro_batch,
+        start=first,
+        stop=config.steps,
+        rank=parallel.accelerator.process_index,
+        world=parallel.accelerator.num_processes,
+        overfit=config.overfit,
+    )
+    loader: DataLoader[Batch | InputError] = DataLoader(
+        stream,
+        batch_size=None,
+        num_workers=config.workers,
+        prefetch_factor=4 if config.workers else None,
+        generator=torch.Generator(),  # else it draws from the global state, which belongs to dropout
+    )
+    for batch in loader:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch

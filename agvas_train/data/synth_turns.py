@@ -1,0 +1,90 @@
+"""Turns about synthetic images: the stream that training draws from where no data sets are named."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agvas_runtime.templates import Templates
+from agvas_train.data import synth
+from agvas_train.data.conversation import Task, Turn, draw_task, draw_turn
+from agvas_train.data.sets.outlines import Painted
+from agvas_train.data.sets.sample import ALL_ANCHORS, Anomaly, Message, Region, Sample, Source
+from agvas_train.data.synth import SynthConfig, generate
+
+DEFAULT_SHARE = 0.3
+"""Of the direct instructions: the default one is what most users send."""
+OTHER_SAMPLE = 10**9
+"""Distance of the index at which another sample is taken where the first does not suit its task."""
+
+_QUESTIONS = ("Are there any {class_name} in this image?", "Do you see any {class_name} here?")
+_SHOWN = ("What is shown in this image?", "Please describe this image.")
+
+
+class SynthTurns:
+    """A turn for each index, by the seed and the index alone.
+
+    Args:
+        mixture: weight of each task.
+        config: what the images are like.
+    """
+
+    def __init__(self, templates: Templates, mixture: Mapping[Task, float], config: SynthConfig, seed: int) -> None:
+        self.templates = templates
+        self.mixture = dict(mixture)
+        self.config = config
+        self.seed = seed
+
+    def turn(self, index: int) -> tuple[NDArray[np.uint8], Turn]:
+        """Image, uint8 RGB [H, W, 3], and turn of one index."""
+        rng = random.Random(f"{self.seed}/{index}")
+        task = draw_task(self.mixture, rng)
+        while True:  # another sample rather than another task: the shares are the mixture's
+            made = generate(self.seed, index, self.config)
+            sample = as_sample(made, self.seed, index)
+            if task is Task.CONVERSATION:
+                sample = replace(sample, conversation=_talk(made, self.templates, rng))
+            turn = draw_turn(task, sample, self.templates, rng, default_share=DEFAULT_SHARE)
+            if turn is not None:
+                return made.image, turn
+            index += OTHER_SAMPLE
+
+
+def as_sample(made: synth.Sample, seed: int, index: int) -> Sample:
+    """What the generator knows of an image, as the public sets say it. The image is no file."""
+    present = made.caption.exists
+    kind = made.defects[0].kind if made.defects else "good"
+    return Sample(
+        images=(),
+        source=Source(f"synthetic stream {seed}", Path(), index),
+        anchors=ALL_ANCHORS if present else (),
+        regions=tuple(Region((name,), Painted(made.parts[name])) for name in sorted(made.parts)),
+        anomaly=Anomaly(present, made.mask if present else None, made.surface.name, kind),
+        caption=made.caption,
+    )
+
+
+def _talk(made: synth.Sample, templates: Templates, rng: random.Random) -> tuple[Message, Message]:
+    if rng.random() < 0.5:
+        question, answer = rng.choice(_SHOWN), f"The image shows {made.surface.name}."
+    else:
+        question, _ = templates.draw_instruction(_QUESTIONS, rng)
+        caption = made.caption
+        answer = f"Yes. {caption.Observation}" if caption.exists else f"No. {caption.Expectation}"
+    return Message("human", question), Message("gpt", answer)
+
+
+def caption_corpus(seed: int, count: int, config: SynthConfig) -> list[str]:
+    """The captions of the first samples, for training a tokenizer."""
+    corpus = []
+    for index in range(count):
+        made = generate(seed, index, config)
+        caption = made.caption
+        corpus += [caption.Expectation, caption.Observation, caption.Diagnosis, caption.Summary, caption.Explanation]
+        corpus += [f"The image shows {made.surface.name}.", *made.parts]
+    return corpus

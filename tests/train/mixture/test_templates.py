@@ -1,0 +1,54 @@
+"""Every template of the appendix is there word for word, and what is not the paper's says so."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from agvas_runtime.templates import Templates, default_templates
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+PLACES = [os.environ.get("AGVAS_SHARED"), REPOSITORY / "shared", REPOSITORY.parent / "shared"]
+HEADINGS = {
+    "direct_instructions": "Instruction Templates For Direct Segmentation:",
+    "direct_answers": "Answer Templates For Direct Segmentation:",
+    "describe_instructions": "Instruction Templates For Describe-then-Segment:",
+    "rejections": "Instruction Templates For Rejection:",
+}
+
+
+@pytest.fixture(scope="module")
+def appendix() -> str:
+    found = [file for place in PLACES if place and (file := Path(place) / "ag-vas-appendix.txt").is_file()]
+    if not found:
+        pytest.skip("no appendix of the paper beside the repository (AGVAS_SHARED)")
+    return found[0].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", HEADINGS)
+def test_the_paper_s_lists_are_whole_and_in_order(appendix: str, name: str) -> None:
+    block = re.match(r"\s*(- .*\n)+", appendix.split(HEADINGS[name], 1)[1])
+    assert block is not None
+    listed = re.findall(r'^- "(.*)",?$', block[0].strip(), re.MULTILINE)
+    assert len(listed) == block[0].strip().count("\n") + 1
+    assert list(getattr(default_templates(), name)) == listed
+
+
+def test_the_class_names_are_the_paper_s_s(appendix: str) -> None:
+    found = re.search(r"\{class_name\}: (\[.*\])", appendix)
+    assert found is not None
+    assert list(default_templates().class_names) == json.loads(found[1])
+
+
+def test_the_default_instruction_is_the_paper_s(appendix: str) -> None:
+    assert f'"{default_templates().default_instruction.removesuffix(".")}"' in appendix
+
+
+def test_every_list_says_where_it_is_from() -> None:
+    templates = default_templates()
+    lists = set(Templates.model_fields) - {"sources"}
+    assert set(templates.sources) == lists
+    paper = {name for name, source in templates.sources.items() if not source.startswith("ours")}
+    assert paper == {*HEADINGS, "class_names", "default_instruction"}
