@@ -66,13 +66,14 @@ proof-web: .venv-test/installed
 proof-perf-analyzer: .venv-perf/installed
 	.venv-perf/bin/python tools/perf_analyzer.py
 
-# Planted slow-downs: does `agvas-bench compare` find them, and nothing else? Half an hour on a machine that does little else.
+# Planted slow-downs: does `agvas-bench compare` find them, and nothing else? Eight minutes on a machine that does little else.
 proof-compare: .venv-test/installed
 	.venv-test/bin/python tools/compare_proof.py
 
-# 10,000 instruct records through a failing endpoint, killed twice: none lost, none twice. A minute.
+# 10,000 instruct records through a failing endpoint, killed twice: none lost, none twice; again by two workers of Ray. Minutes, two cores.
 proof-instruct: .venv-test/installed
 	.venv-test/bin/python tools/instruct_proof.py
+	.venv-test/bin/python tools/instruct_proof.py --ray 2
 
 # Samples a second and memory of the paper's mixture, over miniatures and over lists of 100,000 images: ten minutes on an idle core.
 proof-mixture: .venv-test/installed

@@ -9,7 +9,8 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any, NoReturn, TypeVar
 
 import typer
@@ -24,8 +25,11 @@ EXTRA_OF = {
     **dict.fromkeys(("torch", "transformers", "peft", "accelerate", "safetensors", "tensorboard"), "train"),
     **dict.fromkeys(("onnx", "onnx_ir", "onnxscript"), "export"),
     "onnxruntime": "cpu",
+    "ray": "ray",
 }
 """Which extra of the distribution brings a package."""
+
+_kept: ContextVar[list[str] | None] = ContextVar("kept_notes", default=None)
 
 # Typer brings its own click or the public one, by its version: take the class from what it exports.
 _UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
@@ -107,8 +111,22 @@ def output() -> Console:
 
 def note(message: str) -> None:
     """A line for the person at the terminal (stderr): progress, warnings, where a file went. Lost on a full disk."""
+    if (kept := _kept.get()) is not None:
+        kept.append(message)
+        return
     with suppress(OSError):
         print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def kept_notes() -> Iterator[list[str]]:
+    """The lines that this thread notes inside the block, for who has a terminal; none of them is printed here."""
+    kept: list[str] = []
+    token = _kept.set(kept)
+    try:
+        yield kept
+    finally:
+        _kept.reset(token)
 
 
 def progress(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:

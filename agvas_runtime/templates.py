@@ -40,6 +40,9 @@ class Templates(BaseModel):
     explain_instructions: tuple[str, ...]
     general_instructions: tuple[str, ...]
     general_answers: tuple[str, ...]
+    quoted_instructions: tuple[str, ...] = ()
+    """Describe-then-segment instructions that the paper's text quotes beside the figure's; checkpoints and bundles of
+    before have none."""
 
     @property
     def default_template(self) -> str:
@@ -68,6 +71,7 @@ class Templates(BaseModel):
             self.describe_instructions,
             self.explain_instructions,
             self.general_instructions,
+            self.quoted_instructions,
         )
         templates = (template for each in lists for template in each if CLASS_FIELD in template)
         matches = (_pattern(template).fullmatch(instruction) for template in templates)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def init(
-    preset: Annotated[str, typer.Option(help="tiny, 0.5b or 7b.")],
+    preset: Annotated[str, typer.Option(help="tiny, tiny-conv, 0.5b or 7b.")],
     out: Annotated[Path, typer.Option(help="Folder of the base checkpoint; must be new.")],
     llava: Annotated[
         str | None, typer.Option(help="LLaVA-OneVision: folder in the hub's layout, or hub id (org/name).")
@@ -36,7 +36,9 @@ def init(
         str | None, typer.Option(help="With --random-weights: make greedy decoding write this answer or rejection.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of AG-VAS's own fresh parts beside released backbones.")] = 0,
-    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16 [default: bfloat16, tiny: float32].")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or bfloat16 [default: bfloat16, from scratch: float32].")
+    ] = None,
     by_reference: Annotated[
         bool, typer.Option("--by-reference", help="Leave the backbones' tensors in their files; record their hashes.")
     ] = False,
@@ -53,12 +55,13 @@ def init(
 
     from agvas_train.assemble import backbone_base, planted_base, random_base
     from agvas_train.checkpoint import DTYPES, require_new, write_checkpoint
+    from agvas_train.model import FROM_SCRATCH
     from agvas_train.weights.load import named_tensors
     from agvas_train.weights.reader import in_memory
 
     began = time.perf_counter()
     config = _model_config(preset, pixel_encoder)
-    dtype = dtype or ("float32" if preset == "tiny" else "bfloat16")
+    dtype = dtype or ("float32" if preset in FROM_SCRATCH else "bfloat16")
     require_new(out)
     if dtype not in DTYPES:
         raise InputError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
@@ -89,7 +92,7 @@ def init(
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="A preset (tiny, 0.5b, 7b) or a checkpoint's folder.")],
+    model: Annotated[str, typer.Argument(help="A preset (tiny, tiny-conv, 0.5b, 7b) or a checkpoint's folder.")],
     pixel_encoder: Annotated[str | None, typer.Option(help="Another pixel encoder than the preset's.")] = None,
     text_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prompt without the visual ones.")] = 47,
     trie_nodes: Annotated[int, typer.Option(min=0, help="Nodes of the template trie in the same pass.")] = 0,
@@ -139,5 +142,5 @@ def _model_config(preset: str, pixel_encoder: str | None):  # noqa: ANN202 (its 
 
     if preset not in PRESETS:
         raise InputError(f"preset {preset}: expected one of {', '.join(PRESETS)}")
-    config = PRESETS[preset](1536) if preset == "tiny" else PRESETS[preset]()
+    config = PRESETS[preset]()
     return with_pixel_encoder(config, pixel_encoder) if pixel_encoder else config

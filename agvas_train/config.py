@@ -21,7 +21,7 @@ class DataConfig(BaseModel):
     """Names of the sets, all of which must be there; None: those of Table A.1 that are."""
     unreadable_limit: float = Field(0.01, ge=0)
     """How many unreadable samples of a set (of an anomaly set's normal or anomalous images) one process passes over: a
-    share below 1, or a count from 1 on."""
+    share, below 1, of those it has met, judged from 100 on; a count, from 1 on; 0: none."""
     samples: dict[str, int] | None = None
     """How many samples each set has; filled in when the run begins, checked when it goes on."""
 
@@ -71,6 +71,12 @@ class TrainConfig(BaseModel):
     defects; few of them teach general segmentation."""
     normal_share: float = Field(0.4, ge=0, le=1)
     """Share of synthetic images without a defect."""
+    empty_maps: float = Field(0, ge=0, le=1)
+    """Share of the direct turns about normal synthetic images that teach empty maps and no words. The paper's are
+    answered by a rejection alone, of which maps learn nothing; a small model answers some of them in spite of it."""
+    text_weight: float = Field(1, gt=0)
+    """Of L_txt beside L_seg; the paper's is 1. In a model from scratch the choice between answer and rejection is a few
+    hundredths of the loss."""
     subtle_share: float = Field(0.4, ge=0, le=1)
     """Share of defects with low contrast. A model from scratch begins best with few."""
     min_visibility: float = Field(0.025, ge=0, le=1)

@@ -19,7 +19,7 @@ from agvas_train.data.conversation import GROUPS, draw_task
 from agvas_train.data.mixture.opening import wanted_sets
 from agvas_train.data.sets.registry import Group
 from agvas_train.lora import AdapterConfig, add_adapters
-from agvas_train.model import PRESETS, ModelConfig
+from agvas_train.model import FROM_SCRATCH, PRESETS, ModelConfig
 from agvas_train.model.cost import PARTS
 from agvas_train.parallel import read_deepspeed
 from agvas_train.weights.load import build_empty
@@ -87,7 +87,7 @@ def _model_config(config: TrainConfig) -> tuple[ModelConfig, bool]:
         raise InputError(f"preset {config.preset}: expected one of {', '.join(PRESETS)}")
     if config.lora and not config.base:
         raise InputError("--lora needs a base checkpoint: name it with --from")
-    sizes = (config.vocabulary_size,) if config.preset == "tiny" else ()
+    sizes = (config.vocabulary_size,) if config.preset in FROM_SCRATCH else ()
     return PRESETS[config.preset](*sizes), False
 
 

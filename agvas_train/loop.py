@@ -80,7 +80,7 @@ def train(
         # transformers 5.23 has renamed it
         enable = getattr(layers, "activation_checkpointing_enable", None) or layers.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    module, optimizer = accelerator.prepare(TrainingStep(model.train()), optimizer)
+    module, optimizer = accelerator.prepare(TrainingStep(model.train(), config.text_weight), optimizer)
     if resumed and parallel.deepspeed:
         parallel.load_state(module, resumed.folder)
     journal = _Journal(run, start) if accelerator.is_main_process else None

@@ -25,7 +25,7 @@ def recipe_path(name: str) -> Path:
         return Path(name)
     if name in shipped:
         return shipped[name]
-    raise InputError(f"--config {name}: no such file, and no shipped recipe (there are {', '.join(shipped)})")
+    raise InputError(f"{name}: no such file, and no shipped recipe (there are {', '.join(shipped)})")
 
 
 def read_options(file: Path) -> dict[str, Any]:

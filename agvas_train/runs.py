@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from accelerate.utils import gather_object
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -27,7 +28,7 @@ from agvas_train.checkpoint import (
 )
 from agvas_train.config import TrainConfig
 from agvas_train.data.loading import Sets, load_batches, text_corpus
-from agvas_train.data.mixture.opening import open_mixture
+from agvas_train.data.mixture.opening import check_alike, open_mixture
 from agvas_train.loop import OPTIMIZER, STATE, Report, Resumed, latest_checkpoint, train
 from agvas_train.lora import (
     ADAPTER,
@@ -38,7 +39,7 @@ from agvas_train.lora import (
     read_adapter_config,
     write_adapter_files,
 )
-from agvas_train.model import AGVAS, PRESETS, build_agvas
+from agvas_train.model import AGVAS, FROM_SCRATCH, PRESETS, build_agvas
 from agvas_train.parallel import start_parallel
 from agvas_train.tokenizer import prompt_spec, template_sentences, train_tokenizer
 from agvas_train.weights.load import named_tensors
@@ -81,11 +82,13 @@ def run_training(run: Path, config: TrainConfig, *, resume: bool, report: Report
     parallel = start_parallel(config)
     main = parallel.accelerator.is_main_process
     sets = open_mixture(config.data, config.mixture, console.note if main else _quiet) if config.data else None
+    counts = {name: len(each) for name, each in sets.items()} if sets is not None else {}
+    check_alike(gather_object([counts]))
     torch.manual_seed(config.seed)
     start = _start(config, resumed, sets)
     parallel.accelerator.wait_for_everyone()  # every process has looked at the folder before one makes it
-    if config.data is not None and sets is not None:
-        data = config.data.model_copy(update={"samples": {name: len(each) for name, each in sets.items()}})
+    if config.data is not None:
+        data = config.data.model_copy(update={"samples": counts})
         config = config.model_copy(update={"data": data})
     if config.base:
         config = config.model_copy(update={"base_sha256": weights_sha256(Path(config.base))})
@@ -234,7 +237,7 @@ def fresh_checkpoint(config: TrainConfig, sets: Sets | None = None) -> Checkpoin
         raise InputError("--preset or --from is missing: name what to train")
     if config.preset not in PRESETS:
         raise InputError(f"--preset {config.preset}: expected one of {', '.join(PRESETS)}")
-    if config.preset != "tiny":
+    if config.preset not in FROM_SCRATCH:
         raise InputError(
             f"--preset {config.preset} starts from released backbones; make a base of it with "
             "agvas-train init and name that with --from"

@@ -15,11 +15,12 @@ ANCHOR_SETS = ((NOR, ANO, SEG), (SEG,))
 
 
 class TrainingStep(nn.Module):
-    """AG-VAS and its losses."""
+    """AG-VAS and its losses; L_txt counts `text_weight` times."""
 
-    def __init__(self, model: AGVAS) -> None:
+    def __init__(self, model: AGVAS, text_weight: float = 1.0) -> None:
         super().__init__()
         self.model = model
+        self.text_weight = text_weight
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of a batch: text, bce, dice, and loss, their weighted sum."""
@@ -40,7 +41,7 @@ class TrainingStep(nn.Module):
                 map_logits(products, present), batch.target[samples], batch.valid[samples], present
             )
             bce, dice = bce + share * part[0], dice + share * part[1]
-        loss = text + BCE_WEIGHT * bce + DICE_WEIGHT * dice
+        loss = self.text_weight * text + BCE_WEIGHT * bce + DICE_WEIGHT * dice
         return {"loss": loss, "text": text, "bce": bce, "dice": dice}
 
 

@@ -2,7 +2,8 @@
 
 Every tenth request or so goes wrong in one of six ways. At some requests the server kills the command with SIGKILL
 instead of answering; half a line is added to its file then, as a power cut leaves it. Every record's answer must be
-the one that was given for its own picture.
+the one that was given for its own picture. With --ray the same through workers of Ray on this machine, into a JSON of
+its own.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from agvas_runtime import console
 from agvas_runtime.bench.compare.beside import beside
+from agvas_runtime.bench.compare.by_turns import changes_by_turns, pairs_of
 from agvas_runtime.bench.compare.change import Change, Verdict, load_changes, more_missed, stage_changes, together
 from agvas_runtime.bench.compare.circumstances import differences
 from agvas_runtime.bench.compare.series import fastest, misses_of, quiet_turns, series_of
@@ -32,15 +33,17 @@ def compare(
 ) -> None:
     """Say what changed beyond noise from one recorded run to another.
 
-    Of contenders of the same name the fastest fiftieth of every stage is compared, which noise changes least; changes
-    below a tenth are not told. Frames during other work are left out; where too few are left, a figure is unclear, and
-    so is what changed in all graphs alike. Of servers the same cameras' loads are compared, roughly. What there is one
-    value of stands side by side, medians and tails among it.
+    Contenders of the same name are compared, stage by stage. Runs that took turns (`agvas-bench engine --by-turns`) are
+    so bout by bout, and a shared machine's moods do not count. Of others the fastest fiftieth and tenth of the frames
+    are taken, which moods change least; changes below a tenth are not told. Frames during other work are left out;
+    where too few are left, a figure is unclear, and so is what changed in all graphs alike. Of servers the same
+    cameras' loads are compared, roughly. What there is one value of stands side by side, medians and tails among it.
 
     \b
     Examples:
       agvas-bench engine --frames 300 --out monday.json
       agvas-bench compare monday.json tuesday.json
+      agvas-bench engine --by-turns lock --out old.json & agvas-bench engine mine --by-turns lock --out new.json
       agvas-bench compare benchmarks/main.json now.json --fail-on-slower
     """
     if out is not None:
@@ -68,7 +71,11 @@ def compared(old: dict[str, Any], new: dict[str, Any], old_name: str, new_name: 
         )
     fastest_ms = fastest(old, new)
     before, after = series_of(old, fastest_ms), series_of(new, fastest_ms)
-    found = (stage_changes if old["kind"] == "engine" else load_changes)(before, after)
+    pairs = pairs_of(old, new)
+    if pairs:
+        found = changes_by_turns(old, new, pairs)
+    else:
+        found = (stage_changes if old["kind"] == "engine" else load_changes)(before, after)
     if not found:
         raise InputError(f"{new_name}: found no contender or load of {old_name}, expected the same names")
     gone = [name for name in dict.fromkeys(of for of, _ in before) if all(of != name for of, _ in after)]
@@ -81,6 +88,7 @@ def compared(old: dict[str, Any], new: dict[str, Any], old_name: str, new_name: 
         "kind": old["kind"],
         "old": old_name,
         "new": new_name,
+        "pairs": len(pairs),
         "different": differences(old, new),
         "left_out": {"old": _left_out(old, fastest_ms), "new": _left_out(new, fastest_ms)},
         "slower": those(Verdict.SLOWER) + [f"{name}: misses" for name in more_missed(misses_of(old), misses_of(new))],
@@ -106,15 +114,18 @@ def _print(report: dict[str, Any]) -> None:
         if share := report["left_out"][which]:
             console.note(f"{report[which]}: {share:.0%} of the turns are left out: the machine did other work")
     for name in dict.fromkeys(each["of"] for each in report["changes"]):
-        output.print(_table(name, [each for each in report["changes"] if each["of"] == name], report["kind"]))
+        what = (
+            "medians, bout by bout" if report["pairs"] else "fastest frames" if report["kind"] == "engine" else "median"
+        )
+        output.print(_table(f"{name}: {what}, ms", [each for each in report["changes"] if each["of"] == name]))
     if report["beside"]:
         output.print(_beside_table(report["beside"]))
     for word in ("slower", "faster", "unclear"):
         output.print(f"{word}: {', '.join(report[word]) or 'nothing'}", highlight=False, markup=False)
 
 
-def _table(name: str, found: list[dict[str, Any]], kind: str) -> Table:
-    table = Table(title=Text(f"{name}: {'fastest frames' if kind == 'engine' else 'median'}, ms"), title_justify="left")
+def _table(title: str, found: list[dict[str, Any]]) -> Table:
+    table = Table(title=Text(title), title_justify="left")
     for head in ("stage", "old", "new", "new : old", "noise explains", ""):
         table.add_column(head, justify="left" if head in ("stage", "") else "right")
     for each in found:

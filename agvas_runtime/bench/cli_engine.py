@@ -44,6 +44,9 @@ def engine(
     spread: Annotated[
         float, typer.Option(min=0, max=86_400, help="Seconds over which bouts of 20 frames are spread, at least.")
     ] = 20.0,
+    by_turns: Annotated[
+        Path | None, typer.Option(help="File that other runs name, too: they measure side by side, bout by bout.")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, max=256, help="CPU threads [default: one for each core].")
     ] = None,
@@ -80,7 +83,7 @@ def engine(
     request = Request(mode, instruction, class_name, normal_look)
     contenders = contenders_of(targets or [], engine, contender or [])
     sizes = parse_batches(batch)
-    options = Options(image or (), frames, warmup, spread, threads, sizes, alone, data, limit, request)
+    options = Options(image or (), frames, warmup, spread, by_turns, threads, sizes, alone, data, limit, request)
     publish(console.finite(bench_engines(contenders, options)), print_report, as_json, out, report)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agvas_runtime.bench.alone import measure_alone
+from agvas_runtime.bench.by_turns import ByTurns
 from agvas_runtime.bench.contenders import Contender
 from agvas_runtime.bench.frames import Frame, bench_frames
 from agvas_runtime.bench.groups import base_of, in_groups, trie_cost
@@ -34,6 +35,8 @@ class Options:
     """Frames before them that are not counted."""
     spread_s: float = 0.0
     """Over how long the measured ones are spread, at least."""
+    by_turns: Path | None = None
+    """A file that other processes name, too, which measure at the same time."""
     threads: int | None = None
     """On the CPU; None is one for each core."""
     batches: Sequence[int] = (1,)
@@ -68,22 +71,28 @@ def bench_engines(contenders: Sequence[Contender], options: Options = Options())
         "images": [str(path) for path in options.images] or "generated",
         "frame_bytes_mean": sum(len(frame.data) for frame in frames) / len(frames),
     }
-    found = _together(contenders, frames, options)  # what they had loaded is gone by now
+    by_turns = ByTurns(options.by_turns)
+    found = _together(contenders, frames, options, by_turns)  # what they had loaded is gone by now
     for each, contender in zip(found["contenders"], contenders, strict=True):
         if options.alone:
-            each["alone"] = measure_alone(contender, frames, options.threads, options.request)
+            with by_turns.turn():
+                each["alone"] = measure_alone(contender, frames, options.threads, options.request)
     return {**head, **found}
 
 
-def _together(contenders: Sequence[Contender], frames: Sequence[Frame], options: Options) -> dict[str, Any]:
+def _together(
+    contenders: Sequence[Contender], frames: Sequence[Frame], options: Options, by_turns: ByTurns
+) -> dict[str, Any]:
     """All that is measured in this process, with all contenders loaded."""
     dataset = load_dataset(options.data) if options.data else None
-    tracks = [open_track(contender, options.threads, options.request) for contender in contenders]
-    machine = race(tracks, frames, options.warmup, options.frames, options.spread_s)
+    with by_turns.turn():
+        tracks = [open_track(contender, options.threads, options.request) for contender in contenders]
+    machine = race(tracks, frames, options.warmup, options.frames, options.spread_s, by_turns)
     base = base_of(tracks)
-    throughput = measure_throughput(tracks, frames, options.frames, options.batches)
-    quality = compare_masks(tracks, frames[: options.frames])
-    data = [data_figures(track, dataset, options.limit) if dataset else None for track in tracks]
+    with by_turns.turn():
+        throughput = measure_throughput(tracks, frames, options.frames, options.batches)
+        quality = compare_masks(tracks, frames[: options.frames])
+        data = [data_figures(track, dataset, options.limit) if dataset else None for track in tracks]
     results = [
         {
             **_told(track),

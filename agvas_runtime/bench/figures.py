@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+BOUT = 20
+"""Turns without a rest."""
 PERCENTILES = {"min": 0.0, "p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
 
 

@@ -5,20 +5,20 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from agvas_runtime import console
+from agvas_runtime.bench.by_turns import ByTurns
 from agvas_runtime.bench.contenders import Contender
 from agvas_runtime.bench.elsewhere import Elsewhere
-from agvas_runtime.bench.figures import figures
+from agvas_runtime.bench.figures import BOUT, figures
 from agvas_runtime.bench.frames import Frame
 from agvas_runtime.bench.yardstick import Yardstick
 from agvas_runtime.engines.registry import Segments, ask
 from agvas_runtime.modes import Request
 from agvas_runtime.result import Result
 
-BOUT = 20
-"""Turns without a rest."""
 WHOLE_CALL = "call"
 """Stage name of the whole call as its caller sees it; the other stages are what the engine reports."""
 
@@ -78,38 +78,46 @@ def open_track(contender: Contender, threads: int | None, request: Request = Req
 
 
 def race(
-    tracks: Sequence[Track], frames: Sequence[Frame], warmup: int, turns: int, spread_s: float = 0.0
+    tracks: Sequence[Track],
+    frames: Sequence[Frame],
+    warmup: int,
+    turns: int,
+    spread_s: float = 0.0,
+    by_turns: ByTurns = ByTurns(None),
 ) -> dict[str, list[float]]:
     """First calls, then `warmup` calls, then one kept call of every contender per turn, in an order drawn by lot.
 
     Bouts of BOUT turns begin evenly over `spread_s` seconds, or one after the other where they take longer than that:
-    a machine that is shared is slow for seconds at a time. After a rest every contender has a call that is not kept.
+    a machine that is shared is slow for seconds at a time. Each bout begins with a call of every contender that is not
+    kept, and is one turn of `by_turns`.
 
-    Returns what the machine did, turn by turn: `yardstick_ms`, how long the same piece of work took before it, and
-    `elsewhere_ms`, the processor time that others had during it. Raises InputError, EngineError.
+    Returns what the machine did: `bouts_began_s`, when each bout began, in seconds of Unix time; turn by turn
+    `yardstick_ms`, how long the same piece of work took before it, and `elsewhere_ms`, the processor time that others
+    had during it. Raises InputError, EngineError.
     """
-    for track in tracks:
-        track.call(frames[0], keep=False)
-    for turn in range(warmup):
+    with by_turns.turn():
         for track in tracks:
-            track.call(frames[turn % len(frames)], keep=False)
+            track.call(frames[0], keep=False)
+        for turn in range(warmup):
+            for track in tracks:
+                track.call(frames[turn % len(frames)], keep=False)
     yardstick, elsewhere = Yardstick(), Elsewhere()
-    machine: dict[str, list[float]] = {"yardstick_ms": [], "elsewhere_ms": []}
-    lots, order = random.Random(0), list(tracks)
+    machine: dict[str, list[float]] = {"bouts_began_s": [], "yardstick_ms": [], "elsewhere_ms": []}
+    lots, order, left = random.Random(0), list(tracks), iter(console.progress(range(turns), "frames", turns))
     began, bouts = time.perf_counter(), math.ceil(turns / BOUT)
-    for turn in console.progress(range(turns), "frames", turns):
-        if turn % BOUT == 0:
-            rest_s = began + turn // BOUT * spread_s / bouts - time.perf_counter()
-            if rest_s > 0:
-                time.sleep(rest_s)
-                for track in tracks:
-                    track.call(frames[turn % len(frames)], keep=False)
-                elsewhere.measure()
-        lots.shuffle(order)  # by turns, some frames would always meet the same order
-        machine["yardstick_ms"].append(round(yardstick.measure(), 4))
-        for track in order:
-            track.call(frames[turn % len(frames)])
-        machine["elsewhere_ms"].append(round(elsewhere.measure(), 4))
+    for bout in range(bouts):
+        time.sleep(max(0.0, began + bout * spread_s / bouts - time.perf_counter()))
+        with by_turns.turn():
+            for track in tracks:
+                track.call(frames[bout * BOUT % len(frames)], keep=False)
+            elsewhere.measure()
+            machine["bouts_began_s"].append(round(time.time(), 3))
+            for turn in islice(left, BOUT):
+                lots.shuffle(order)  # by turns, some frames would always meet the same order
+                machine["yardstick_ms"].append(round(yardstick.measure(), 4))
+                for track in order:
+                    track.call(frames[turn % len(frames)])
+                machine["elsewhere_ms"].append(round(elsewhere.measure(), 4))
     return machine
 
 

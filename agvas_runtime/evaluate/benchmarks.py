@@ -3,18 +3,20 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rich.table import Table
 
 from agvas_runtime import console
-from agvas_runtime.datasets import Dataset, load_dataset
+from agvas_runtime.datasets import Dataset, load_dataset, meta_file
 from agvas_runtime.errors import InputError
 from agvas_runtime.evaluate.paper import beside_paper, check_categories
 from agvas_runtime.evaluate.report import HEADS, PAPER, as_report, make_table, number, write_json, write_results
 from agvas_runtime.evaluate.run import choose, evaluate_dataset, settings_of
 from agvas_runtime.evaluate.sources import Maps, Source
+from agvas_runtime.evaluate.unfinished import check_out
+from agvas_runtime.files import check_folder
 
 FOLDER = "anomaly_seg"
 MVTEC = "mvtec"
@@ -27,7 +29,7 @@ def find_benchmarks(root: Path) -> list[Dataset]:
     folders = [root / FOLDER / name for name in SETS if (root / FOLDER / name).is_dir()]
     if not folders:
         raise InputError(f"{root}: found no test set, expected some of {', '.join(SETS)} in {root / FOLDER}")
-    datasets = [replace(load_dataset(folder), name=folder.name) for folder in folders]
+    datasets = [_load(folder) for folder in folders]
     if datasets[0].name == MVTEC:
         check_categories(MVTEC, datasets[0].categories)
     return datasets
@@ -45,6 +47,8 @@ def evaluate_benchmarks(
 ) -> dict[str, Any]:
     """Score every set, as `evaluate_dataset` does one.
 
+    Whether every set's results can be written is looked at before the first is scored.
+
     Args:
         source: what answers; of a folder of maps each set has its own folder in it.
         datasets: the sets.
@@ -58,12 +62,17 @@ def evaluate_benchmarks(
     Returns:
         "sets": each set's report by its name; "paper": the paper's tables beside ours, None without MVTec-AD.
     """
-    reports = {}
+    todo = []
     for dataset in datasets:
-        own = replace(source, folder=source.folder / dataset.name) if isinstance(source, Maps) else source
-        place = out / dataset.name if out else None
+        own, place = _own_maps(source, dataset), out / dataset.name if out else None
         settings = settings_of(own, choose(dataset, limit), limit, size)
         report = _finished(place / "results.json", settings) if place and resume else None
+        if place and report is None:
+            check_folder(place)
+            check_out(place, settings, resume)
+        todo.append((dataset, own, place, report))
+    reports = {}
+    for dataset, own, place, report in todo:
         if report is None:
             done = evaluate_dataset(own, dataset, limit, place, size, jobs, resume)
             report = as_report(done.evaluation, dataset.name, done.settings, threshold)
@@ -75,6 +84,25 @@ def evaluate_benchmarks(
     if out:
         write_json(out / "benchmarks.json", results)
     return results
+
+
+def _load(folder: Path) -> Dataset:
+    try:
+        return replace(load_dataset(folder), name=folder.name)
+    except InputError as error:
+        if meta_file(folder):
+            raise
+        hint = f"agvas-data standardize {folder.name.lower()} makes one of the original download"
+        raise InputError(f"{error}; {hint}, which must lie elsewhere") from None
+
+
+def _own_maps(source: Source, dataset: Dataset) -> Source:
+    """The source for one set: maps lie in a folder of its name, with which the names of the paper's own lists begin."""
+    if not isinstance(source, Maps):
+        return source
+    item = dataset.items[0]
+    named_from = item.image.parents[len(PurePosixPath(item.name).parts) - 1]
+    return replace(source, folder=source.folder / dataset.name) if named_from.name == dataset.name else source
 
 
 def summary_table(reports: dict[str, dict[str, Any]]) -> Table:

@@ -170,6 +170,8 @@ def _print_paper(beside: dict[str, Any] | None, *ours: dict[str, Any]) -> None:
         return
     for table in paper_tables(beside):
         console.output().print(table)
+    for note in beside["notes"]:
+        console.note(console.one_line(note))
     if any(report["limit"] or report["size"] for report in ours):
         console.note("ours are of some images (--limit) or at another size (--size), the paper's of all test images")
 

@@ -47,7 +47,8 @@ def beside_paper(report: dict[str, Any]) -> dict[str, Any]:
     that of the N categories that are, theirs and ours.
 
     Returns:
-        "source", "columns" (the methods, "this"), and of each figure its "table" and "rows", in percent.
+        "source", "columns" (the methods, "this"), of each figure its "table" and "rows", in percent, and "notes": how
+        our categories are others than the paper's.
     """
     paper, tables = paper_figures(), {}
     for figure, table in paper["tables"].items():
@@ -60,7 +61,8 @@ def beside_paper(report: dict[str, Any]) -> dict[str, Any]:
         if there and not whole:
             rows[f"mean of {len(there)}"] = means
         tables[figure] = {"table": table["table"], "rows": rows}
-    return {"source": paper["source"], "columns": [*paper["methods"], THIS], "tables": tables}
+    notes = _notes([row["category"] for row in report["categories"]])
+    return {"source": paper["source"], "columns": [*paper["methods"], THIS], "tables": tables, "notes": notes}
 
 
 def paper_tables(beside: dict[str, Any]) -> list[Table]:
@@ -75,6 +77,19 @@ def paper_tables(beside: dict[str, Any]) -> list[Table]:
             table.add_row(plain(name), *map(number, values), style="bold" if name.startswith(MEAN) else "")
         tables.append(table)
     return tables
+
+
+def _notes(ours: list[str]) -> list[str]:
+    """What stands between our means and the paper's."""
+    missing = [name for name in categories() if name not in ours]
+    others = [name for name in ours if name not in categories()]
+    notes = []
+    if missing:
+        there = len(categories()) - len(missing)
+        notes.append(f"ours are {there} of the paper's {len(categories())} categories, without {', '.join(missing)}")
+    if others:
+        notes.append(f"not among the paper's categories, and so not in its tables: {', '.join(others)}")
+    return notes
 
 
 def _defined(value: float | None) -> bool:

@@ -20,6 +20,8 @@ from agvas_runtime.evaluate.score import Record, Scored
 from agvas_runtime.files import write_whole
 from agvas_runtime.metrics import Pixels
 
+SETTINGS = "settings.json"
+
 
 class Finished(NamedTuple):
     """A category that is done."""
@@ -32,8 +34,16 @@ class Finished(NamedTuple):
 
 def open_unfinished(out: Path, settings: Mapping[str, Any], resume: bool) -> Path:
     """The folder OUT/unfinished for an evaluation with these settings, which begins or goes on. Raises InputError."""
+    check_out(out, settings, resume)
     folder = out / "unfinished"
-    file = folder / "settings.json"
+    write_whole(folder / SETTINGS, json.dumps(settings, indent=2).encode())
+    return folder
+
+
+def check_out(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
+    """Raise InputError where no evaluation with these settings can begin or go on; makes nothing."""
+    folder = out / "unfinished"
+    file = folder / SETTINGS
     begun = folder.is_dir() and any(path != file for path in folder.iterdir())
     if not begun:
         earlier = [name for name in ("pictures", "results.json") if _holds(out / name)]
@@ -43,8 +53,6 @@ def open_unfinished(out: Path, settings: Mapping[str, Any], resume: bool) -> Pat
         raise InputError(f"{folder}: holds an interrupted evaluation; go on with --resume, or delete it")
     else:
         _check_same(file, settings)
-    write_whole(file, json.dumps(settings, indent=2).encode())
-    return folder
 
 
 def _holds(path: Path) -> bool:

@@ -114,7 +114,8 @@ def _texts(turn: Turn, prompter: Prompter) -> tuple[tuple[int, ...], list[int], 
         asked = prompter.prompt(question)
         said.append(((*asked.before, *asked.after), prompter.answer(answer, anchors=False)))
     text = [token for pair in said for ids in pair for token in ids]
-    taught = [its for pair in said for its, ids in zip((False, True), pair, strict=True) for _ in ids]
+    its_own = (False, not turn.maps_only)
+    taught = [its for pair in said for its, ids in zip(its_own, pair, strict=True) for _ in ids]
     return first.before, text, taught
 
 
@@ -158,7 +159,7 @@ def collate(examples: Sequence[Example], config: ModelConfig) -> Batch:
         if e.anchors:
             kinds = tuple(kind for kind, _ in e.anchors)
             groups.setdefault(kinds, []).append((sample, [position - shift for _, position in e.anchors]))
-    samples, positions, predicted = (torch.tensor(column) for column in zip(*predictors, strict=True))
+    samples, positions, predicted = torch.tensor(predictors, dtype=torch.int64).reshape(-1, 3).T
     return Batch(
         semantic=torch.from_numpy(np.stack([e.semantic for e in examples])),
         pixel=torch.from_numpy(np.stack([e.pixel for e in examples])),

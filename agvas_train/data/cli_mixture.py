@@ -23,7 +23,9 @@ from agvas_train.options import make_config, read_options, recipe_path, with_dat
 def mixture(
     recipe: Annotated[str, typer.Argument(help="A recipe of agvas-train: a YAML file, or a shipped one's name.")],
     root: Annotated[str | None, typer.Option(help="Folder of the data sets, instead of the recipe's.")] = None,
-    samples: Annotated[int, typer.Option(min=0, help="How many samples to decode and show, the run's first.")] = 10,
+    samples: Annotated[
+        int, typer.Option(min=0, max=64, help="How many samples to decode and show, the run's first.")
+    ] = 10,
     draws: Annotated[int, typer.Option(min=1, help="How many draws to count; nothing is decoded for them.")] = 20_000,
     out: Annotated[Path, typer.Option(help="Picture of the samples: image with mask, instruction, answer.")] = Path(
         "mixture.png"

@@ -1,16 +1,19 @@
 """What is asked about a sample and what is answered, put together online from templates (paper, section A.1).
 
-Samples of the public sets and synthetic ones come here alike. The paper's templates stand in `templates.json`; the few
-below are ours.
+Samples of the public sets and synthetic ones come here alike. The templates stand in the runtime's `templates.json`,
+which every checkpoint carries; how a question ends that is answered by a region, in `endings.json`: only training needs
+that, and checkpoints of before do not have it.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from importlib.resources import files
 
 from agvas_runtime.errors import InputError
 from agvas_runtime.modes import MAX_LOOK_CHARACTERS, with_normal_look
@@ -18,7 +21,7 @@ from agvas_runtime.prompts import MAX_INSTRUCTION_CHARACTERS, check_text
 from agvas_runtime.templates import CLASS_FIELD, Templates
 from agvas_train.data.sets.conversations import IMAGE
 from agvas_train.data.sets.registry import Group
-from agvas_train.data.sets.sample import ALL_ANCHORS, SEG_ALONE, Mask, Region, Sample
+from agvas_train.data.sets.sample import ALL_ANCHORS, Mask, Region, Sample
 
 
 class Task(str, Enum):
@@ -53,6 +56,7 @@ class Turn:
         mask: bool [H, W] that the anchors stand for, or None when the answer holds none.
         ignore: bool [H, W] of pixels that count neither way; None where all count.
         more: the questions and answers that follow; their texts hold no anchors.
+        maps_only: the answer's words are not taught, only the maps of its anchors (ours).
     """
 
     task: Task
@@ -62,12 +66,14 @@ class Turn:
     mask: Mask | None
     ignore: Mask | None = None
     more: tuple[tuple[str, str], ...] = ()
+    maps_only: bool = False
 
 
 _ANCHOR = re.compile(rf"\[({'|'.join(ALL_ANCHORS)})\]")
-_ENDS = ("Please respond with segmentation mask.", "Please output segmentation mask.")
-_ENDS_EXPLAINED = ("Please output segmentation mask and explain why.", "Please segment it and explain the reason.")
-"""What follows a question that is answered by a region."""
+ENDINGS = json.loads(files("agvas_train.data").joinpath("endings.json").read_text(encoding="utf-8"))
+MOST_QUESTION_BYTES = 1000
+"""Of a question that is answered in words alone. A byte-level tokenizer makes at most as many tokens of it, and 1024 of
+question and answer together are kept: behind a longer question nothing of the answer might be left."""
 
 
 def draw_task(mixture: Mapping[Task, float], rng: random.Random) -> Task:
@@ -78,7 +84,9 @@ def draw_task(mixture: Mapping[Task, float], rng: random.Random) -> Task:
 def draw_turn(
     task: Task, sample: Sample, templates: Templates, rng: random.Random, *, default_share: float = 0
 ) -> Turn | None:
-    """A random turn of a task about a sample; None where the sample has nothing for the task.
+    """A random turn of a task about a sample; None where the sample is sound but has nothing for the task.
+
+    That is so, too, where the question is longer than a user could send, or than leaves room for the answer.
 
     Args:
         default_share: share of the direct instructions that are the default one, beside those that chance makes so.
@@ -92,9 +100,10 @@ def draw_turn(
         turn = _conversation(sample)
     else:
         turn = _anomaly_turn(task, sample, templates, rng, default_share)
-    if turn is not None:
-        _check(turn, sample)
-    return turn
+    if turn is None or len(turn.instruction) > MAX_INSTRUCTION_CHARACTERS:
+        return None
+    _check(turn, sample)
+    return turn if turn.anchors or len(turn.instruction.encode()) <= MOST_QUESTION_BYTES else None
 
 
 def _region_turn(sample: Sample, templates: Templates, rng: random.Random) -> Turn | None:
@@ -112,9 +121,10 @@ def _region_turn(sample: Sample, templates: Templates, rng: random.Random) -> Tu
 def _about(region: Region, templates: Templates, rng: random.Random) -> str:
     """An instruction to segment a region, by one of its names or sentences."""
     phrases = [phrase.strip() for phrase in region.phrases if phrase.strip()]
+    # a choice of one would draw all the same, and so change whatever a synthetic sample draws next
     phrase = rng.choice(phrases) if len(phrases) > 1 else phrases[0]
     if region.is_sentence:
-        return f"{phrase} {rng.choice(_ENDS_EXPLAINED if region.explanation else _ENDS)}"
+        return f"{phrase} {rng.choice(ENDINGS['explained' if region.explanation else 'plain'])}"
     return rng.choice(templates.general_instructions).replace(CLASS_FIELD, phrase.removeprefix("the "))
 
 
@@ -125,7 +135,8 @@ def _anomaly_turn(
     if anomaly is None or (anomaly.present and anomaly.mask is None):
         return None
     lists = {Task.DIRECT: templates.direct_instructions, Task.EXPLAIN: templates.explain_instructions}
-    instruction, class_name = templates.draw_instruction(lists.get(task, templates.describe_instructions), rng)
+    describe = (*templates.describe_instructions, *templates.quoted_instructions)
+    instruction, class_name = templates.draw_instruction(lists.get(task, describe), rng)
     if task is Task.DIRECT and default_share and rng.random() < default_share:
         instruction, class_name = templates.default_instruction, templates.default_class
     if task is Task.DESCRIBE_PLUS and caption:
@@ -148,7 +159,7 @@ def _told_first(look: str, instruction: str) -> str:
 
 
 def _conversation(sample: Sample) -> Turn | None:
-    """All questions and answers up to the first that a user could not send, or that is not answered."""
+    """The first question and answer, and all up to the next that a user could not send, or that is not answered."""
     texts = [message.text.replace(IMAGE, "").strip() for message in sample.conversation]
     pairs = list(zip(texts[::2], texts[1::2], strict=False))
     good = next((number for number, pair in enumerate(pairs) if not _usable(*pair)), len(pairs))
@@ -170,14 +181,16 @@ def _check(turn: Turn, sample: Sample) -> None:
     """Raise InputError where a turn cannot be taught as it is: it would be asked otherwise, or mean nothing."""
     try:
         check_text("instruction", turn.instruction, MAX_INSTRUCTION_CHARACTERS)
+        check_text("answer", turn.answer, len(turn.answer))
+        for number, pair in enumerate(turn.more, 2):
+            for text in pair:
+                check_text(f"turn {number}", text, len(text))
     except InputError as error:
         raise InputError(f"{sample.source}: {error}") from None
-    if not turn.answer:
-        raise InputError(f"{sample.source}: found an empty answer, expected words")
     if turn.mask is None:
         return
     if not turn.mask.any():
         raise InputError(f"{sample.source}: found an empty mask, expected the defect's pixels")
-    found, expected = tuple(_ANCHOR.findall(turn.answer)), SEG_ALONE if turn.task is Task.GENERAL else ALL_ANCHORS
-    if found != expected:
-        raise InputError(f"{sample.source}: found the anchors {found} in the answer, expected {expected}")
+    found = tuple(_ANCHOR.findall(turn.answer))
+    if found != sample.anchors:
+        raise InputError(f"{sample.source}: found the anchors {found} in the answer, expected {sample.anchors}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -43,7 +45,7 @@ def load_batches(
     """
     templates = checkpoint.templates
     stream = TurnStream(
-        SynthTurns(templates, config.mixture, config.synth, config.seed)
+        SynthTurns(templates, config.mixture, config.synth, config.seed, config.empty_maps)
         if sets is None
         else _mixture(config, sets, templates),
         config=checkpoint.config.model,
@@ -56,14 +58,31 @@ def load_batches(
         world=parallel.accelerator.num_processes,
         overfit=config.overfit,
     )
-    loader: DataLoader[Batch | InputError] = DataLoader(
-        stream,
-        batch_size=None,
-        num_workers=config.workers,
-        prefetch_factor=4 if config.workers else None,
-        generator=torch.Generator(),  # else it draws from the global state, which belongs to dropout
-    )
-    for batch in loader:
+    for batch in start_loading(stream, config.workers):
         if isinstance(batch, InputError):
             raise batch
         yield batch
+
+
+def start_loading(stream: TurnStream, workers: int) -> Iterator[Batch | InputError]:
+    """What so many loading processes make of a stream, or this process where there are none.
+
+    On Linux they are forked, and share the lists that were read before; elsewhere each reads its own.
+    """
+    forked = workers > 0 and sys.platform == "linux"
+    loader: DataLoader[Batch | InputError] = DataLoader(
+        stream,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        multiprocessing_context="fork" if forked else None,  # Python 3.14's default is another
+        generator=torch.Generator(),  # else it draws from the global state, which belongs to dropout
+    )
+    if not forked:
+        return iter(loader)
+    gc.collect()
+    gc.freeze()  # else a collection in a loading process would write to all objects, and so copy what is shared
+    try:
+        return iter(loader)
+    finally:
+        gc.unfreeze()

@@ -14,7 +14,7 @@ from agvas_runtime.templates import Templates
 from agvas_train.data import synth
 from agvas_train.data.conversation import Task, Turn, draw_task, draw_turn
 from agvas_train.data.sets.outlines import Painted
-from agvas_train.data.sets.sample import ALL_ANCHORS, Anomaly, Message, Region, Sample, Source
+from agvas_train.data.sets.sample import ALL_ANCHORS, SEG_ALONE, Anomaly, Message, Region, Sample, Source
 from agvas_train.data.synth import SynthConfig, generate
 
 DEFAULT_SHARE = 0.3
@@ -32,13 +32,17 @@ class SynthTurns:
     Args:
         mixture: weight of each task.
         config: what the images are like.
+        empty_maps: share of the direct turns about normal images that teach empty maps, and no words.
     """
 
-    def __init__(self, templates: Templates, mixture: Mapping[Task, float], config: SynthConfig, seed: int) -> None:
+    def __init__(
+        self, templates: Templates, mixture: Mapping[Task, float], config: SynthConfig, seed: int, empty_maps: float = 0
+    ) -> None:
         self.templates = templates
         self.mixture = dict(mixture)
         self.config = config
         self.seed = seed
+        self.empty_maps = empty_maps
 
     def turn(self, index: int) -> tuple[NDArray[np.uint8], Turn]:
         """Image, uint8 RGB [H, W, 3], and turn of one index."""
@@ -47,12 +51,25 @@ class SynthTurns:
         while True:  # another sample rather than another task: the shares are the mixture's
             made = generate(self.seed, index, self.config)
             sample = as_sample(made, self.seed, index)
+            if task is Task.GENERAL:
+                sample = replace(sample, anchors=SEG_ALONE)  # its regions are asked for, not its defects
             if task is Task.CONVERSATION:
                 sample = replace(sample, conversation=_talk(made, self.templates, rng))
             turn = draw_turn(task, sample, self.templates, rng, default_share=DEFAULT_SHARE)
             if turn is not None:
-                return made.image, turn
+                return made.image, self._with_empty_map(turn, made, rng)
             index += OTHER_SAMPLE
+
+    def _with_empty_map(self, turn: Turn, made: synth.Sample, rng: random.Random) -> Turn:
+        """The turn, or in its place one that has maps to be taught where there is nothing to be found (ours).
+
+        A model that answers a normal image in spite of all then has an empty map for it.
+        """
+        normal = turn.task is Task.DIRECT and turn.mask is None
+        if not normal or not self.empty_maps or rng.random() >= self.empty_maps:
+            return turn
+        answer = rng.choice(self.templates.direct_answers)
+        return replace(turn, answer=answer, anchors=True, mask=np.zeros_like(made.mask), maps_only=True)
 
 
 def as_sample(made: synth.Sample, seed: int, index: int) -> Sample:

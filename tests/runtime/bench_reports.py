@@ -43,6 +43,7 @@ def engine_report(names: dict[str, float], frames: int = 400) -> dict[str, Any]:
         "frames": frames,
         "warmup": 20,
         "spread_s": 20.0,
+        "bouts_began_s": [1e9 + bout for bout in range(-(-frames // 20))],
         "threads": 2,
         "images": "generated",
         "frame_bytes_mean": 30720.5,

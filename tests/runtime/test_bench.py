@@ -15,9 +15,9 @@ from agvas_runtime import console
 from agvas_runtime.bench import table
 from agvas_runtime.bench.cli import app
 from agvas_runtime.bench.engines import Options, bench_engines
-from agvas_runtime.bench.figures import PERCENTILES
+from agvas_runtime.bench.figures import BOUT, PERCENTILES
 from agvas_runtime.bench.frames import bench_frames, generated_frame
-from agvas_runtime.bench.latency import BOUT, WHOLE_CALL, race, samples, stages
+from agvas_runtime.bench.latency import WHOLE_CALL, race, samples, stages
 from agvas_runtime.bench.machine import describe_machine, git_commit
 from agvas_runtime.bench.quality import compare_masks
 from agvas_runtime.bench.throughput import measure_throughput
@@ -35,13 +35,17 @@ STAGES = ("decode", "preprocess", "encoders", "spam", "llm", "text", "decoder", 
 def test_contenders_take_turns_and_whoever_begins_is_drawn():
     turns = []
     machine = race(tracks_of("ab", turns), frames_of(b"0", b"1"), 1, 20)
-    assert turns[:4] == [("a", b"0"), ("b", b"0"), ("a", b"0"), ("b", b"0")]  # first calls, then the warm-up
-    pairs = [turns[place : place + 2] for place in range(4, len(turns), 2)]
+    assert turns[:6] == [("a", b"0"), ("b", b"0")] * 3  # first calls, the warm-up, the bout's first that is not kept
+    pairs = [turns[place : place + 2] for place in range(6, len(turns), 2)]
     assert [sorted(pair) for pair in pairs] == [
         [("a", frame), ("b", frame)] for _, frame in zip(range(20), cycle([b"0", b"1"]), strict=False)
     ]
     assert {pair[0] for pair in pairs} == {("a", b"0"), ("b", b"0"), ("a", b"1"), ("b", b"1")}
-    assert {name: len(values) for name, values in machine.items()} == {"yardstick_ms": 20, "elsewhere_ms": 20}
+    assert {name: len(values) for name, values in machine.items()} == {
+        "bouts_began_s": 1,
+        "yardstick_ms": 20,
+        "elsewhere_ms": 20,
+    }
     assert min(machine["yardstick_ms"]) > 0
 
 
@@ -52,14 +56,16 @@ def test_first_calls_and_warm_up_are_not_counted():
     assert stages(track.calls)["decode"] == {**dict.fromkeys(PERCENTILES, 1.0), "mean": 1.0}
 
 
-def test_bouts_are_spread_and_a_call_after_a_rest_is_not_counted():
+def test_bouts_are_spread_and_their_first_calls_are_not_counted():
     turns = []
     tracks = tracks_of("ab", turns)
     began = time.perf_counter()
-    race(tracks, frames_of(b"0"), 0, 2 * BOUT, spread_s=1.0)
+    machine = race(tracks, frames_of(b"0"), 0, 2 * BOUT, spread_s=1.0)
     assert time.perf_counter() - began >= 0.5  # the second of two bouts begins after half of it
     assert [len(track.calls) for track in tracks] == [2 * BOUT] * 2
-    assert len(turns) == 2 * (1 + BOUT + 1 + BOUT)
+    assert len(turns) == 2 * (1 + 2 * (1 + BOUT))
+    first, second = machine["bouts_began_s"]
+    assert second - first >= 0.5
     race(tracks, frames_of(b"0"), 0, BOUT, spread_s=1e9)  # one bout is spread over nothing
 
 

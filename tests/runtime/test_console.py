@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -51,6 +52,16 @@ def left(*args):
 def test_exit_codes(capfd, how, code, line):
     assert left("leave", how) == code
     assert capfd.readouterr() == ("", line)
+
+
+def test_kept_notes_are_those_of_one_thread_inside_the_block(capfd):
+    with console.kept_notes() as kept:
+        console.note("here")
+        other = threading.Thread(target=console.note, args=("there",))
+        other.start()
+        other.join()
+    console.note("afterwards")
+    assert (kept, capfd.readouterr().err) == (["here"], "there\nafterwards\n")
 
 
 def test_a_mistyped_command_gets_a_suggestion(capfd):

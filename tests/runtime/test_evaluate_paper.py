@@ -16,6 +16,7 @@ from agvas_runtime.evaluate.cli import app
 from agvas_runtime.evaluate.paper import beside_paper, categories, paper_figures
 from agvas_runtime.evaluate.report import PAPER, as_report
 from agvas_runtime.evaluate.run import evaluate_dataset
+from agvas_runtime.evaluate.sources import Maps
 from tests.runtime.red_source import Red, save
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -98,11 +99,16 @@ def test_ours_stand_behind_theirs_and_what_is_not_there_is_none(tmp_path):
     assert rows["mean"][-2:] == [87.7, None]
     assert rows["mean of 2"][-2:] == pytest.approx([(97.0 + 93.8) / 2, 50.0])
     assert beside["tables"]["iou_ano"]["rows"]["tile"][-1] == pytest.approx(50)
+    few, others = beside["notes"]
+    assert few.startswith("ours are 2 of the paper's 15 categories, without bottle, cable, ")
+    assert others == "not among the paper's categories, and so not in its tables: gear"
 
 
 def test_with_all_fifteen_there_is_one_mean(tmp_path):
     report = reported(fill(tmp_path / "data", [*categories(), "gear"]))
-    rows = beside_paper(report)["tables"]["iou_nor"]["rows"]
+    beside = beside_paper(report)
+    assert beside["notes"] == ["not among the paper's categories, and so not in its tables: gear"]
+    rows = beside["tables"]["iou_nor"]["rows"]
     assert list(rows) == [*categories(), "mean"]
     assert rows["mean"][-1] == pytest.approx(100 * 14 / 15)
 
@@ -129,6 +135,7 @@ def test_the_command_prints_the_four_tables(capfd, tmp_path):
     assert heads == ["object", *paper_figures()["methods"], "this"]
     assert next(line.split() for line in last if line.strip().startswith("tile"))[-2:] == ["97.0", "0.0"]
     assert next(line.split() for line in last if line.strip().startswith("wood"))[-2:] == ["100.0", "n/a"]
+    assert "ours are 2 of the paper's 15 categories, without bottle, " in err
     assert "--limit" not in err
     _, _, err = command(capfd, data, *options, "--size", 8)
     assert "ours are of some images (--limit) or at another size (--size)" in err
@@ -202,6 +209,40 @@ def test_one_command_scores_every_test_set_and_prints_the_papers_tables(capfd, t
     assert (tmp_path / "out/mvtec/pictures/tile_sheet.jpg").is_file()
     code, printed, _ = command(capfd, tree, "--benchmarks", "--maps", maps, "--json")
     assert (code, json.loads(printed)["paper"]) == (0, results["paper"])
+
+
+def test_maps_of_a_set_that_the_papers_own_list_names_lie_in_one_folder_of_its_name(tree, tmp_path):
+    maps, place = Maps(maps_of(tree / "anomaly_seg", tmp_path / "maps")), tree / "anomaly_seg/mvtec"
+    before = evaluate_benchmarks(maps, find_benchmarks(tree), None)
+    listed = {}
+    for item in load_dataset(place).items:
+        mask = f"mvtec/{item.mask.relative_to(place)}" if item.mask else ""
+        record = {"img_path": f"mvtec/{item.name}", "mask_path": mask, "specie_name": item.kind}
+        listed.setdefault(item.category, []).append(record | {"anomaly": int(item.anomalous)})
+    (tree / "anomaly_seg/meta_mvtec.json").write_text(json.dumps({"train": {}, "test": listed}))
+    datasets = find_benchmarks(tree)
+    assert {item.name.split("/")[0] for item in datasets[0].items} == {"mvtec"}
+    assert evaluate_benchmarks(maps, datasets, None)["paper"] == before["paper"]
+
+
+def test_every_sets_place_is_looked_at_before_the_first_is_scored(tree, tmp_path):
+    (tmp_path / "out/KSDD2").mkdir(parents=True)
+    (tmp_path / "out/KSDD2/results.json").write_text("{}")
+    source = Red()
+    with pytest.raises(InputError, match=r"KSDD2/results.json: holds an earlier evaluation's results.json; name"):
+        evaluate_benchmarks(source, find_benchmarks(tree), tmp_path / "out")
+    assert source.asked == []
+    assert not (tmp_path / "out/mvtec").exists()
+
+
+def test_a_set_as_it_is_downloaded_is_one_line_that_says_what_to_do(capfd, tree, tmp_path):
+    split = tree / "anomaly_seg/visa/split_csv/1cls.csv"
+    split.parent.mkdir(parents=True)
+    split.write_text("object,split,label,image,mask\n")
+    code, out, err = command(capfd, tree, "--benchmarks", "--maps", tmp_path)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"error: {tree}/anomaly_seg/visa: no data set here ")
+    assert "; agvas-data standardize visa makes one of the original download" in err
 
 
 def without_times(results):

@@ -192,7 +192,7 @@ def test_a_planted_checkpoint_says_so_everywhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--preset", "8b"], "preset 8b: expected one of tiny, 0.5b, 7b"),
+        (["--preset", "8b"], "preset 8b: expected one of tiny, tiny-conv, 0.5b, 7b"),
         (["--preset", "tiny"], "--llava and --pixel are missing"),
         (["--preset", "tiny", "--llava", "{llava}"], "--llava and --pixel are missing"),
         (["--preset", "tiny", "--random-weights", "0", "--llava", "x"], "can't use --random-weights beside --llava"),

@@ -17,7 +17,7 @@ TEXT_TOKENS = 47
 
 
 def by_part(preset: str, **options: int) -> dict[str, PartCost]:
-    config = PRESETS[preset](1536) if preset == "tiny" else PRESETS[preset]()
+    config = PRESETS[preset]()
     return {cost.part: cost for cost in model_cost(config, text_tokens=TEXT_TOKENS, **options)}
 
 
@@ -88,10 +88,10 @@ def test_parameters_are_those_of_the_librarys_own_classes(preset: str, request: 
     assert cost["token_embeddings"].parameters + cost["language_model"].parameters == count(qwen)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "0.5b", "7b"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_every_parameter_belongs_to_one_part(preset: str) -> None:
     cost = by_part(preset)
-    config = PRESETS[preset](1536) if preset == "tiny" else PRESETS[preset]()
+    config = PRESETS[preset]()
     with torch.device("meta"):
         model = build_agvas(config)
     assert list(cost) == [*PARTS, "total"]

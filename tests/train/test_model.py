@@ -8,7 +8,7 @@ from torch import nn
 
 from agvas_train.checkpoint import Checkpoint, default_checkpoint_path, load_checkpoint
 from agvas_train.data.batch import _cells
-from agvas_train.model import PRESETS, build_agvas
+from agvas_train.model import FROM_SCRATCH, PRESETS, build_agvas
 from agvas_train.model.spam import SPAM
 from agvas_train.model.transformer import RandomPositionEncoding
 
@@ -43,14 +43,16 @@ def test_large_presets_are_only_other_numbers(preset: str, part: str, millions: 
     assert count / 1e6 == pytest.approx(millions, rel=0.005)
 
 
-def test_tiny_stays_within_its_budget() -> None:
+@pytest.mark.parametrize("preset", FROM_SCRATCH)
+def test_tiny_presets_stay_within_their_budget(preset: str) -> None:
     """At most 1.5 GFLOP a frame and 2 M parameters (4 bytes each in the checkpoint)."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = build_agvas(PRESETS["tiny"](1536))
+    config = PRESETS[preset]()
+    model, side = build_agvas(config), config.pixel_view.size
     assert sum(p.numel() for p in model.parameters()) < 2e6
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        visual = model.encode(torch.zeros(1, 3, 96, 96), torch.zeros(1, 3, 256, 256))
+        visual = model.encode(torch.zeros(1, 3, 96, 96), torch.zeros(1, 3, side, side))
         texts = model.embed(torch.zeros(1, 200, dtype=torch.long))
         states = model.hidden_states(torch.cat((visual.tokens, texts), dim=1))
         model.logits(states[:, -180:])

@@ -88,7 +88,7 @@ def _changes_at(share: float, old: Found, new: Found) -> list[Change]:
         allowed = ALLOWED if apart == 1 else ALLOWED_APART
         few = min(len(old[of, what].values_ms), len(new[of, what].values_ms)) < FEWEST
         unclear = few or (what == "call" and all_graphs[of] != 1)
-        verdict = Verdict.UNCLEAR if unclear else _judged(ratios[of, what] / apart, allowed)
+        verdict = Verdict.UNCLEAR if unclear else judged(ratios[of, what] / apart, allowed)
         found.append(Change(of, what, *times[of, what], ratios[of, what], apart, allowed, verdict))
     return found
 
@@ -106,7 +106,7 @@ def load_changes(old: Found, new: Found) -> list[Change]:
     for key in (key for key in old if key in new):
         before, after = (_percentile(each[key], 50) for each in (old, new))
         few = min(len(each[key].values_ms) for each in (old, new)) < FEWEST
-        verdict = Verdict.UNCLEAR if few else _judged(after / before, ALLOWED_SERVED)
+        verdict = Verdict.UNCLEAR if few else judged(after / before, ALLOWED_SERVED)
         found.append(Change(*key, before, after, after / before, 1.0, ALLOWED_SERVED, verdict))
     return found
 
@@ -128,7 +128,8 @@ def _together(ratios: Iterable[float]) -> float:
     return 1.0 if 1 / MOST_TOGETHER <= common <= MOST_TOGETHER else common
 
 
-def _judged(ratio: float, allowed: float) -> Verdict:
+def judged(ratio: float, allowed: float) -> Verdict:
+    """What a ratio says where noise explains `allowed` and its reciprocal."""
     return Verdict.SLOWER if ratio > allowed else Verdict.FASTER if ratio < 1 / allowed else Verdict.SAME
 
 

@@ -56,12 +56,20 @@ def fastest(*reports: dict[str, Any]) -> float | None:
     return min((float(np.median(each["yardstick_ms"])) for each in reports if each.get("yardstick_ms")), default=None)
 
 
+def times_of(report: dict[str, Any]) -> dict[tuple[str, str], list[float | None]]:
+    """Every stage of every contender of `engine`, turn by turn, milliseconds; None where a call had no such stage."""
+    return {
+        (contender["name"], stage): values
+        for contender in report["contenders"]
+        for stage, values in contender["samples"]["times_ms"].items()
+        if stage != "total"
+    }
+
+
 def _of_engines(report: dict[str, Any], fastest_ms: float | None) -> Iterator[Series]:
     quiet = quiet_turns(report, fastest_ms)
-    for contender in report["contenders"]:
-        for stage, values in contender["samples"]["times_ms"].items():
-            if stage != "total":
-                yield _series(contender["name"], stage, values, quiet)
+    for (name, stage), values in times_of(report).items():
+        yield _series(name, stage, values, quiet)
 
 
 def _of_loads(report: dict[str, Any]) -> Iterator[Series]:

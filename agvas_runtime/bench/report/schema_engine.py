@@ -1,9 +1,11 @@
 """What a report of `agvas-bench engine` must hold to be shown."""
 
+import math
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
+from agvas_runtime.bench.figures import BOUT
 from agvas_runtime.bench.report.schema_values import (
     Difference,
     Found,
@@ -161,6 +163,7 @@ class EngineReport(Head):
     frame_bytes_mean: Found
     base: str
     trie: Trie | None
+    bouts_began_s: list[float]
     yardstick_ms: list[Time]
     elsewhere_ms: list[Difference]
     contenders: Annotated[list[Contender], Field(min_length=1)]
@@ -169,6 +172,9 @@ class EngineReport(Head):
     def _same_turns(self) -> "EngineReport":
         machine = {"yardstick_ms": self.yardstick_ms, "elsewhere_ms": self.elsewhere_ms}
         check_lengths(machine, self.frames, "one for every turn")
+        check_lengths(
+            {"bouts_began_s": self.bouts_began_s}, math.ceil(self.frames / BOUT), f"one for {BOUT} turns each"
+        )
         for place, contender in enumerate(self.contenders):
             try:
                 contender.samples.check_turns(self.frames)

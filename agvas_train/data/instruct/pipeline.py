@@ -37,6 +37,8 @@ class Outcome:
     """None where nobody answered."""
     failed: bool = False
     """Whether the endpoint gave no answer."""
+    notes: tuple[str, ...] = ()
+    """What a worker on another machine had to say meanwhile."""
 
 
 def run(tasks: Sequence[Task], annotate: Callable[[Task], Outcome], ledger: Ledger, threads: int) -> Counter[str]:

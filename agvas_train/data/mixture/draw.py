@@ -53,13 +53,13 @@ class Mixture:
 
     A task is drawn by its weight, which are Table A.1's sampling rates; uniformly a set of the task's group; in the
     anomaly groups normal or anomalous with equal chance, where the set has both; uniformly a sample. One that cannot be
-    read, or has nothing for the task, gives its place to the next.
+    read, or has nothing for the task, gives its place to others of its part in an order drawn by seed and index.
 
     Args:
         sets: the sets that take part, by name.
         tasks: weight of each task; each of weight above 0 needs a set.
         unreadable_limit: how many unreadable samples of a set, or of its normal or its anomalous images, one process
-            puts up with: a share below 1, or a count from 1 on.
+            puts up with: below 1 a share of those it has met, from 1 on a count.
         report: told of each of them in one line.
 
     Raises:
@@ -112,7 +112,8 @@ class Mixture:
             turn = draw_turn(pick.task, sample, self.templates, random.Random(f"{self.seed}/{index}/turn"))
             return Drawn(pick, sample.source, side_by_side(sample.pixels), turn) if turn else None
 
-        return pick.part.samples.take(pick.place, use)
+        chance = f"{self.seed}/{index}/others"
+        return pick.part.samples.take(pick.place, use, chance=chance, purpose=f"the task {pick.task.value}")
 
     def turn(self, index: int) -> tuple[NDArray[np.uint8], Turn]:
         """Image, uint8 RGB [H, W, 3], and turn of one index. Raises as `draw`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from agvas_runtime import console
@@ -17,7 +17,8 @@ def wanted_sets(data: DataConfig, tasks: Mapping[Task, float]) -> tuple[list[str
     """The sets that take part, and those of Table A.1 that would but are not wholly there.
 
     Raises:
-        InputError: a named set does not exist, is for testing only or has no task; or a task has no set.
+        InputError: a named set does not exist, is for testing only, has no task or is not wholly there; or a task has
+            no set.
     """
     groups = {GROUPS[task] for task, weight in tasks.items() if weight > 0}
     root = Path(data.root)
@@ -26,6 +27,7 @@ def wanted_sets(data: DataConfig, tasks: Mapping[Task, float]) -> tuple[list[str
     names, missing = list(data.samples or data.sets or ()), []
     for name in names:
         _check_set(name, groups)
+        REGISTRY[name].require(root)
     if not names:
         listed = [entry for entry in REGISTRY.values() if entry.in_mixture and entry.group in groups]
         missing = [entry.name for entry in listed if entry.missing(root)]
@@ -53,17 +55,34 @@ def open_mixture(
     """The sets that take part, by name, their lists read; those of Table A.1 that are not there are told of once.
 
     Raises:
-        InputError: as `wanted_sets`; a named set is not there, its list cannot be read or is empty, or it has not as
-            many samples as when the run began.
+        InputError: as `wanted_sets`; a list of a set cannot be read or is empty, or a set has not as many samples as
+            when the run began.
     """
     names, missing = wanted_sets(data, tasks)
     if missing:
         report(f"{data.root}: left out of the mixture, not there: {', '.join(missing)}")
     opened = open_sets(data.root, names)
     for name, adapter in opened.items():
+        adapter.read_lists()
         expected = (data.samples or {}).get(name)
         if not len(adapter):
             raise InputError(f"{name}: found no samples in {data.root}, expected some")
         if expected not in (None, len(adapter)):
             raise InputError(f"{name}: found {len(adapter)} samples, expected {expected} as when the run began")
     return opened
+
+
+def check_alike(counts: Sequence[Mapping[str, int]]) -> None:
+    """Look whether every process has opened the same sets with as many samples.
+
+    Args:
+        counts: samples by set, of each process.
+
+    Raises:
+        InputError: two differ; their streams would not be one. The message names the first such set.
+    """
+    for process, found in enumerate(counts):
+        for name in {**counts[0], **found}:
+            if found.get(name) != counts[0].get(name):
+                here, there = (each.get(name, 0) for each in (found, counts[0]))
+                raise InputError(f"{name}: found {here} samples in process {process}, expected {there} as in process 0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,24 +14,39 @@ from numpy.typing import NDArray
 from agvas_train.data.sets.adapter import Counts
 from agvas_train.data.sets.json_ranges import elements, read_element
 from agvas_train.data.sets.outlines import paint
-from agvas_train.data.sets.reading import below, naming
+from agvas_train.data.sets.reading import Texts, below, naming
 from agvas_train.data.sets.sample import SEG_ALONE, Region, Sample, Size, Source
 
 
 @dataclass(frozen=True, eq=False)
 class CocoIndex:
-    """Where an image's annotations stand in the file; sorted by image, then as in the file."""
+    """Which images a file lists, and where their annotations stand in it; sorted by image, then as in the file."""
 
     path: Path
     categories: dict[int, str]
-    files: dict[int, tuple[str, Size]]
-    """File name and height and width of each image."""
+    names: Texts
+    """The images' file names, as in the file."""
+    sizes: NDArray[np.int64]
+    """[images, 2]: height and width of each."""
+    listed_ids: NDArray[np.int64]
+    """The images' ids in order."""
+    places: NDArray[np.int64]
+    """For each of these, its place in `names` and `sizes`."""
     image_ids: NDArray[np.int64]
     """Images with annotations, in the order of their ids."""
     firsts: NDArray[np.int64]
     """For each of these, its first row in `ranges`; one more at the end."""
     ranges: NDArray[np.int64]
     """[annotations, 2]: first byte and byte behind the last."""
+
+    def file(self, image_id: int) -> tuple[str, Size]:
+        """File name, and height and width, of an image; KeyError without it."""
+        at = int(np.searchsorted(self.listed_ids, image_id, "right")) - 1
+        if at < 0 or self.listed_ids[at] != image_id:
+            raise KeyError(image_id)
+        place = int(self.places[at])
+        height, width = self.sizes[place].tolist()
+        return self.names[place], (height, width)
 
     def annotations(self, image_id: int) -> list[dict[str, Any]]:
         """The annotations of an image. Raises InputError when the file was changed."""
@@ -45,20 +61,31 @@ class CocoIndex:
 def coco_index(path: Path) -> CocoIndex:
     """The index of a file, made once a process. Raises InputError when it is no COCO JSON."""
     categories: dict[int, str] = {}
-    files: dict[int, tuple[str, Size]] = {}
-    rows: list[tuple[int, int, int]] = []
+    names, images, rows = Texts(), array("q"), array("q")
     with naming(path):
         for kind, start, end, value in elements(path):
             if kind == "categories":
                 categories[value["id"]] = value["name"].strip()
             elif kind == "images":
-                files[value["id"]] = (value["file_name"], (int(value["height"]), int(value["width"])))
+                names.append(value["file_name"])
+                images.extend((int(value["id"]), int(value["height"]), int(value["width"])))
             elif kind == "annotations":
-                rows.append((value["image_id"], start, end))
-    table = np.array(rows, np.int64).reshape(-1, 3)
+                rows.extend((int(value["image_id"]), start, end))
+    listed, table = (np.array(each, np.int64).reshape(-1, 3) for each in (images, rows))
+    order = np.argsort(listed[:, 0], kind="stable")
     table = table[np.argsort(table[:, 0], kind="stable")]
     image_ids, firsts = np.unique(table[:, 0], return_index=True)
-    return CocoIndex(path, categories, files, image_ids, np.append(firsts, len(table)), table[:, 1:])
+    return CocoIndex(
+        path,
+        categories,
+        names,
+        sizes=listed[:, 1:].copy(),
+        listed_ids=listed[order, 0],
+        places=order,
+        image_ids=image_ids,
+        firsts=np.append(firsts, len(table)),
+        ranges=table[:, 1:].copy(),
+    )
 
 
 def part_phrases(category: str) -> tuple[str, ...]:
@@ -81,6 +108,10 @@ class CocoParts:
     def __len__(self) -> int:
         return len(coco_index(self.annotations).image_ids)
 
+    def read_lists(self) -> None:
+        """The file of images and annotations."""
+        coco_index(self.annotations)
+
     def sample(self, index: int) -> Sample:
         """A region for each category in the image."""
         coco = coco_index(self.annotations)
@@ -88,7 +119,7 @@ class CocoParts:
         source = f"{self.annotations}: image {image_id}"
         outlined: dict[int, list[Any]] = {}
         with naming(source):
-            file, size = coco.files[image_id]
+            file, size = coco.file(image_id)
             for annotation in coco.annotations(image_id):
                 outlined.setdefault(annotation["category_id"], []).append(annotation["segmentation"])
             regions = tuple(

@@ -37,6 +37,10 @@ class RecordsOfImages:
     def __len__(self) -> int:
         return len(records(self.file))
 
+    def read_lists(self) -> None:
+        """The places of the records."""
+        records(self.file)
+
 
 @dataclass(frozen=True)
 class Conversations(RecordsOfImages):
@@ -99,6 +103,10 @@ class ConversationMix:
 
     def __len__(self) -> int:
         return sum(len(part) for part in self._parts)
+
+    def read_lists(self) -> None:
+        """The mixture and the places of its files' records."""
+        _mixed(self)
 
     def sample(self, index: int) -> Sample:
         """A conversation; the files follow one another as listed."""

@@ -32,6 +32,8 @@ from agvas_train.data.synth.notes import Caption
 
 TEXTS = ("Expectation", "Observation", "Diagnosis", "Summary", "Explanation")
 GROUP = "[NOR][ANO][SEG]"
+UNREADABLE = (InputError, KeyError, TypeError, IndexError)
+"""What a broken record raises. It is its own sample's fault, and no reason to do without the others."""
 Field = Literal[
     "image", "mask", "category", "exists", "Expectation", "Observation", "Diagnosis", "Summary", "Explanation"
 ]
@@ -62,6 +64,10 @@ class Instruct:
     def __len__(self) -> int:
         return len(_records(self.file))
 
+    def read_lists(self) -> None:
+        """The mapping, the places of the records, and which of them are of normal images."""
+        _normal(self.file)
+
     def sample(self, index: int) -> Sample:
         """One image with its mask and texts; a record of a normal image has no mask.
 
@@ -91,20 +97,22 @@ class Instruct:
     def half(self, *, anomalous: bool) -> Subset:
         """The records of normal images, or of defects; one that says neither is among the latter."""
         normal = _normal(self.file)
-        defects = np.setdiff1d(np.arange(len(self)), normal, assume_unique=True)
-        return Subset(self, (defects if anomalous else normal).tolist())
+        if not anomalous:
+            return Subset(self, normal, "normal")
+        return Subset(self, np.setdiff1d(np.arange(len(self)), normal, assume_unique=True), "anomalous")
 
     def describe(self) -> Counts:
-        """Records with and without defect, and categories; reads every record."""
-        mapping = read_mapping(self.file)
+        """Records with and without defect, and categories, as far as the records can be read; reads every one."""
+        mapping, found = read_mapping(self.file), _records(self.file)
         categories: set[str] = set()
-        anomalous = 0
-        for index in range(len(self)):
-            with naming(f"{self.file}, record {index}"):
-                record = _records(self.file)[index]
+        anomalous = normal = 0
+        for index in range(len(found)):
+            with suppress(*UNREADABLE):
+                record = found[index]
+                exists = bool(mapping.find(record, "exists"))
                 categories.add(str(mapping.find(record, "category")))
-                anomalous += bool(mapping.find(record, "exists"))
-        return Counts(len(self), len(self), anomalous, len(self) - anomalous, anomalous, len(categories))
+                anomalous, normal = anomalous + exists, normal + (not exists)
+        return Counts(len(self), len(self), anomalous, normal, anomalous, len(categories))
 
 
 def mapping_file(file: Path) -> Path:
@@ -145,7 +153,7 @@ def _normal(file: Path) -> NDArray[np.int64]:
     mapping, found = read_mapping(file), _records(file)
     normal = []
     for index in range(len(found)):
-        with suppress(KeyError, TypeError, IndexError):  # the sample itself will say what is wrong with it
+        with suppress(*UNREADABLE):
             if mapping.find(found[index], "exists") is False:
                 normal.append(index)
     return np.array(normal, np.int64)

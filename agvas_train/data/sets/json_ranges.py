@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from array import array
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -36,6 +37,8 @@ def read_element(path: Path, start: int, end: int) -> Any:
         with path.open("rb") as file:
             file.seek(start)
             return json.loads(file.read(end - start))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: found no UTF-8 in the element at bytes {start} to {end} ({error})") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: changed while in use, bytes {start} to {end} are no JSON ({error})") from None
 
@@ -71,18 +74,19 @@ class Records:
 @cache
 def records(path: Path) -> Records:
     """The records of a file, found once a process. Raises InputError when it is neither a list nor JSON Lines."""
-    text = _text(path)
+    text, places = _text(path), array("q")
     try:
         at = _start(text)
-        found = list(_list(text, at) if text[at : at + 1] == "[" else _lines(text, at))
+        for _, start, end, _ in _list(text, at) if text[at : at + 1] == "[" else _lines(text, at):
+            places.extend((start, end))
     except (ValueError, IndexError, RecursionError) as error:
         raise InputError(f"{path}: found neither a JSON list nor JSON Lines ({error})") from None
-    starts, ends = np.array([each[1:3] for each in found], np.int64).reshape(-1, 2).T
+    starts, ends = np.array(places, np.int64).reshape(-1, 2).T
     return Records(path, starts, ends)
 
 
 def _text(path: Path) -> str:
-    """The file with a character a byte, so that places in the text are places in the file."""
+    """The file with a character a byte, so that places in the text are places in the file; both are held at once."""
     return read_bytes(path).decode("latin-1")
 
 

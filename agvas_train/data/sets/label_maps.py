@@ -14,7 +14,7 @@ from agvas_runtime.errors import InputError
 from agvas_runtime.frames import open_image, read_bytes
 from agvas_train.data.sets.adapter import Counts
 from agvas_train.data.sets.names import ADE20K, COCO_STUFF
-from agvas_train.data.sets.reading import naming, read_json, stems
+from agvas_train.data.sets.reading import Texts, naming, read_json, stems
 from agvas_train.data.sets.sample import SEG_ALONE, Mask, Region, Sample, Size, Source
 
 IGNORED = 255
@@ -54,6 +54,10 @@ class Ade20k:
     def __len__(self) -> int:
         return len(self._stems)
 
+    def read_lists(self) -> None:
+        """The images' names."""
+        _ = self._stems
+
     def sample(self, index: int) -> Sample:
         """A region for each name in the image. Raises InputError for ids above 150."""
         stem = self._stems[index]
@@ -68,7 +72,7 @@ class Ade20k:
         return Counts(len(self), len(self), len(masks), classes=len(ADE20K))
 
     @property
-    def _stems(self) -> tuple[str, ...]:
+    def _stems(self) -> Texts:
         return stems(self.root / "images" / "training", ".jpg")
 
 
@@ -82,6 +86,10 @@ class CocoStuff:
 
     def __len__(self) -> int:
         return len(stems(self.labels, ".png"))
+
+    def read_lists(self) -> None:
+        """The id maps' names."""
+        stems(self.labels, ".png")
 
     def sample(self, index: int) -> Sample:
         """A region for each name in the image that is not ignored. Raises InputError for ids from 182 to 254."""
@@ -104,6 +112,11 @@ class Mapillary:
 
     def __len__(self) -> int:
         return len(stems(self._labels, ".png"))
+
+    def read_lists(self) -> None:
+        """The id maps' names and the config."""
+        stems(self._labels, ".png")
+        _mapillary_names(self.root / "config_v2.0.json")
 
     def sample(self, index: int) -> Sample:
         """A region for each name in the image. Raises InputError for ids that the config lacks."""

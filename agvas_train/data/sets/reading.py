@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,30 @@ from agvas_runtime.frames import read_bytes
 from agvas_train.data.sets.sample import Size
 
 _ORIENTATION = 274
+
+
+class Texts:
+    """Texts in one piece of memory: each takes its UTF-8 and eight bytes.
+
+    As objects of their own they would take some 60 bytes more, and a loading process would copy each that it touches.
+    """
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        self._bytes, self._ends = bytearray(), array("q", (0,))
+        for text in texts:
+            self.append(text)
+
+    def append(self, text: str) -> None:
+        """One more at the end; halves of UTF-16 pairs are kept as they are."""
+        self._bytes += text.encode("utf-8", "surrogatepass")
+        self._ends.append(len(self._bytes))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        place = range(len(self))[index]
+        return self._bytes[self._ends[place] : self._ends[place + 1]].decode("utf-8", "surrogatepass")
 
 
 @contextmanager
@@ -38,9 +63,9 @@ def below(root: Path, name: str, source: object) -> Path:
 
 
 @cache
-def stems(folder: Path, suffix: str) -> tuple[str, ...]:
+def stems(folder: Path, suffix: str) -> Texts:
     """The names, without their suffix, of a folder's files of one suffix, in order; read once a process."""
-    return tuple(sorted(path.stem for path in folder.glob(f"*{suffix}") if not path.name.startswith(".")))
+    return Texts(sorted(path.stem for path in folder.glob(f"*{suffix}") if not path.name.startswith(".")))
 
 
 def read_json(path: Path) -> Any:

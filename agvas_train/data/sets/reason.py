@@ -28,6 +28,11 @@ class ReasonSeg:
     def __len__(self) -> int:
         return len(stems(self.root / self.split, ".jpg"))
 
+    def read_lists(self) -> None:
+        """The images' names and, for the training split, the explanations."""
+        stems(self.root / self.split, ".jpg")
+        self._explained()
+
     def sample(self, index: int) -> Sample:
         """A region that the image's texts ask for; the same once more for each explained question."""
         stem = stems(self.root / self.split, ".jpg")[index]
@@ -36,13 +41,16 @@ class ReasonSeg:
         with naming(labels):
             shape = Labelled(_painted(record["shapes"], image_size(image)), 1)
             regions = [Region(tuple(map(str, record["text"])), shape, bool(record["is_sentence"]))]
-        for query, explanation in _explanations(self.root).get(image.name, ()) if self.split == "train" else ():
+        for query, explanation in self._explained().get(image.name, ()):
             regions.append(Region((query,), shape, is_sentence=True, explanation=explanation))
         return Sample((image,), Source(self.name, labels, index), SEG_ALONE, tuple(regions))
 
     def describe(self) -> Counts:
         """Images, and how many have a file of outlines."""
         return Counts(len(self), len(self), len(stems(self.root / self.split, ".json")))
+
+    def _explained(self) -> dict[str, list[tuple[str, str]]]:
+        return _explanations(self.root) if self.split == "train" else {}
 
 
 def _painted(shapes: list[dict[str, Any]], size: Size) -> NDArray[np.uint8]:

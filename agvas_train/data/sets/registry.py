@@ -54,6 +54,11 @@ class SetEntry:
         """Which of the paths are not there."""
         return [each[0] for each in self.paths if not any((root / path).exists() for path in each)]
 
+    def require(self, root: Path) -> None:
+        """Raise InputError unless all of them are there."""
+        if missing := self.missing(root):
+            raise InputError(f"{self.name}: found no {', '.join(missing)} in {root}, expected it there")
+
     def is_there(self, root: Path) -> bool:
         """Whether its own files are there; what it shares with others may still be missing."""
         return any((root / path).exists() for path in self.paths[0])
@@ -214,7 +219,6 @@ def open_sets(root: Path | str, names: Iterable[str] | None = None) -> dict[str,
     opened = {}
     for name in names:
         entry = find_set(name)
-        if missing := entry.missing(root):
-            raise InputError(f"{name}: found no {', '.join(missing)} in {root}, expected it there")
+        entry.require(root)
         opened[name] = entry.open(root)
     return opened

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agvas_train.data.standardize.parts import Found, defective, find_pair
+from agvas_train.data.standardize.parts import Found, defective
+from agvas_train.data.standardize.search import find_pair
 
 RULE = "every image that has a mask; one category, no normal images"
 ISIC_RULE = f"{RULE}; the test images of 2016 where they are there, else those of 2018"

@@ -11,41 +11,42 @@ from numpy.typing import NDArray
 
 from agvas_runtime import console
 from agvas_runtime.errors import InputError
-from agvas_train.data.standardize.parts import (
-    GOOD,
-    Found,
-    Part,
-    balanced,
-    defective,
-    drawn,
-    images_in,
-    places,
-    truth_of,
-)
+from agvas_train.data.standardize.parts import GOOD, Found, Part, defective, ranked
+from agvas_train.data.standardize.search import images_in, levels
 
 CROPS = 2
 """Of a rail, with and without defect; 195 rails give about the 387 defective images that the paper's file lists."""
 RULE = (
     f"of every rail up to {CROPS} squares that hold a defect and cut none, and up to {CROPS} that hold none, placed by "
-    "the seed; then as many normal ones as defective ones, drawn by the seed; one category"
+    "the seed, apart where there is room; then as many normal ones as defective ones, drawn by the seed; one category"
 )
 
 
 def list_parts(source: Path, seed: int) -> Found:
-    """Squares of every rail. Raises InputError where this is no RSDDs, or a file cannot be read."""
+    """Squares of every rail. Raises InputError where this is no RSDDs, or rails are there in several places."""
     found, rails = Found(), []
-    for masks in filter(_is_truth, places(source)):
+    for masks in _truths(source):
         images = _images_of(masks)
         prefix = re.sub(r"[^\w-]+", "_", masks.parent.resolve().name) + "_"
         listed = defective(images, masks, "RSDD", prefix=prefix)
         rails += listed.parts
         found.left_out |= listed.left_out
-    if not rails:
-        raise InputError(f"{source}: found no ground truth folder, expected RSDDs' Type-I and Type-II with GroundTruth")
     for rail in console.progress(rails, "Cutting", len(rails)):
-        found.parts += crops(rail, truth_of(rail), seed)
-    found.parts = balanced(found.parts, seed)
+        truth = found.truth_of(rail)
+        if truth is not None:
+            found.parts += crops(rail, truth, seed)
     return found
+
+
+def _truths(source: Path) -> list[Path]:
+    """The folders of masks: of one set, so beside one another. Raises InputError."""
+    truths = [path for level in levels(source) for path in level if _is_truth(path) and images_in(path)]
+    if not truths:
+        raise InputError(f"{source}: found no ground truth folder, expected RSDDs' Type-I and Type-II with GroundTruth")
+    if len({path.parent.parent for path in truths}) > 1:
+        names = ", ".join(path.relative_to(source).as_posix() for path in truths)
+        raise InputError(f"{source}: found {names}, expected the types' folders side by side: name the one around them")
+    return truths
 
 
 def crops(rail: Part, truth: NDArray[np.bool_], seed: int) -> list[Part]:
@@ -61,9 +62,13 @@ def crops(rail: Part, truth: NDArray[np.bool_], seed: int) -> list[Part]:
 
 
 def _drawn(rail: Part, fit: NDArray[np.bool_], what: str, side: int, across: int, seed: int) -> list[Part]:
-    """Some of the squares whose first rows fit."""
-    starts = np.flatnonzero(fit).tolist()
-    chosen = drawn(seed, starts, CROPS, lambda start: f"{rail.stem} {what} {start}")
+    """Some of the squares whose first rows fit; each apart from those before it, where any is."""
+    left = ranked(seed, np.flatnonzero(fit).tolist(), lambda start: f"{rail.stem} {what} {start}")
+    chosen: list[int] = []
+    while left and len(chosen) < CROPS:
+        chosen.append(next((at for at in left if all(abs(at - other) >= side for other in chosen)), left[0]))
+        left.remove(chosen[-1])
+    chosen.sort()
     boxes = [(at, 0, at + side, side) if across == 0 else (0, at, side, at + side) for at in chosen]
     return [replace(rail, stem=f"{rail.stem}_{at:04d}", box=box) for at, box in zip(chosen, boxes, strict=True)]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ from agvas_runtime import __version__, console
 from agvas_runtime.errors import InputError
 from agvas_train.data.sets.registry import REGISTRY
 from agvas_train.data.standardize.formats import FORMATS
-from agvas_train.data.standardize.write import check_free, whole_folder, write_document, write_parts
+from agvas_train.data.standardize.parts import Found
+from agvas_train.data.standardize.write import check_free, check_names, whole_folder, write_document, write_parts
 
 RECORD = "standardize.json"
 
@@ -28,7 +31,8 @@ def standardize(name: str, source: Path, root: Path, seed: int = 0) -> dict[str,
         What standardize.json says but for the files, and the "place".
 
     Raises:
-        InputError: the name is none of a set, the source is not its download, something is at its place already.
+        InputError: the name is none of a set, the source is not its download or holds nothing that can be read,
+            something is at its place already.
         EngineError: a file cannot be written; nothing is left behind.
     """
     if name not in FORMATS:
@@ -38,18 +42,25 @@ def standardize(name: str, source: Path, root: Path, seed: int = 0) -> dict[str,
     known, place = FORMATS[name], root / REGISTRY[name].paths[0][0]
     check_free(place)
     found = known.list_parts(source, seed)
-    if not any(part.mask for part in found.parts):
-        raise InputError(f"{source}: found no defective image, expected {name}'s original download")
+    check_names(found.parts)
+    none = f"{source}: found no defective image, expected {name}'s original download"
+    if not (defective := sum(part.mask is not None for part in found.parts)):
+        raise InputError(none)
     with whole_folder(place) as work:
         meta: dict[str, dict[str, list[dict[str, Any]]]] = {"train": {}, "test": {}}
         counts: Counter[str] = Counter(images=0, normal=0, anomalous=0, train=0)
         files: dict[str, dict[str, Any]] = {}
-        for part, record, lines in console.progress(write_parts(work, found, source), name, len(found.parts)):
+        parts = write_parts(work, found, source, seed if known.balanced else None)
+        total = 2 * defective if known.balanced else len(found.parts)
+        for part, record, lines in console.progress(parts, name, total):
             for phase in meta:
                 meta[phase].setdefault(part.category, [])
             meta[part.phase][part.category].append(record)
             files |= lines
             counts.update(_counted(part.phase, part.mask is not None))
+        if not counts["anomalous"]:
+            path, why = next(iter(_left_out(found, source).items()))
+            raise InputError(f"{none}; left out: {path}: {why}")
         report = {
             "schema": 1,
             "agvas": __version__,
@@ -60,11 +71,23 @@ def standardize(name: str, source: Path, root: Path, seed: int = 0) -> dict[str,
             "rule": known.rule,
             "counts": {**counts, "categories": len(meta["test"])},
             "paper": {"images": known.paper[0], "anomalous": known.paper[1]},
-            "left_out": {Path(path).relative_to(source).as_posix(): why for path, why in found.left_out.items()},
+            "left_out": _left_out(found, source),
         }
-        write_document(work / RECORD, {**report, "files": files})
-        write_document(work / "meta.json", meta)
+        write_document(work / RECORD, {**report, "files": dict(sorted(files.items()))})
+        write_document(work / "meta.json", {phase: _sorted(listed) for phase, listed in meta.items()})
     return {**report, "place": str(place)}
+
+
+def _left_out(found: Found, source: Path) -> dict[str, str]:
+    """What is not used and why, by the path below the source; no reason names the folders above it."""
+    whys = {Path(path).relative_to(source).as_posix(): why for path, why in sorted(found.left_out.items())}
+    above = re.compile(rf"(?<!\S){re.escape(str(source))}/")
+    return {path: above.sub("", why) for path, why in whys.items()}
+
+
+def _sorted(listed: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """The records of a phase by category and path."""
+    return {category: sorted(records, key=itemgetter("img_path")) for category, records in sorted(listed.items())}
 
 
 def _counted(phase: str, anomalous: bool) -> list[str]:

@@ -8,7 +8,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -19,9 +20,8 @@ from PIL import Image
 
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.files import make_folder
-from agvas_runtime.frames import read_bytes, read_image
-from agvas_train.data.sets.reading import image_size
-from agvas_train.data.standardize.parts import Box, Found, Part, truth_of
+from agvas_runtime.frames import decode_image, read_bytes
+from agvas_train.data.standardize.parts import Box, Found, Part, plain, ranked, truth_of
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -66,34 +66,45 @@ class Written(NamedTuple):
     """Its image and its mask: what each was made of, and its hash."""
 
 
-def write_parts(folder: Path, found: Found, source: Path) -> Iterator[Written]:
-    """Write the images and masks of a set, in an order of their own; an image whose mask is empty is left out.
-
-    Images are copied byte by byte, pieces of them written as PNG; masks are PNG of 0 and 255.
-
-    Raises:
-        InputError: a file cannot be read, or two images want one name.
-        OSError: a file cannot be written.
-    """
+def check_names(parts: Iterable[Part]) -> None:
+    """Raise InputError where two images want one name, or a name is that of no file."""
     taken: dict[str, Path] = {}
-    for part in sorted(found.parts, key=lambda part: (part.phase, part.category, part.kind, part.stem)):
-        name = f"{part.category}/{part.phase}/{part.kind}/{part.stem}"
+    for part in parts:
+        for word in (part.category, part.kind, part.stem):
+            plain(word, part.image)
+        name = _name(part)
         if name in taken:
             raise InputError(f"{part.image}: found the name {name} for {taken[name]} too, expected it once")
         taken[name] = part.image
-        image, mask = name + (".png" if part.box else part.image.suffix.lower()), ""
-        files = {image: _line(folder / image, _piece(part) if part.box else _copy(part), source, part.image, part.box)}
-        if part.mask is not None:
-            truth = _cut(truth_of(part), part.box)
-            if not truth.any():
-                found.left_out[str(part.image)] = f"its mask {part.mask.name} is empty"
-                (folder / image).unlink()
-                continue
-            mask = f"{part.category}/ground_truth/{part.kind}/{part.stem}_mask.png"
-            data = _png(truth.astype(np.uint8) * np.uint8(255))
-            files[mask] = _line(folder / mask, data, source, part.mask, part.box)
-        record = {"img_path": image, "mask_path": mask, "cls_name": part.category, "specie_name": part.kind}
-        yield Written(part, record | {"anomaly": int(part.mask is not None)}, files)
+
+
+def write_parts(folder: Path, found: Found, source: Path, seed: int | None) -> Iterator[Written]:
+    """Write the images and masks of a set; what cannot be decoded, and an image whose mask is empty, is left out.
+
+    Images are copied byte by byte, pieces of them written as PNG; masks are PNG of 0 and 255.
+
+    Args:
+        folder: of the set.
+        found: its parts; what is left out is put there.
+        source: the download.
+        seed: draws of each category as many normal images as defective ones were written; None takes all.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    defective = [part for part in found.parts if part.mask is not None]
+    normal = [part for part in found.parts if part.mask is None]
+    written: Counter[str] = Counter()
+    for part in defective:
+        if done := _written(folder, part, found, source):
+            written[part.category] += 1
+            yield done
+    if seed is not None:
+        normal = ranked(seed, normal, lambda part: f"{part.category}/{part.stem}")
+    for part in normal:
+        if (seed is None or written[part.category]) and (done := _written(folder, part, found, source)):
+            written[part.category] -= 1
+            yield done
 
 
 def write_document(path: Path, document: dict[str, Any]) -> None:
@@ -101,13 +112,31 @@ def write_document(path: Path, document: dict[str, Any]) -> None:
     path.write_bytes((json.dumps(document, indent=1) + "\n").encode("ascii"))
 
 
-def _copy(part: Part) -> bytes:
-    image_size(part.image)  # refuses by name what is no image
-    return read_bytes(part.image)
+def _name(part: Part) -> str:
+    return f"{part.category}/{part.phase}/{part.kind}/{part.stem}"
 
 
-def _piece(part: Part) -> bytes:
-    return _png(_cut(read_image(part.image), part.box))
+def _written(folder: Path, part: Part, found: Found, source: Path) -> Written | None:
+    """A part that is written now; None where it is left out."""
+    try:
+        data = read_bytes(part.image)
+        pixels = decode_image(data, str(part.image))
+        truth = None if part.mask is None else _cut(truth_of(part, pixels.shape[:2]), part.box)
+    except InputError as error:
+        found.leave_out(part.image, error)
+        return None
+    if part.mask is not None and truth is not None and not truth.any():
+        found.leave_out(part.image, f"its mask {part.mask.name} is empty")
+        return None
+    image, mask = _name(part) + (".png" if part.box else part.image.suffix.lower()), ""
+    data = _png(_cut(pixels, part.box)) if part.box else data
+    files = {image: _line(folder / image, data, source, part.image, part.box)}
+    if part.mask is not None and truth is not None:
+        mask = f"{part.category}/ground_truth/{part.kind}/{part.stem}_mask.png"
+        data = _png(truth.astype(np.uint8) * np.uint8(255))
+        files[mask] = _line(folder / mask, data, source, part.mask, part.box)
+    record = {"img_path": image, "mask_path": mask, "cls_name": part.category, "specie_name": part.kind}
+    return Written(part, record | {"anomaly": int(part.mask is not None)}, files)
 
 
 def _cut(pixels: NDArray[Scalar], box: Box | None) -> NDArray[Scalar]:

@@ -43,7 +43,7 @@ def test_the_table_names_every_set(root: Path, tmp_path: Path, monkeypatch: pyte
     ("arguments", "fault"),
     [
         (["tiny"], "tiny: names no data sets, expected data.root in it, or --root"),
-        (["nope"], "no such file, and no shipped recipe"),
+        (["nope"], "nope: no such file, and no shipped recipe (there are 0.5b, 7b, "),
         (["tiny-mixture", "--root", "nowhere"], "nowhere: found no folder"),
         (["tiny-mixture", "--root", ".", "--out", "x.txt"], "x.txt: found the suffix '.txt', expected one of .png"),
     ],
@@ -53,3 +53,10 @@ def test_wrong_arguments_are_one_line(arguments: list[str], fault: str) -> None:
     assert isinstance(result.exception, InputError)
     assert fault in str(result.exception)
     assert "\n" not in str(result.exception)
+    assert "--config" not in str(result.exception)
+
+
+def test_no_more_samples_are_shown_than_a_sheet_is_good_for() -> None:
+    result = CliRunner().invoke(app, ["mixture", "tiny-mixture", "--samples", "65"])
+    assert result.exit_code == 2
+    assert "64" in result.output

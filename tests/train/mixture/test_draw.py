@@ -86,10 +86,22 @@ def test_unreadable_samples_are_passed_over_alike_wherever_a_process_begins(dama
     assert ("ade20k", 1) in met
     assert ("gc10", 3) in met
     assert not met & {("ade20k", 0), ("gc10", 2)}
-    assert sorted(line.split(": ")[0] for line in told) == ["ade20k 0", "gc10 0"]  # each once
+    assert sorted(line.split(": ")[0] for line in told) == ["ade20k 0", "gc10 2, anomalous"]  # each once
 
 
 def test_too_many_unreadable_samples_are_an_error(damaged: Path) -> None:
     mixed = mixture(damaged, 0)
-    with pytest.raises(InputError, match=r"found 1 unreadable samples of \d, expected 0 at most; the last: .*"):
+    with pytest.raises(InputError, match=r"found 1 unreadable of \d+ samples met, expected 0 at most; the last: .*"):
         [mixed.draw(index) for index in range(400)]
+
+
+def test_a_set_without_anything_for_a_task_is_not_called_unreadable(tmp_path: Path) -> None:
+    root = write_all(tmp_path)
+    talk = root / "vqa_dataset/llava_dataset/llava_instruct_150k.json"
+    talk.write_text(talk.read_text().replace("What is it?", "What?" * 101).replace("Hm?", "Hm?" * 167))
+    mixed = mixture(root, 1)
+    talk_at = next(index for index in range(200) if mixed.pick(index).part.set == "llava-150k")
+    with pytest.raises(
+        InputError, match=r"^llava-150k: found nothing for the task conversation in 2 sound samples .0 mo"
+    ):
+        mixed.draw(talk_at)

@@ -8,7 +8,7 @@ import torch
 
 from agvas_train.checkpoint import Checkpoint, load_checkpoint
 from agvas_train.data.batch import LONGEST_TEXT, Example, collate, make_example
-from agvas_train.data.conversation import Task, Turn
+from agvas_train.data.conversation import MOST_QUESTION_BYTES, Task, Turn
 from agvas_train.data.mixture.draw import side_by_side
 from agvas_train.losses import segmentation_loss
 from agvas_train.step import TrainingStep
@@ -46,6 +46,15 @@ def test_a_long_conversation_is_cut_but_never_before_its_anchors(model: Checkpoi
     late = made(model, Turn(Task.DESCRIBE, "Well?", "word " * 2000 + "[NOR][ANO][SEG].", True, mask))
     assert len(late.text) == late.anchors[-1][1] + 1
     assert [late.text[at] for _, at in late.anchors] == list(model.prompter.anchor_ids)
+
+
+def test_behind_the_longest_question_something_of_the_answer_is_left(model: Checkpoint) -> None:
+    talks = [
+        Turn(Task.CONVERSATION, "\U0001f642" * count, "Yes.", False, None) for count in (MOST_QUESTION_BYTES // 4, 500)
+    ]
+    room, none = (made(model, talk).taught for talk in talks)
+    assert any(room)
+    assert not any(none)  # which draw_turn passes over
 
 
 def test_pixels_that_count_neither_way_are_out_of_the_loss(model: Checkpoint) -> None:

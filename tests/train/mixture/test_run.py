@@ -10,13 +10,15 @@ from typer.testing import CliRunner
 
 from agvas_runtime.errors import InputError
 from agvas_train.cli import app
-from agvas_train.data.conversation import GROUPS
+from agvas_train.data.conversation import Task
 from agvas_train.data.mixture.opening import open_mixture
-from agvas_train.data.sets.registry import REGISTRY, Group
+from agvas_train.data.sets.registry import REGISTRY
 from tests.train.conftest import losses
 from tests.train.mixture.mixed import BATCH, mixture, recipe, silent
 from tests.train.processes import train as run_processes
 from tests.train.sets.miniatures import write_all
+
+IN_MIXTURE = [entry.name for entry in REGISTRY.values() if entry.in_mixture]
 
 
 def train(*arguments: str | Path) -> None:
@@ -27,10 +29,17 @@ def train(*arguments: str | Path) -> None:
 
 @pytest.fixture(scope="module")
 def epoch(root: Path) -> int:
-    """As many steps as the miniatures hold samples."""
+    """As many steps as the miniatures hold samples, and more until every set and every task was drawn."""
     config = recipe(root)
     assert config.data is not None
-    return math.ceil(sum(map(len, open_mixture(config.data, config.mixture, silent).values())) / BATCH)
+    samples = sum(map(len, open_mixture(config.data, config.mixture, silent).values()))
+    mixed, unmet = mixture(root), {*IN_MIXTURE, *Task}
+    drawn = 0
+    while drawn < samples or unmet:
+        pick = mixed.pick(drawn)
+        unmet -= {pick.part.set, pick.task}
+        drawn += 1
+    return math.ceil(drawn / BATCH)
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +55,11 @@ def test_an_epoch_of_the_mixture_trains_the_tiny_model(run: Path, root: Path, ep
     assert all(math.isfinite(step["loss"]) and step["dice"] > 0 for step in figures)
     assert figures[-1]["text"] < figures[0]["text"]
     drawn = [mixture(root).draw(index) for index in range(epoch * BATCH)]
-    assert {GROUPS[each.turn.task] for each in drawn} == set(Group) - {Group.TEST}
+    assert {each.turn.task for each in drawn} == set(Task)
+    assert {each.source.set for each in drawn} == set(IN_MIXTURE)
     assert {each.turn.answer.count("[") for each in drawn} == {0, 1, 3}
     provenance = json.loads((run / "final/provenance.json").read_text())
-    assert provenance["data"].split(", ") == [entry.name for entry in REGISTRY.values() if entry.in_mixture]
+    assert provenance["data"].split(", ") == IN_MIXTURE
     assert str(root) not in json.dumps(provenance)
 
 
@@ -89,7 +99,9 @@ def test_what_a_loading_process_cannot_read_ends_the_run_in_one_line(tmp_path: P
         f"preset: tiny\ncorpus_samples: 0\nworkers: 1\nmixture: {{direct: 1}}\ndata: {{root: {root}, sets: [road]}}\n"
     )
     (root / "anomaly_seg/Road/road/test/good/000.bmp").write_bytes(b"BM")
-    with pytest.raises(InputError, match=r"^road: found 1 unreadable samples of 2, expected 0 at most") as caught:
+    with pytest.raises(
+        InputError, match=r"^road, normal: found 1 unreadable of 2 samples met, expected a sha"
+    ) as caught:
         train("--config", recipe_file, "--out", tmp_path / "run")
     assert "\n" not in str(caught.value)
 
@@ -105,6 +117,13 @@ def test_a_dry_run_says_which_sets_are_drawn(root: Path) -> None:
     found = json.loads(result.stdout)["data"]
     assert found["found"]
     assert found["missing"] == []
-    assert found["sets"] == [entry.name for entry in REGISTRY.values() if entry.in_mixture]
+    assert found["sets"] == IN_MIXTURE
     without = CliRunner().invoke(app, ["--config", "7b", "--data", "none", "--dry-run", "--json"])
     assert json.loads(without.stdout)["data"] is None
+
+
+def test_a_dry_run_refuses_a_named_set_that_is_not_there(tmp_path: Path) -> None:
+    recipe_file = tmp_path / "recipe.yaml"
+    recipe_file.write_text(f"preset: tiny\nmixture: {{direct: 1}}\ndata: {{root: {tmp_path}, sets: [road]}}\n")
+    with pytest.raises(InputError, match=r"^road: found no anomaly_seg/Road in "):
+        train("--config", recipe_file, "--dry-run")

@@ -18,6 +18,7 @@ from tests.train.sets.files import box
 
 TEMPLATES = default_templates()
 NAMES = TEMPLATES.class_names
+DESCRIBE = (*TEMPLATES.describe_instructions, *TEMPLATES.quoted_instructions)
 
 
 def turns(task: Task, sample: Sample, count: int = 200) -> list[Turn]:
@@ -56,8 +57,10 @@ def test_normal_images_are_rejected_in_words_alone_naming_the_class_asked_for(sa
 
 
 def test_describe_then_segment_answers_with_the_summary(sample) -> None:
-    for turn in turns(Task.DESCRIBE, sample("dtd-instruct", 0)):
-        assert turn.instruction in filled(TEMPLATES.describe_instructions)
+    found = turns(Task.DESCRIBE, sample("dtd-instruct", 0))
+    assert {turn.instruction for turn in found} & filled(TEMPLATES.quoted_instructions)
+    for turn in found:
+        assert turn.instruction in filled(DESCRIBE)
         assert turn.answer == TEXTS["Summary"]
         assert turn.mask is not None
 
@@ -66,7 +69,7 @@ def test_describe_then_segment_answers_with_the_summary(sample) -> None:
 def test_describe_then_segment_plus_tells_the_expectation_first(sample, index) -> None:
     for turn in turns(Task.DESCRIBE_PLUS, sample("dtd-instruct", index)):
         assert turn.instruction.startswith("It should be smooth. ")
-        assert turn.instruction.removeprefix("It should be smooth. ") in filled(TEMPLATES.describe_instructions)
+        assert turn.instruction.removeprefix("It should be smooth. ") in filled(DESCRIBE)
         assert (turn.answer == TEXTS["Summary"]) == (index == 0)
 
 
@@ -74,9 +77,7 @@ def test_an_expectation_that_a_user_could_not_send_is_left_out(sample) -> None:
     record = sample("dtd-instruct", 0)
     for look in ("", "x" * 241):
         changed = replace(record, caption=replace(record.caption, Expectation=look))
-        assert {turn.instruction for turn in turns(Task.DESCRIBE_PLUS, changed)} <= filled(
-            TEMPLATES.describe_instructions
-        )
+        assert {turn.instruction for turn in turns(Task.DESCRIBE_PLUS, changed)} <= filled(DESCRIBE)
 
 
 def test_segment_then_explain_has_the_anchors_first(sample) -> None:
@@ -114,7 +115,7 @@ def test_questions_are_asked_as_they_are_and_explained_where_the_set_does(sample
 
 def test_a_region_without_pixels_or_words_is_not_asked_for() -> None:
     empty, full = (Painted(np.full((8, 12), value)) for value in (False, True))
-    base = Sample((), None)  # type: ignore[arg-type]
+    base = Sample((), None, ("SEG",))  # type: ignore[arg-type]
     regions = (Region(("dog",), empty), Region((" ",), full), Region(("cat",), full))
     assert all("cat" in turn.instruction for turn in turns(Task.GENERAL, replace(base, regions=regions)))
     assert draw_turn(Task.GENERAL, replace(base, regions=regions[:2]), TEMPLATES, random.Random(0)) is None
@@ -132,8 +133,52 @@ def test_a_conversation_ends_before_what_a_user_could_not_send(sample) -> None:
     long = (Message("human", "x" * 501), Message("gpt", "y"))
     (turn,) = turns(Task.CONVERSATION, replace(talk, conversation=(*talk.conversation, *long)), 1)
     assert turn.more == (("Where?", "Left."),)
-    with pytest.raises(InputError, match=r"llava-150k 0 .*: instruction: found 501 characters, expected at most 500"):
-        draw_turn(Task.CONVERSATION, replace(talk, conversation=long), TEMPLATES, random.Random(0))
+
+
+def asked(talk: Sample, *texts: str) -> Turn | None:
+    """The turn of a conversation that says this instead."""
+    messages = tuple(Message(("human", "gpt")[at % 2], text) for at, text in enumerate(texts))
+    return draw_turn(Task.CONVERSATION, replace(talk, conversation=messages), TEMPLATES, random.Random(0))
+
+
+def test_a_first_question_that_could_not_be_sent_or_leaves_no_room_for_its_answer_is_of_no_use(sample) -> None:
+    talk = sample("llava-150k", 0)
+    for few, many in (("x" * 500, "x" * 501), ("🙂" * 250, "🙂" * 251)):
+        assert asked(talk, few, "Yes.") is not None
+        assert asked(talk, many, "Yes.") is None
+    region = Region(("x" * 470,), Painted(np.ones((8, 12), bool)), is_sentence=True)
+    base = Sample((), None, ("SEG",), (region,))  # type: ignore[arg-type]
+    assert draw_turn(Task.GENERAL, base, TEMPLATES, random.Random(0)) is None  # behind it comes what is asked for
+
+
+@pytest.mark.parametrize(
+    ("texts", "fault"),
+    [
+        (("What?", "a \ud83d"), r"answer: character 3 is '\\ud83d', expected readable text"),
+        (("What?", " "), "answer: found a blank text, expected words"),
+        (("\ud83d?", "A dog."), r"instruction: character 1 is '\\ud83d', expected readable text"),
+        (("What?", "A dog.", "Where?", "\udc00"), r"turn 2: character 1 is '\\udc00', expected readable text"),
+    ],
+)
+def test_a_conversation_that_cannot_be_read_is_refused(sample, texts, fault) -> None:
+    with pytest.raises(InputError, match=rf"^llava-150k 0 .*: {fault}$"):
+        asked(sample("llava-150k", 0), *texts)
+
+
+@pytest.mark.parametrize("text", ["A pit \ud83d, [NOR][ANO][SEG].", "A pit \x00, [NOR][ANO][SEG]."])
+def test_a_record_that_cannot_be_read_is_refused(sample, text) -> None:
+    record = sample("dtd-instruct", 0)
+    changed = replace(record, caption=replace(record.caption, Summary=text))
+    with pytest.raises(InputError, match=r"dtd-instruct 0 .*: answer: character 7 is '.*', expected readable text"):
+        draw_turn(Task.DESCRIBE, changed, TEMPLATES, random.Random(0))
+
+
+def test_an_answer_has_the_anchors_that_its_sample_supervises(sample) -> None:
+    changed = replace(sample("ade20k", 0), anchors=("NOR", "ANO", "SEG"))
+    with pytest.raises(
+        InputError, match=r"found the anchors \('SEG',\) in the answer, expected \('NOR', 'ANO', 'SEG'\)"
+    ):
+        draw_turn(Task.GENERAL, changed, TEMPLATES, random.Random(0))
 
 
 @pytest.mark.parametrize(

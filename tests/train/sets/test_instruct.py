@@ -59,6 +59,20 @@ def test_a_broken_record_is_an_error_that_names_it(tmp_path, changed, fault):
         written(tmp_path, **changed).sample(0)
 
 
+def test_a_byte_that_is_no_utf_8_is_the_fault_of_its_record_alone(tmp_path):
+    adapter = written(tmp_path)
+    line = adapter.file.read_bytes()
+    adapter.file.write_bytes(b"\n".join([line, line.replace(b"dark", b"d\xe4rk"), line]))
+    adapter.read_lists()
+    assert len(adapter) == 3
+    assert adapter.sample(0).caption == adapter.sample(2).caption
+    with pytest.raises(InputError, match=r"x.jsonl: found no UTF-8 in the element at bytes \d+ to \d+ \('utf-8' codec"):
+        adapter.sample(1)
+    assert [len(adapter.half(anomalous=which)) for which in (True, False)] == [3, 0]
+    counts = adapter.describe()
+    assert (counts.samples, counts.normal, counts.anomalous) == (3, 0, 2)
+
+
 @pytest.mark.parametrize(
     ("mapping", "fault"),
     [

@@ -90,3 +90,14 @@ def test_a_reference_to_an_annotation_that_is_not_there(tmp_path):
     adapter = Refer("refcoco", tmp_path / "refer_seg/refcoco", "unc", tmp_path)
     with pytest.raises(InputError, match=r"instances.json: image 31: found no 101, expected it"):
         adapter.sample(1)
+
+
+@pytest.mark.parametrize("missing", ["split", "image_id", "ann_id", "sentences"])
+def test_a_list_of_references_that_is_none_is_refused_as_a_whole(tmp_path, missing):
+    refer(tmp_path, "refcoco", "unc", [SQUARE, SQUARE, SQUARE])
+    path = tmp_path / "refer_seg/refcoco/refs(unc).p"
+    listed = pickle.loads(path.read_bytes())
+    del listed[0][missing]
+    path.write_bytes(pickle.dumps(listed))
+    with pytest.raises(InputError, match=rf"refs\(unc\).p: found no '{missing}', expected it"):
+        Refer("refcoco", tmp_path / "refer_seg/refcoco", "unc", tmp_path).read_lists()

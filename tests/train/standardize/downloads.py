@@ -87,7 +87,9 @@ def dagm(root: Path) -> Path:
             for number in range(1, 7):
                 picture(root / name / phase / f"{number:04d}.PNG")
             array(root / name / phase / "Label/0002_label.PNG", DEFECT)
-            text(root / name / phase / "Label/Labels.txt", "0\t0\t0002.PNG\n")
+            lines = [f"{number}\t0\t{number:04d}.PNG\t0\t0\n" for number in range(1, 7)]
+            lines[1] = "2\t1\t0002.PNG\t0\t0002_label.PNG\n"
+            text(root / name / phase / "Label/Labels.txt", "1\n" + "".join(lines))
     return root
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agvas_train.data.standardize.parts import Part, drawn
+from agvas_train.data.standardize.parts import Part, ranked
 from agvas_train.data.standardize.rsdd import CROPS, crops, windows
 from tests.train.standardize.downloads import long_mask
 
@@ -55,11 +55,22 @@ def test_squares_are_spread_over_the_rail():
     assert min(starts) < 250 < 750 < max(starts)
 
 
-def test_a_smaller_draw_is_part_of_a_larger_one():
+@pytest.mark.parametrize("seed", range(20))
+def test_the_second_square_does_not_meet_the_first_where_there_is_room(seed):
+    parts = crops(RAIL, long_mask(90, 20, (5, 10), (60, 70)) > 0, seed)
+    for kind in ("anomaly", "good"):
+        first, second = (part.box[1] for part in parts if part.kind == kind)
+        assert second - first >= 20
+
+
+def test_without_room_two_squares_meet():
+    parts = crops(RAIL, long_mask(41, 20, (20, 22)) > 0, seed=0)
+    first, second = (part.box[1] for part in parts if part.mask)
+    assert 2 <= first < second <= 20
+
+
+def test_a_draw_depends_on_seed_and_names_alone():
     names = [f"{number}" for number in range(30)]
-    few, many = (drawn(7, names, count, str) for count in (5, 12))
-    assert (len(few), len(many)) == (5, 12)
-    assert set(few) < set(many)
-    assert many == sorted(many, key=names.index)
-    assert drawn(7, names[::-1], 5, str) == few[::-1]
-    assert drawn(8, names, 5, str) != few
+    assert ranked(7, names, str) == ranked(7, names[::-1], str)
+    assert sorted(ranked(7, names, str)) == sorted(names)
+    assert ranked(8, names, str)[:5] != ranked(7, names, str)[:5]
