@@ -1,7 +1,8 @@
 """Reports of processes that measured by turns: bouts that lie beside each other in time are compared, pair by pair.
 
 A shared machine is slow for seconds to minutes at a time. Both bouts of a pair met the same mood, whatever it was, so
-nothing has to be guessed of it; a pair between which it changed is one among many.
+nothing has to be guessed of it; a pair between which it changed is one among many. What one process alone met (the core
+that a stage of one thread ran on) leaves its fastest frames as they are: a change must show in these, too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from agvas_runtime.bench.compare.change import FEWEST, Change, Verdict, judged
+from agvas_runtime.bench.compare.change import FAST, FEWEST, Change, Verdict, agreed, judged
 from agvas_runtime.bench.compare.series import times_of
 from agvas_runtime.bench.figures import BOUT
 
@@ -44,10 +45,18 @@ def changes_by_turns(old: dict[str, Any], new: dict[str, Any], pairs: Sequence[t
         few = BOUT * len(sides) < FEWEST
         medians = np.array([[np.median(first), np.median(second)] for first, second in sides]).reshape(-1, 2)
         ratio = float(np.median(medians[:, 1] / np.maximum(medians[:, 0], 1e-6))) if len(sides) else float("nan")
-        verdict = Verdict.UNCLEAR if few else judged(ratio, ALLOWED_BY_TURNS)
+        verdict = (
+            Verdict.UNCLEAR if few else agreed(*(judged(each, ALLOWED_BY_TURNS) for each in (ratio, _fast(sides))))
+        )
         old_ms, new_ms = (float(np.median(side)) if len(sides) else float("nan") for side in medians.T)
         found.append(Change(*key, old_ms, new_ms, ratio, 1.0, ALLOWED_BY_TURNS, verdict))
     return found
+
+
+def _fast(sides: Sequence[tuple[list[float], list[float]]]) -> float:
+    """How many times as long the FAST percentile of the new frames is."""
+    first, second = (np.percentile(np.concatenate(side), FAST) for side in zip(*sides, strict=True))
+    return float(second / max(first, 1e-6))
 
 
 def _bout(values: Sequence[float | None], number: int) -> list[float]:

@@ -70,7 +70,7 @@ def stage_changes(old: Found, new: Found) -> list[Change]:
     """All stages that both reports of `engine` have, in the order of the old one."""
     fastest, fast = (_changes_at(share, old, new) for share in (FASTEST, FAST))
     return [
-        replace(each, verdict=_agreed(each.verdict, other.verdict)) for each, other in zip(fastest, fast, strict=True)
+        replace(each, verdict=agreed(each.verdict, other.verdict)) for each, other in zip(fastest, fast, strict=True)
     ]
 
 
@@ -93,7 +93,7 @@ def _changes_at(share: float, old: Found, new: Found) -> list[Change]:
     return found
 
 
-def _agreed(fastest: Verdict, fast: Verdict) -> Verdict:
+def agreed(fastest: Verdict, fast: Verdict) -> Verdict:
     """A change must show in both."""
     if fastest in (fast, Verdict.SAME, Verdict.UNCLEAR):
         return fastest
