@@ -84,7 +84,7 @@ def make_example(image: NDArray[np.uint8], turn: Turn, prompter: Prompter, confi
     pixel, (height, width) = config.pixel_view.apply(image)
     before, text, taught = _texts(turn, prompter)
     order = {token: index for index, token in enumerate(prompter.anchor_ids)}
-    anchors = [(order[token], at) for at, token in enumerate(text) if taught[at] and token in order]
+    anchors = [(order[token], at) for at, token in enumerate(text) if token in order]
     longest = max(LONGEST_TEXT, anchors[-1][1] + 1 if anchors else 0)
     place = (height, width, config.pixel_view.size, 4 * config.grid)
     counts = np.ones((height, width), bool) if turn.ignore is None else ~turn.ignore

@@ -1,16 +1,20 @@
 """agvas-bench compare: what it finds in recorded runs, what it does not, and what it says of misfits."""
 
 import copy
+import gzip
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from agvas_runtime.bench.cli import app
-from agvas_runtime.bench.cli_compare import compared
+from agvas_runtime.bench.cli_compare import compared as compared_as_they_are
+from agvas_runtime.bench.compare.by_turns import pairs_of
 from agvas_runtime.bench.compare.change import FEWEST, Verdict
 from agvas_runtime.bench.compare.circumstances import differences
 from agvas_runtime.bench.compare.series import BLOCK, blocks_of, quiet_turns
+from agvas_runtime.bench.figures import BOUT
 from agvas_runtime.errors import InputError
 
 from .bench_reports import engine_report, serve_report, with_everything
@@ -32,9 +36,33 @@ def slowed(report, stage, times):
     return changed
 
 
+def compared(old, new, *names):
+    """As if the new report were from another day."""
+    if "bouts_began_s" not in new:
+        return compared_as_they_are(old, new, *names)
+    return compared_as_they_are(old, {**new, "bouts_began_s": [at + 86400 for at in new["bouts_began_s"]]}, *names)
+
+
 def verdicts(old, new):
     found = compared(old, new, "old", "new")["changes"]
     return {each["what"]: Verdict(each["verdict"]) for each in found if each["of"] == "ort"}
+
+
+@pytest.fixture(scope="module")
+def rounds():
+    """Runs as tools/compare_proof.py recorded them, three a round."""
+    return json.loads(gzip.decompress((Path(__file__).parent / "compared_runs.json.gz").read_bytes()))["rounds"]
+
+
+def test_of_20_recorded_slow_downs_of_a_fifth_19_are_found(rounds):
+    said = [compared_as_they_are(each["base"], each["slow"], "a", "b") for each in rounds]
+    assert len(said) == 20
+    assert sum(f"ort: {each['stage']}" in found["slower"] for each, found in zip(rounds, said, strict=True)) >= 19
+
+
+def test_of_20_recorded_pairs_of_unchanged_runs_one_at_most_raises_an_alarm(rounds):
+    said = [compared_as_they_are(each["base"], each["again"], "a", "b") for each in rounds]
+    assert sum(bool(each["slower"] or each["faster"] or each["unclear"]) for each in said) <= 1
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +104,13 @@ def test_a_machine_that_was_slower_itself_tells_nothing_of_the_program(report):
     assert set(verdicts(report, slower).values()) == {Verdict.UNCLEAR}
 
 
+def test_a_few_odd_frames_are_no_change(report):
+    odd = copy.deepcopy(report)
+    values = odd["contenders"][0]["samples"]["times_ms"]["text"]
+    values[::25] = [value * 0.7 for value in values[::25]]  # the fastest fiftieth, but no tenth
+    assert verdicts(report, odd)["text"] is verdicts(odd, report)["text"] is Verdict.SAME
+
+
 def test_few_frames_tell_nothing():
     few, many = (engine_report({"ort": 1.0}, frames=frames) for frames in (FEWEST - 1, FEWEST))
     assert set(verdicts(few, slowed(few, "llm", 2.0)).values()) == {Verdict.UNCLEAR}
@@ -107,6 +142,27 @@ def test_what_all_graphs_do_together_is_unclear_and_one_that_does_more_is_found(
     assert said["unclear"] == ["ort: call", "ort: all graphs, x1.50"]
     assert compared(report, slowed(together, "llm", 1.3), "old", "new")["slower"] == ["ort: llm"]
     assert compared(report, slowed(together, "decode", 1.3), "old", "new")["slower"] == ["ort: decode"]
+
+
+def test_runs_that_took_turns_are_compared_bout_by_bout_whatever_the_machine_s_mood(report):
+    def moody(one):
+        """Slow for three bouts in seven, which no percentile of the whole run survives."""
+        values = copy.deepcopy(one)
+        for stage in values["contenders"][0]["samples"]["times_ms"].values():
+            for turn in range(len(stage)):
+                stage[turn] *= 1.6 if turn // BOUT % 7 < 3 else 1
+        return values
+
+    said = compared_as_they_are(moody(report), moody(slowed(report, "llm", 1.2)), "old", "new")
+    assert said["pairs"] == len(report["bouts_began_s"])
+    assert (said["slower"], said["faster"], said["unclear"]) == (["ort: llm"], [], [])
+
+
+def test_bouts_of_other_times_are_no_pairs(report):
+    ends = {**report, "bouts_began_s": [at + 4.9 for at in report["bouts_began_s"]]}
+    assert len(pairs_of(report, ends)) == len(report["bouts_began_s"])
+    assert pairs_of(report, {**report, "bouts_began_s": [at + 24 for at in report["bouts_began_s"]]}) == []
+    assert pairs_of(serve_report((1,)), serve_report((1,))) == []
 
 
 def test_loads_on_a_server_are_compared_by_their_cameras():

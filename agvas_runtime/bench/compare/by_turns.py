@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from agvas_runtime.bench.compare.change import FAST, FEWEST, Change, Verdict, agreed, judged
+from agvas_runtime.bench.compare.change import FASTEST, FEWEST, Change, Verdict, agreed, judged
 from agvas_runtime.bench.compare.series import times_of
 from agvas_runtime.bench.figures import BOUT
 
@@ -46,16 +46,16 @@ def changes_by_turns(old: dict[str, Any], new: dict[str, Any], pairs: Sequence[t
         medians = np.array([[np.median(first), np.median(second)] for first, second in sides]).reshape(-1, 2)
         ratio = float(np.median(medians[:, 1] / np.maximum(medians[:, 0], 1e-6))) if len(sides) else float("nan")
         verdict = (
-            Verdict.UNCLEAR if few else agreed(*(judged(each, ALLOWED_BY_TURNS) for each in (ratio, _fast(sides))))
+            Verdict.UNCLEAR if few else agreed(*(judged(each, ALLOWED_BY_TURNS) for each in (ratio, _fastest(sides))))
         )
         old_ms, new_ms = (float(np.median(side)) if len(sides) else float("nan") for side in medians.T)
         found.append(Change(*key, old_ms, new_ms, ratio, 1.0, ALLOWED_BY_TURNS, verdict))
     return found
 
 
-def _fast(sides: Sequence[tuple[list[float], list[float]]]) -> float:
-    """How many times as long the FAST percentile of the new frames is."""
-    first, second = (np.percentile(np.concatenate(side), FAST) for side in zip(*sides, strict=True))
+def _fastest(sides: Sequence[tuple[list[float], list[float]]]) -> float:
+    """How many times as long the FASTEST percentile of the new frames is."""
+    first, second = (np.percentile(np.concatenate(side), FASTEST) for side in zip(*sides, strict=True))
     return float(second / max(first, 1e-6))
 
 

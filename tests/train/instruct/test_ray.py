@@ -72,7 +72,8 @@ def kill_each_time(process: subprocess.Popen[str], spared: int, times: int, over
     over.set()
 
 
-@pytest.mark.parametrize("spared", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("spared", [1, 0])
 @pytest.mark.usefixtures("ray")
 def test_a_worker_that_is_lost_for_good_leaves_its_images_to_the_others(tmp_path: Path, spared: int):
     root, over = make_small_set(tmp_path / "set", defects=30), threading.Event()
