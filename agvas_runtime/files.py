@@ -1,9 +1,11 @@
 """Writing result files: whole or not at all, and never two results under one name."""
 
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, mkdtemp
 
 from agvas_runtime.errors import EngineError, InputError
 
@@ -54,6 +56,30 @@ def write_whole(path: Path, data: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise EngineError(f"{path}: cannot write: {error.strerror}") from None
+
+
+@contextmanager
+def whole_folder(place: Path) -> Iterator[Path]:
+    """A hidden folder beside the place that takes its name at the end; goes where anything fails.
+
+    Raises:
+        InputError: the folder around the place cannot be made.
+        EngineError: a file cannot be written.
+    """
+    make_folder(place.parent)
+    work = None
+    try:
+        work = Path(mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+        yield work
+        umask = os.umask(0)
+        os.umask(umask)
+        work.chmod(0o777 & ~umask)
+        work.replace(place)
+    except OSError as error:
+        raise EngineError(f"{place}: cannot write: {error.strerror or error}") from None
+    finally:
+        if work:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def result_names(images: Sequence[tuple[Path, Path]]) -> list[str]:

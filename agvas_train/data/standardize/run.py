@@ -10,10 +10,11 @@ from typing import Any
 
 from agvas_runtime import __version__, console
 from agvas_runtime.errors import InputError
+from agvas_runtime.files import whole_folder
 from agvas_train.data.sets.registry import REGISTRY
 from agvas_train.data.standardize.formats import FORMATS
 from agvas_train.data.standardize.parts import Found
-from agvas_train.data.standardize.write import check_free, check_names, whole_folder, write_document, write_parts
+from agvas_train.data.standardize.write import check_free, check_names, write_document, write_parts
 
 RECORD = "standardize.json"
 

@@ -5,12 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from agvas_runtime.errors import EngineError, InputError
-from agvas_runtime.files import make_folder
+from agvas_runtime.errors import InputError
 from agvas_runtime.frames import decode_image, read_bytes
 from agvas_train.data.standardize.parts import Box, Found, Part, plain, ranked, truth_of
 
@@ -30,30 +25,6 @@ def check_free(place: Path) -> None:
     """Raise InputError where something is there already."""
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise InputError(f"{place}: already there, expected nothing; move it away, or name another --out")
-
-
-@contextmanager
-def whole_folder(place: Path) -> Iterator[Path]:
-    """A hidden folder beside the place that takes its name at the end; goes where anything fails.
-
-    Raises:
-        InputError: the folder around the place cannot be made.
-        EngineError: a file cannot be written.
-    """
-    make_folder(place.parent)
-    work = None
-    try:
-        work = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-        yield work
-        umask = os.umask(0)
-        os.umask(umask)
-        work.chmod(0o777 & ~umask)
-        work.replace(place)
-    except OSError as error:
-        raise EngineError(f"{place}: cannot write: {error.strerror or error}") from None
-    finally:
-        if work:
-            shutil.rmtree(work, ignore_errors=True)
 
 
 class Written(NamedTuple):

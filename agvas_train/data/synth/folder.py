@@ -1,9 +1,6 @@
 """A folder of synthetic samples in MVTec's layout, with meta.json and captions.jsonl; whole or not at all."""
 
 import json
-import os
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.files import whole_folder
 from agvas_train.data.synth.compose import generate
 from agvas_train.data.synth.notes import Sample, SynthConfig
 
@@ -78,18 +77,7 @@ def write_folder(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FolderError(f"{out}: already there and not an empty folder")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise FolderError(f"{out}: {error.strerror or error}") from error
-    try:
-        counts = _fill(work, count, seed, config, step)
-        umask = os.umask(0)
-        os.umask(umask)
-        work.chmod(0o777 & ~umask)
-        work.replace(out)
-    except OSError as error:
-        raise FolderError(f"{out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return counts
+        with whole_folder(out) as work:
+            return _fill(work, count, seed, config, step)
+    except (InputError, EngineError) as error:
+        raise FolderError(str(error)) from error

@@ -208,7 +208,7 @@ def test_a_second_run_into_the_same_place_is_refused(downloads, tmp_path):
 KILLED = """
 import os, signal
 from pathlib import Path
-from agvas_train.data.standardize.write import whole_folder
+from agvas_runtime.files import whole_folder
 with whole_folder(Path(PLACE)) as work:
     (work / "skin/test/anomaly").mkdir(parents=True)
     (work / "meta.json").write_text("{}")
