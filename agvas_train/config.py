@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from agvas_train.data.conversation import Task
 from agvas_train.data.synth import SynthConfig
@@ -52,6 +52,9 @@ class TrainConfig(BaseModel):
     """Compute the language model's activations again in the backward pass instead of keeping them."""
     deepspeed: str | None = None
     """DeepSpeed configuration file (JSON); a path that is not absolute counts from the recipe's folder."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: matrices of weights take orthogonalised steps (Jordan, "Muon", 2024), the rest AdamW's; for models from
+    scratch, and not with DeepSpeed."""
     learning_rate: float = Field(1e-3, gt=0)
     """The paper's 3e-4 is for LoRA on a trained model; a model from scratch takes more."""
     warmup_steps: int = Field(100, ge=0)
@@ -83,6 +86,10 @@ class TrainConfig(BaseModel):
     """Smallest mean change of brightness that a defect makes."""
     vocabulary_size: int = 1536
     """Of the tokenizer that a model from scratch gets."""
+    small_view: int | None = Field(None, gt=0)
+    """Side in pixels of the pixel view in the first `small_view_steps`: half the cost while coarse things are learnt.
+    Only for pixel encoders that take any side (the kind conv: multiples of 16)."""
+    small_view_steps: int = Field(0, ge=0)
     corpus_samples: int = 1500
     """Samples whose texts train that tokenizer."""
     overfit: bool = False
@@ -99,6 +106,12 @@ class TrainConfig(BaseModel):
         if min(mixture.values(), default=0) < 0 or not sum(mixture.values()):
             raise ValueError("the weights of the tasks must not be negative, nor all zero")
         return mixture
+
+    @model_validator(mode="after")
+    def _optimizer_runs(self) -> TrainConfig:
+        if self.optimizer == "muon" and self.deepspeed:
+            raise ValueError("optimizer muon does not run under DeepSpeed; expected adamw")
+        return self
 
     @property
     def synth(self) -> SynthConfig:

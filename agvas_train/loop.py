@@ -20,6 +20,7 @@ from agvas_train.checkpoint import write_folder
 from agvas_train.config import TrainConfig
 from agvas_train.data.batch import Batch
 from agvas_train.model import AGVAS
+from agvas_train.optimizers import make_optimizers
 from agvas_train.parallel import UNFINISHED, Parallel
 from agvas_train.step import TrainingStep
 from agvas_train.weights.reader import open_weights
@@ -71,16 +72,16 @@ def train(
     torch.set_flush_denormal(True)  # vanishing gradients of the maps would make CPU steps several times slower
     accelerator = parallel.accelerator
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizers = make_optimizers(model, config)
     start = resumed.step if resumed else 0
     if resumed and not parallel.deepspeed:
-        _load_optimizer(optimizer, trained, resumed.folder)
+        _load_optimizers(optimizers, trained, resumed.folder)
     if config.gradient_checkpointing:
         layers = model.llava.model.language_model
         # transformers 5.23 has renamed it
         enable = getattr(layers, "activation_checkpointing_enable", None) or layers.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    module, optimizer = accelerator.prepare(TrainingStep(model.train(), config.text_weight), optimizer)
+    module, *optimizers = accelerator.prepare(TrainingStep(model.train(), config.text_weight), *optimizers)
     if resumed and parallel.deepspeed:
         parallel.load_state(module, resumed.folder)
     journal = _Journal(run, start) if accelerator.is_main_process else None
@@ -91,14 +92,14 @@ def train(
     stream = iter(batches)
     for step in range(start, config.steps):
         rate = learning_rate(config, step)
-        figures = _one_step(module, optimizer, stream, config, step, rate, parallel)
+        figures = _one_step(module, optimizers, stream, config, step, rate, parallel)
         figures["seconds"] = time.perf_counter() - began
         if journal:
             journal.write(step, figures)
             report(step, figures)
         done = step + 1
         if done % config.save_every == 0 or done == config.steps:
-            _save(run, done, module, optimizer, trained, write_files, config, parallel)
+            _save(run, done, module, optimizers, trained, write_files, config, parallel)
     if journal:
         journal.close()
     model.eval()
@@ -106,7 +107,7 @@ def train(
 
 def _one_step(
     module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     batches: Iterator[Batch],
     config: TrainConfig,
     step: int,
@@ -117,8 +118,9 @@ def _one_step(
     accelerator = parallel.accelerator
     # Dropout is a function of seed, step and process, as the data are: a resumed run needs no saved random state.
     torch.manual_seed((config.seed * 1_000_003 + step) * 1_009 + accelerator.process_index)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
     sums: dict[str, Tensor] = {}
     norm = 0.0
     for _ in range(parallel.accumulated):
@@ -128,8 +130,9 @@ def _one_step(
             accelerator.backward(losses["loss"])
             if accelerator.sync_gradients:
                 norm = parallel.clip(module, config.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() / parallel.accumulated
     means = accelerator.reduce(torch.stack(list(sums.values())), "mean").tolist()
@@ -191,7 +194,7 @@ def _save(
     run: Path,
     done: int,
     module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     trained: list[nn.Parameter],
     write_files: WriteFiles,
     config: TrainConfig,
@@ -207,7 +210,7 @@ def _save(
         if parallel.deepspeed:
             parallel.move_state(run / CHECKPOINTS, temporary)
         else:
-            save_tensors(_optimizer_tensors(optimizer, trained), temporary / OPTIMIZER)
+            save_tensors(_optimizer_tensors(optimizers, trained), temporary / OPTIMIZER)
         (temporary / STATE).write_text(json.dumps({"step": done}) + "\n", encoding="utf-8")
 
     if parallel.deepspeed:
@@ -228,16 +231,20 @@ def _save(
     accelerator.wait_for_everyone()
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer, trained: list[nn.Parameter]) -> dict[str, Tensor]:
+def _optimizer_tensors(optimizers: list[torch.optim.Optimizer], trained: list[nn.Parameter]) -> dict[str, Tensor]:
     return {
         f"{index}.{name}": value.detach().cpu().contiguous()
         for index, parameter in enumerate(trained)
+        for optimizer in optimizers
+        if parameter in optimizer.state
         for name, value in optimizer.state[parameter].items()
     }
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, trained: list[nn.Parameter], folder: Path) -> None:
+def _load_optimizers(optimizers: list[torch.optim.Optimizer], trained: list[nn.Parameter], folder: Path) -> None:
+    owner = {parameter: each for each in optimizers for group in each.param_groups for parameter in group["params"]}
     for key, lazy in open_weights(folder / OPTIMIZER).items():
         index, name = key.split(".", 1)
         parameter, value = trained[int(index)], lazy.read()
-        optimizer.state[parameter][name] = value.clone() if name == "step" else value.to(parameter.device, copy=True)
+        state = owner[parameter].state[parameter]
+        state[name] = value.clone() if name == "step" else value.to(parameter.device, copy=True)

@@ -18,6 +18,7 @@ from agvas_train.data.mixture.draw import Mixture, turn_corpus
 from agvas_train.data.sets.adapter import Adapter
 from agvas_train.data.stream import TurnStream
 from agvas_train.data.synth_turns import SynthTurns, caption_corpus
+from agvas_train.model.config import ModelConfig
 from agvas_train.parallel import Parallel
 
 Sets = Mapping[str, Adapter]
@@ -33,6 +34,19 @@ def text_corpus(config: TrainConfig, sets: Sets | None, templates: Templates) ->
     if sets is None:
         return caption_corpus(config.seed, config.corpus_samples, config.synth)
     return turn_corpus(_mixture(config, sets, templates), config.corpus_samples)
+
+
+def _small_view(model: ModelConfig, config: TrainConfig) -> tuple[ModelConfig, int] | None:
+    """The model's configuration with the run's smaller pixel view, and how many steps see it."""
+    side = config.small_view
+    if side is None:
+        return None
+    if model.pixel_encoder != "conv" or side % 16 or side > model.pixel_view.size:
+        largest = f"up to {model.pixel_view.size}" if model.pixel_encoder == "conv" else "of an encoder of kind conv"
+        raise InputError(f"small_view: is {side}, expected a multiple of 16 {largest}")
+    view = model.pixel_view.model_copy(update={"size": side})
+    small = model.model_copy(update={"pixel": {**model.pixel, "image_size": side}, "pixel_view": view})
+    return small, config.small_view_steps
 
 
 def load_batches(
@@ -57,6 +71,7 @@ def load_batches(
         rank=parallel.accelerator.process_index,
         world=parallel.accelerator.num_processes,
         overfit=config.overfit,
+        small=_small_view(checkpoint.config.model, config),
     )
     for batch in start_loading(stream, config.workers):
         if isinstance(batch, InputError):

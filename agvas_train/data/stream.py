@@ -43,6 +43,7 @@ class TurnStream(IterableDataset[Batch | InputError]):
         micro_batch: samples of one micro-batch.
         rank, world: this process among the training processes.
         overfit: every step takes the samples of step 0.
+        small: the model's configuration with a smaller pixel view, and how many steps see it.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class TurnStream(IterableDataset[Batch | InputError]):
         rank: int = 0,
         world: int = 1,
         overfit: bool = False,
+        small: tuple[ModelConfig, int] | None = None,
     ) -> None:
         self.turns = turns
         self.config = config
@@ -67,6 +69,7 @@ class TurnStream(IterableDataset[Batch | InputError]):
         self.start, self.stop = start, stop
         self.rank, self.world = rank, world
         self.overfit = overfit
+        self.small = small
         self.accumulated = batch_size // world // micro_batch
         """Micro-batches of this process in one step."""
 
@@ -86,11 +89,12 @@ class TurnStream(IterableDataset[Batch | InputError]):
 
     def batch(self, step: int, part: int = 0) -> Batch:
         """One micro-batch of a step."""
+        config = self.small[0] if self.small and step < self.small[1] else self.config
         step = 0 if self.overfit else step
         first = step * self.batch_size + (self.rank * self.accumulated + part) * self.micro_batch
-        return collate([self.example(first + i) for i in range(self.micro_batch)], self.config)
+        return collate([self.example(first + i, config) for i in range(self.micro_batch)], config)
 
-    def example(self, index: int) -> Example:
-        """The sample of one index with a turn about it."""
+    def example(self, index: int, config: ModelConfig | None = None) -> Example:
+        """The sample of one index with a turn about it; `config` where its views are not the model's own."""
         image, turn = self.turns.turn(index)
-        return make_example(image, turn, self.prompter, self.config)
+        return make_example(image, turn, self.prompter, config or self.config)

@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 RELU_GAIN = 1.7139
 """Brings the variance of what ReLU leaves of standard normal inputs back to 1."""
+NORM_EPSILON = 1e-3
 LUMA = (0.299, 0.587, 0.114)
 NEAR, FAR = 9, 33
 """Sides of the boxes around a pixel whose mean it is compared with, pixels."""
@@ -52,22 +53,34 @@ class ConvEncoderConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
 
-class StandardConv(nn.Conv2d):
-    """A convolution whose kernels have mean 0 and keep the variance of their input, times a learned gain."""
+class StandardConv(nn.Module):
+    """A convolution whose kernels have mean 0 and keep the variance of their input, times a learned gain.
+
+    `weight` is a matrix, [outputs, inputs * kernel * kernel], as an optimiser for matrices wants it.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, gain: float = RELU_GAIN) -> None:
-        super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2)
-        self.gain = nn.Parameter(torch.full((outputs, 1, 1, 1), gain))
+        super().__init__()
+        self.shape, self.stride, self.padding = (outputs, inputs, kernel, kernel), stride, kernel // 2
+        bound = (inputs * kernel * kernel) ** -0.5
+        self.weight = nn.Parameter(torch.empty(outputs, inputs * kernel * kernel).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.gain = nn.Parameter(torch.full((outputs, 1), gain))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
-        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True, correction=0)
-        scale = torch.rsqrt(variance * self.weight[0].numel() + 1e-4) * self.gain
-        return F.conv2d(x, (self.weight - mean) * scale, self.bias, self.stride, self.padding)
+        variance, mean = torch.var_mean(self.weight, dim=1, keepdim=True, correction=0)
+        scale = torch.rsqrt(variance * self.weight.shape[1] + 1e-4) * self.gain
+        return F.conv2d(x, ((self.weight - mean) * scale).view(self.shape), self.bias, self.stride, self.padding)
+
+
+def _active(x: Tensor) -> Tensor:
+    """Each channel of each image [B, C, H, W] less its mean, over its deviation; then ReLU."""
+    return F.relu(F.instance_norm(x, eps=NORM_EPSILON))
 
 
 class Residual(nn.Module):
-    """ReLU and a convolution, added to what came in by a learned weight a channel."""
+    """Normalisation, ReLU and a convolution, added to what came in by a learned weight a channel."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -76,7 +89,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C, H, W]."""
-        return x + self.weight * self.conv(F.relu(x))
+        return x + self.weight * self.conv(_active(x))
 
 
 class AttentionBlock(nn.Module):
@@ -135,11 +148,11 @@ class ConvEncoder(PreTrainedModel):
 
     def forward(self, pixel_values: Tensor) -> BaseModelOutput:
         """The features as `last_hidden_state`."""
-        quarter = self.quarter(F.relu(self.stem(_with_contrast(pixel_values))))
-        eighth = self.eighth(F.relu(quarter))
-        coarse = self.from_coarse(F.relu(self.coarse(F.relu(eighth))))
+        quarter = self.quarter(_active(self.stem(_with_contrast(pixel_values))))
+        eighth = _active(self.eighth(_active(quarter)))
+        coarse = self.from_coarse(_active(self.coarse(eighth)))
         upsampled = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
-        return BaseModelOutput(last_hidden_state=self.merge(upsampled + self.from_eighth(F.relu(eighth))))
+        return BaseModelOutput(last_hidden_state=self.merge(upsampled + self.from_eighth(eighth)))
 
 
 def _with_contrast(pixels: Tensor) -> Tensor:
