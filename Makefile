@@ -10,7 +10,7 @@ GRPC_TOOLS = grpcio-tools==1.72.0
 TRITON_CLIENT = tritonclient==2.73.0 python-rapidjson==1.25
 
 .PHONY: demo test test-full proof proof-full-size proof-export proof-single-pass proof-single-pass-bench
-.PHONY: proof-drill proof-fuzz proof-serving proof-web proof-perf-analyzer proof-compare proof-instruct proof-mixture lint proto demo-frames clean
+.PHONY: proof-drill proof-fuzz proof-serving proof-web proof-perf-analyzer proof-compare proof-instruct proof-mixture proof-tiny lint proto demo-frames clean
 
 # Starts the server with the embedded bundle, plays frames to it, stops it. FRAMES=folder plays your own images.
 demo: .venv/installed
@@ -22,12 +22,16 @@ test: lint .venv-kserve/installed
 
 # The same at the sizes that the issues name; hours, not minutes.
 test-full: lint proof proof-full-size proof-export proof-single-pass proof-single-pass-bench \
-           proof-drill proof-fuzz proof-serving proof-web proof-perf-analyzer proof-compare proof-instruct proof-mixture
+           proof-drill proof-fuzz proof-serving proof-web proof-perf-analyzer proof-compare proof-instruct proof-mixture proof-tiny
 	.venv-test/bin/python -m pytest
 
 # The figures behind the README, on an idle machine: benchmarks/full/<date>-<commit>.json.
 proof: .venv/installed
 	.venv/bin/python tools/proof.py
+
+# What the embedded model finds and says, and what its parts bring: half an hour on two idle cores.
+proof-tiny: .venv-test/installed
+	.venv-test/bin/python tools/tiny_proof.py
 
 # Building, planting, loading, merging and training at full size: an hour, 24 GiB of memory, 55 GB of disk.
 proof-full-size: .venv-test/installed

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
+from agvas_export.conv import FoldedConvEncoder
 from agvas_export.language import DecodeGraph, PassGraph, pick
 from agvas_export.sam import FoldedSamEncoder
 from agvas_runtime.plan import HIDDEN, PassPlan, plan_pass
@@ -38,10 +39,14 @@ class PixelEncoderGraph(nn.Module):
     def __init__(self, model: AGVAS, kind: str) -> None:
         super().__init__()
         self.model = model
-        self.folded = FoldedSamEncoder(model.pixel_encoder) if kind in ("sam", "sam-ft") else None
+        self.folded: nn.Module | None = None
+        if kind in ("sam", "sam-ft"):
+            self.folded = FoldedSamEncoder(model.pixel_encoder)
+        elif kind == "conv":
+            self.folded = FoldedConvEncoder(model.pixel_encoder)  # type: ignore[arg-type]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """F_p, SAM's in its folded form."""
+        """F_p, in its folded form where there is one."""
         if self.folded is None:
             return self.model.pixel_features(pixels)
         return self.model.pixel_projection(self.folded(pixels))

@@ -55,6 +55,8 @@ def to_half(model: ir.Model, *, softmax_precision: bool = True) -> ir.Model:
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
     for node in list(graph):
         floats = [index for index, value in enumerate(node.inputs) if value is not None and _is_float(value)]
+        if node.op_type == "Resize":
+            floats = floats[:1]  # what it is resized by is always float32
         if node.op_type == "Cast":
             _retype(node, F32, types)
             continue

@@ -15,6 +15,8 @@ from agvas_export.quiet import quiet
 from agvas_export.targets import OPSET
 
 OLDEST_OF_EXPORTER = 18
+RESIZE_18 = {"antialias": 0, "keep_aspect_ratio_policy": "stretch"}
+"""Attributes that Resize has from opset 18 on, and the values that say what it did before."""
 EXTERNAL_BYTES = 1024
 """Weights from this size on lie in a file of their own."""
 ALIGNMENT, PAGE, LARGE_BYTES = 64, 4096, 1 << 20
@@ -52,13 +54,18 @@ def onnx_graph(graph: Graph, *, opset: int = OPSET) -> ir.Model:
 
 
 def _to_opset_17(model: ir.Model) -> None:
-    """From 18: of the operators that our graphs have, ReduceMean alone was another one, with its axes as attribute."""
+    """From 18: of the operators that our graphs have, two were others: ReduceMean had its axes as attribute, Resize
+    lacked attributes, which have here the value that says what it did before."""
     for node in model.graph:
         if node.op_type == "ReduceMean" and len(node.inputs) > 1:
             axes = node.inputs[1].const_value.numpy().tolist()
             node.attributes["axes"] = ir.AttrInt64s("axes", axes)
             node.attributes.pop("noop_with_empty_axes", None)
             node.resize_inputs(1)
+        elif node.op_type == "Resize":
+            for name, usual in RESIZE_18.items():
+                if name in node.attributes and node.attributes.pop(name).value != usual:
+                    raise NotImplementedError(f"Resize with another {name} than {usual!r} in opset 17")
     model.graph.opset_imports[""] = 17
     passes.RemoveUnusedNodesPass()(model)
 

@@ -30,12 +30,10 @@ app.command()(info)
 def train(
     context: typer.Context,
     out: Annotated[Path | None, typer.Option(help="Folder of the run: metrics, checkpoints, final checkpoint.")] = None,
-    preset: Annotated[str | None, typer.Option(help="tiny, tiny-conv, 0.5b or 7b.")] = None,
+    preset: Annotated[str | None, typer.Option(help="tiny, 0.5b or 7b.")] = None,
     config: Annotated[
         str | None,
-        typer.Option(
-            help="Recipe: a YAML file, or a shipped one (tiny, tiny-conv, tiny-mixture, 0.5b, 7b); options here win."
-        ),
+        typer.Option(help="Recipe: a YAML file, or a shipped one (tiny, tiny-mixture, 0.5b, 7b); options here win."),
     ] = None,
     base: Annotated[Path | None, typer.Option("--from", help="Checkpoint to start from.")] = None,
     lora: Annotated[

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def init(
-    preset: Annotated[str, typer.Option(help="tiny, tiny-conv, 0.5b or 7b.")],
+    preset: Annotated[str, typer.Option(help="tiny, 0.5b or 7b.")],
     out: Annotated[Path, typer.Option(help="Folder of the base checkpoint; must be new.")],
     llava: Annotated[
         str | None, typer.Option(help="LLaVA-OneVision: folder in the hub's layout, or hub id (org/name).")
@@ -92,7 +92,7 @@ def init(
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="A preset (tiny, tiny-conv, 0.5b, 7b) or a checkpoint's folder.")],
+    model: Annotated[str, typer.Argument(help="A preset (tiny, 0.5b, 7b) or a checkpoint's folder.")],
     pixel_encoder: Annotated[str | None, typer.Option(help="Another pixel encoder than the preset's.")] = None,
     text_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prompt without the visual ones.")] = 47,
     trie_nodes: Annotated[int, typer.Option(min=0, help="Nodes of the template trie in the same pass.")] = 0,

@@ -77,6 +77,10 @@ class TrainConfig(BaseModel):
     empty_maps: float = Field(0, ge=0, le=1)
     """Share of the direct turns about normal synthetic images that teach empty maps and no words. The paper's are
     answered by a rejection alone, of which maps learn nothing; a small model answers some of them in spite of it."""
+    usual_words: float = Field(0, ge=0, le=1)
+    """Share of the answers and rejections about synthetic images in the words of one template each ("It is ...", "It
+    looks normal to me."). With 22 rejections of many first words, and answers of which three in five begin with "Sure",
+    greedy decoding rejects only where an answer is less likely than about one in three."""
     text_weight: float = Field(1, gt=0)
     """Of L_txt beside L_seg; the paper's is 1. In a model from scratch the choice between answer and rejection is a few
     hundredths of the loss."""

@@ -59,7 +59,7 @@ def load_batches(
     """
     templates = checkpoint.templates
     stream = TurnStream(
-        SynthTurns(templates, config.mixture, config.synth, config.seed, config.empty_maps)
+        SynthTurns(templates, config.mixture, config.synth, config.seed, config.empty_maps, config.usual_words)
         if sets is None
         else _mixture(config, sets, templates),
         config=checkpoint.config.model,

@@ -22,6 +22,9 @@ DEFAULT_SHARE = 0.3
 OTHER_SAMPLE = 10**9
 """Distance of the index at which another sample is taken where the first does not suit its task."""
 
+USUAL_ANSWER, USUAL_REJECTION = "It is [NOR][ANO][SEG].", "It looks normal to me."
+"""Of Figure A.7. They part at their second word, where greedy decoding takes what is likelier: an answer or none."""
+
 _QUESTIONS = ("Are there any {class_name} in this image?", "Do you see any {class_name} here?")
 _SHOWN = ("What is shown in this image?", "Please describe this image.")
 
@@ -33,16 +36,26 @@ class SynthTurns:
         mixture: weight of each task.
         config: what the images are like.
         empty_maps: share of the direct turns about normal images that teach empty maps, and no words.
+        usual_words: share of the turns about anomalies in the usual answer's or the usual rejection's words.
     """
 
     def __init__(
-        self, templates: Templates, mixture: Mapping[Task, float], config: SynthConfig, seed: int, empty_maps: float = 0
+        self,
+        templates: Templates,
+        mixture: Mapping[Task, float],
+        config: SynthConfig,
+        seed: int,
+        empty_maps: float = 0,
+        usual_words: float = 0,
     ) -> None:
         self.templates = templates
         self.mixture = dict(mixture)
         self.config = config
         self.seed = seed
         self.empty_maps = empty_maps
+        self.usual_words = usual_words
+        usual = {"direct_answers": (USUAL_ANSWER,), "rejections": (USUAL_REJECTION,)}
+        self._usual_templates = templates.model_copy(update=usual)
 
     def turn(self, index: int) -> tuple[NDArray[np.uint8], Turn]:
         """Image, uint8 RGB [H, W, 3], and turn of one index."""
@@ -55,7 +68,9 @@ class SynthTurns:
                 sample = replace(sample, anchors=SEG_ALONE)  # its regions are asked for, not its defects
             if task is Task.CONVERSATION:
                 sample = replace(sample, conversation=_talk(made, self.templates, rng))
-            turn = draw_turn(task, sample, self.templates, rng, default_share=DEFAULT_SHARE)
+            usual = self.usual_words and rng.random() < self.usual_words
+            templates = self._usual_templates if usual else self.templates
+            turn = draw_turn(task, sample, templates, rng, default_share=DEFAULT_SHARE)
             if turn is not None:
                 return made.image, self._with_empty_map(turn, made, rng)
             index += OTHER_SAMPLE

@@ -67,11 +67,15 @@ class StandardConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.gain = nn.Parameter(torch.full((outputs, 1), gain))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
+    def kernel(self) -> Tensor:
+        """The kernel that is convolved with, [outputs, inputs, kernel, kernel]."""
         variance, mean = torch.var_mean(self.weight, dim=1, keepdim=True, correction=0)
         scale = torch.rsqrt(variance * self.weight.shape[1] + 1e-4) * self.gain
-        return F.conv2d(x, ((self.weight - mean) * scale).view(self.shape), self.bias, self.stride, self.padding)
+        return ((self.weight - mean) * scale).view(self.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
+        return F.conv2d(x, self.kernel(), self.bias, self.stride, self.padding)
 
 
 def _active(x: Tensor) -> Tensor:

@@ -53,13 +53,15 @@ def new_parts(config: ModelConfig, seed: int) -> LazyTensors:
 
 
 def _scales(model: AGVAS) -> set[str]:
-    """The weights that multiply channels, which begin with one: of norms and layer scales."""
+    """The weights that multiply channels, which begin with one: of norms, layer scales and standardised kernels."""
     found = set()
     for name, module in model.named_modules():
         kind = type(module).__name__
         if "Norm" in kind:
             found.add(f"{name}.weight")
-        elif kind.endswith("LayerScale"):
+        elif kind == "StandardConv":
+            found.add(f"{name}.gain")
+        elif kind.endswith(("LayerScale", "Residual")):
             found.update(f"{name}.{leaf}" for leaf, _ in module.named_parameters(recurse=False))
     return found
 

@@ -35,7 +35,8 @@ def test_products_are_half_and_norms_are_not(model_of: ModelOf, name: str) -> No
         types.setdefault(node.op_type, set()).update(v.dtype for v in node.outputs if v.dtype in (F16, F32))
     for product in ("MatMul", "Gemm", "Conv", "Attention", "ConvTranspose"):
         assert types.get(product, {F16}) == {F16}, product
-    for norm in ("LayerNormalization", "RMSNormalization", "ReduceMean", "Pow", "Sqrt", "Sin", "Cos", "LogSoftmax"):
+    norms = ("LayerNormalization", "InstanceNormalization", "RMSNormalization", "ReduceMean")
+    for norm in (*norms, "Pow", "Sqrt", "Sin", "Cos", "LogSoftmax"):
         assert types.get(norm, {F32}) == {F32}, norm
     for port in (*model.graph.inputs, *model.graph.outputs):
         if port.dtype in (F16, F32):

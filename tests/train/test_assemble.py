@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, SamVisionConfig
-from transformers.models.sam.modeling_sam import SamVisionEncoder
+from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 from typer.testing import CliRunner
 
 from agvas_runtime.bench.contenders import Contender
@@ -23,6 +21,7 @@ from agvas_train.checkpoint import Checkpoint, load_checkpoint, write_checkpoint
 from agvas_train.cli import app
 from agvas_train.data.synth import generate
 from agvas_train.model import PRESETS
+from agvas_train.model.conv_encoder import ConvEncoder, ConvEncoderConfig
 from agvas_train.reference import ReferenceSegmenter
 from agvas_train.tokenizer import IMAGE, PADDING, TURN_END, TURN_START, template_sentences, train_tokenizer
 from agvas_train.weights.load import named_tensors
@@ -34,10 +33,10 @@ TINY = PRESETS["tiny"](1536)
 
 @pytest.fixture(scope="module")
 def backbones(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """What a user would hold for the tiny preset: a LLaVA-OneVision folder of the hub and a SAM encoder's folder."""
+    """What a user would hold for the tiny preset: a LLaVA-OneVision folder of the hub and a pixel encoder's folder."""
     torch.manual_seed(5)
     root = tmp_path_factory.mktemp("backbones")
-    llava, sam = root / "llava-onevision", root / "sam"
+    llava, pixel = root / "llava-onevision", root / "pixel"
     config = LlavaOnevisionConfig(
         vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **TINY.semantic},
         text_config={"model_type": "qwen2", **TINY.language},
@@ -45,10 +44,8 @@ def backbones(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     )
     LlavaOnevisionForConditionalGeneration(config).save_pretrained(llava)
     (llava / "tokenizer.json").write_text(user_tokenizer())
-    encoder = SamVisionEncoder(SamVisionConfig(**TINY.pixel))
-    sam.mkdir()
-    save_file({f"vision_encoder.{name}": t for name, t in encoder.state_dict().items()}, sam / "model.safetensors")
-    return llava, sam
+    ConvEncoder(ConvEncoderConfig(**TINY.pixel)).save_pretrained(pixel)
+    return llava, pixel
 
 
 def user_tokenizer() -> str:
@@ -88,7 +85,7 @@ def test_a_base_holds_the_backbones_unchanged_and_fresh_parts(base: Path, backbo
     rows = slice(0, known)
     torch.testing.assert_close(found[..., rows], original(input_ids=ids).logits[..., rows], rtol=1e-4, atol=1e-5)
     assert checkpoint.provenance["random_weights"] is False
-    assert set(checkpoint.provenance["backbones"]) == {"llava-onevision/model.safetensors", "sam/model.safetensors"}
+    assert set(checkpoint.provenance["backbones"]) == {"llava-onevision/model.safetensors", "pixel/model.safetensors"}
     prompter = checkpoint.prompter
     assert prompter.decode(prompter.answer("[NOR][ANO][SEG].", anchors=True)) == "[NOR][ANO][SEG]."
     ReferenceSegmenter(checkpoint).segment(generate(0, 0).image)
@@ -159,12 +156,12 @@ def test_a_plant_that_does_not_grow_is_a_failure(monkeypatch: pytest.MonkeyPatch
 
 def test_random_weights_are_the_seeds_and_not_vanishing() -> None:
     first, again, other = (random_base(TINY, seed, "float32")[1] for seed in (1, 1, 2))
-    name = "pixel_encoder.layers.0.attn.qkv.weight"
+    name = "pixel_encoder.stem.weight"
     assert torch.equal(first[name].read(), again[name].read())
     assert not torch.equal(first[name].read(), other[name].read())
     model = planted_base(TINY, 1, "float32", "It looks normal to me.").model
     with torch.no_grad():
-        visual = model.encode(torch.randn(1, 3, 96, 96), torch.randn(1, 3, 256, 256))
+        visual = model.encode(torch.randn(1, 3, 96, 96), torch.randn(1, 3, 288, 288))
     assert visual.pixel.std() > 0.01
     assert visual.tokens.std() > 0.01
 
@@ -192,22 +189,22 @@ def test_a_planted_checkpoint_says_so_everywhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--preset", "8b"], "preset 8b: expected one of tiny, tiny-conv, 0.5b, 7b"),
+        (["--preset", "8b"], "preset 8b: expected one of tiny, 0.5b, 7b"),
         (["--preset", "tiny"], "--llava and --pixel are missing"),
         (["--preset", "tiny", "--llava", "{llava}"], "--llava and --pixel are missing"),
         (["--preset", "tiny", "--random-weights", "0", "--llava", "x"], "can't use --random-weights beside --llava"),
-        (["--preset", "tiny", "--llava", "{llava}", "--pixel", "{sam}", "--plant", "No."], "--plant needs --random"),
+        (["--preset", "tiny", "--llava", "{llava}", "--pixel", "{pixel}", "--plant", "No."], "--plant needs --random"),
         (["--preset", "tiny", "--random-weights", "0", "--plant", " "], "--plant: found a blank text"),
         (["--preset", "tiny", "--random-weights", "0", "--dtype", "fp8"], "--dtype fp8: expected one of float32"),
-        (["--preset", "7b", "--llava", "{llava}", "--pixel", "{sam}"], "preset 7b expects 3584"),
-        (["--preset", "tiny", "--llava", "./typo", "--pixel", "{sam}"], "typo: no such folder or file"),
+        (["--preset", "7b", "--llava", "{llava}", "--pixel", "{pixel}"], "preset 7b expects 3584"),
+        (["--preset", "tiny", "--llava", "./typo", "--pixel", "{pixel}"], "typo: no such folder or file"),
         (["--preset", "tiny", "--llava", "{llava}", "--pixel", "typo.pth"], "typo.pth: no such folder or file"),
     ],
 )
 def test_wrong_sources_are_one_line_that_names_both_sides(
     arguments: list[str], reason: str, backbones: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    filled = [argument.format(llava=backbones[0], sam=backbones[1]) for argument in arguments]
+    filled = [argument.format(llava=backbones[0], pixel=backbones[1]) for argument in arguments]
     result = init(*filled, "--out", tmp_path / "x")
     assert isinstance(result.exception, InputError), result.output
     assert reason in str(result.exception)

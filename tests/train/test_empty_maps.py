@@ -7,7 +7,7 @@ from agvas_train.checkpoint import Checkpoint
 from agvas_train.data.batch import collate, make_example
 from agvas_train.data.conversation import Task
 from agvas_train.data.synth import SynthConfig
-from agvas_train.data.synth_turns import SynthTurns
+from agvas_train.data.synth_turns import USUAL_ANSWER, USUAL_REJECTION, SynthTurns
 from agvas_train.step import TrainingStep
 
 
@@ -55,3 +55,19 @@ def test_words_count_as_much_as_is_asked(small: Checkpoint) -> None:
     batch = collate([make_example(*turns.turn(index), small.prompter, config) for index in range(2)], config)
     once, fourfold = (TrainingStep(small.model, weight)(batch) for weight in (1.0, 4.0))
     assert torch.isclose(fourfold["loss"] - once["loss"], 3 * once["text"])
+
+
+def test_usual_words_are_one_answer_and_one_rejection_that_part_at_their_second_word(small: Checkpoint) -> None:
+    answers: dict[bool, list[str]] = {True: [], False: []}
+    config = SynthConfig(normal_share=0.5, usual_sides=(96, 112), max_side=128)
+    for index in range(120):
+        _, turn = SynthTurns(small.templates, {Task.DIRECT: 1.0}, config, 3, usual_words=0.7).turn(index)
+        answers[turn.anchors].append(turn.answer)
+    for kind, usual in ((True, USUAL_ANSWER), (False, USUAL_REJECTION)):
+        assert 0.55 < answers[kind].count(usual) / len(answers[kind]) < 0.95
+        assert len(set(answers[kind])) > 3
+    first, second = (small.prompter.answer(text, anchors=True) for text in (USUAL_ANSWER, USUAL_REJECTION))
+    assert first[0] == second[0]
+    assert first[1] != second[1]
+    assert USUAL_ANSWER in small.templates.direct_answers
+    assert USUAL_REJECTION in small.templates.rejections

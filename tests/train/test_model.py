@@ -100,15 +100,15 @@ def trained() -> Checkpoint:
     return load_checkpoint(default_checkpoint_path())
 
 
-def test_the_embedded_checkpoint_has_sam_unprojected(trained: Checkpoint) -> None:
-    assert trained.config.model.pixel_encoder == "sam"
+def test_the_embedded_checkpoint_has_convolutions_unprojected(trained: Checkpoint) -> None:
+    assert trained.config.model.pixel_encoder == "conv"
     assert isinstance(trained.model.pixel_projection, nn.Identity)
 
 
 @torch.no_grad()
 def test_bfloat16_weights_take_float32_views_and_give_float32_maps(trained: Checkpoint) -> None:
     exact, coarse = trained.model, load_checkpoint(default_checkpoint_path()).model.to(torch.bfloat16)
-    views = torch.randn(1, 3, 96, 96), torch.randn(1, 3, 256, 256)
+    views = torch.randn(1, 3, 96, 96), torch.randn(1, 3, 288, 288)
     found, expected = [], []
     for model, results in ((coarse, found), (exact, expected)):
         visual = model.encode(*views)

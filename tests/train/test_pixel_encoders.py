@@ -36,7 +36,7 @@ def reduced(name: str, **changes: Any) -> ModelConfig:
         "image_size": GRID * encoder.fields["patch_size"],
         "global_attn_indexes": [1],
         "window_size": 3,
-        "output_channels": 96,
+        "output_channels": 64,
     }
     fields = {**encoder.fields, **{key: value for key, value in small.items() if key in encoder.fields}, **changes}
     view = encoder.view.model_copy(update={"size": fields["image_size"]})
@@ -170,7 +170,7 @@ def test_one_name_gives_a_preset_another_encoder(name: str) -> None:
 def test_presets_take_their_encoders_from_the_table() -> None:
     assert pixel_encoder_name(PRESETS["0.5b"]()) == "sam-vit-b"
     assert pixel_encoder_name(PRESETS["7b"]()) == "sam-vit-h"
-    assert pixel_encoder_name(PRESETS["tiny"](300)) == "sam"
+    assert pixel_encoder_name(PRESETS["tiny"](300)) == "conv"
 
 
 def test_an_unknown_name_gets_a_suggestion_and_the_list() -> None:
@@ -181,13 +181,13 @@ def test_an_unknown_name_gets_a_suggestion_and_the_list() -> None:
 
 
 def test_unprojected_features_must_fit_the_mask_decoder() -> None:
-    with pytest.raises(InputError, match=r"tiny with sam-vit-b: pixel.output_channels is 256, must equal .* 96$"):
+    with pytest.raises(InputError, match=r"tiny with sam-vit-b: pixel.output_channels is 256, must equal .* 64$"):
         with_pixel_encoder(PRESETS["tiny"](300), "sam-vit-b")
     assert with_pixel_encoder(PRESETS["tiny"](300), "sam-ft-vit-h").grid == 64
 
 
 def test_encoder_and_view_must_agree() -> None:
-    with pytest.raises(ValueError, match=r"pixel\.image_size is 80, must equal pixel_view.size, 256"):
+    with pytest.raises(ValueError, match=r"pixel\.image_size is 80, must equal pixel_view.size, 288"):
         ModelConfig.model_validate({**reduced("sam-vit-b").model_dump(), "pixel_view": PRESETS["tiny"](300).pixel_view})
     with pytest.raises(ValueError, match=r"pixel\.patch_size is 13, must divide pixel.image_size, 80"):
         reduced("siglip-vit-l-384", patch_size=13)

@@ -25,9 +25,7 @@ PAPER = {
 
 
 def test_the_shipped_recipes_are_the_files() -> None:
-    assert (
-        {path.stem for path in RECIPES} == set(shipped_recipes()) == {"tiny", "tiny-conv", "tiny-mixture", "0.5b", "7b"}
-    )
+    assert {path.stem for path in RECIPES} == set(shipped_recipes()) == {"tiny", "tiny-mixture", "0.5b", "7b"}
     assert [path.stem for path in ENGINES] == ["zero2", "zero3"]
 
 
@@ -37,7 +35,7 @@ def test_every_recipe_is_dry_run(recipe: Path) -> None:
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert found["preset"] == recipe.stem.removesuffix("-mixture")
-    assert bool(found["data"]) == (recipe.stem not in ("tiny", "tiny-conv"))
+    assert bool(found["data"]) == (recipe.stem != "tiny")
     assert found["processes"] * found["accumulated"] * found["micro_batch"] == found["batch_size"]
     assert found["trained"] > 0
     table = CliRunner().invoke(app, ["--config", str(recipe), "--dry-run"])
@@ -86,7 +84,7 @@ def test_the_weights_of_a_group_s_tasks_add_up_to_table_a1(name: str) -> None:
         ("steps: [\n", "cannot be read"),
         ("preset: tiny\nstep: 3\n", "step: Extra inputs are not permitted"),
         ("preset: tiny\nbatch_size: 6\nmicro_batch: 4\n", "not a multiple of micro_batch 4"),
-        ("preset: huge\n", "preset huge: expected one of tiny, tiny-conv, 0.5b, 7b"),
+        ("preset: huge\n", "preset huge: expected one of tiny, 0.5b, 7b"),
         ("preset: tiny\nlora: 4\n", "--lora needs a base checkpoint"),
         ("preset: tiny\ndeepspeed: none.json\n", "none.json: cannot be read as a DeepSpeed configuration"),
     ],

@@ -142,7 +142,7 @@ def test_the_rate_warms_up_and_decays_linearly() -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--preset", "huge", "--out", "x"], "expected one of tiny, tiny-conv, 0.5b, 7b"),
+        (["--preset", "huge", "--out", "x"], "expected one of tiny, 0.5b, 7b"),
         (["--preset", "7b", "--out", "x"], "starts from released backbones"),
         (["--preset", "tiny"], "--out is missing"),
         (["--lora", "16", "--out", "x"], "--lora needs a base checkpoint"),
@@ -156,7 +156,7 @@ def test_the_rate_warms_up_and_decays_linearly() -> None:
         ),
         (
             ["--config", "nope", "--out", "x"],
-            "no such file, and no shipped recipe (there are 0.5b, 7b, tiny-conv, tiny-mixture, tiny)",
+            "no such file, and no shipped recipe (there are 0.5b, 7b, tiny-mixture, tiny)",
         ),
         (["--preset", "tiny", "--deepspeed", "nowhere.json", "--out", "x"], "cannot be read as a DeepSpeed"),
     ],

@@ -76,7 +76,7 @@ def sam() -> ImageEncoderViT:
         use_rel_pos=True,
         global_attn_indexes=[1],
         window_size=3,
-        out_chans=96,
+        out_chans=64,
     )
     return randomised(encoder)
 
@@ -84,8 +84,8 @@ def sam() -> ImageEncoderViT:
 def official_file(encoder: ImageEncoderViT, folder: Path) -> Path:
     """A file as segment-anything publishes it, mask decoder and all."""
     rest = {
-        "prompt_encoder.no_mask_embed.weight": torch.zeros(1, 96),
-        "mask_decoder.iou_token.weight": torch.ones(1, 96),
+        "prompt_encoder.no_mask_embed.weight": torch.zeros(1, 64),
+        "mask_decoder.iou_token.weight": torch.ones(1, 64),
     }
     torch.save({**{f"image_encoder.{k}": v for k, v in encoder.state_dict().items()}, **rest}, folder / "sam_vit_x.pth")
     return folder / "sam_vit_x.pth"
@@ -94,9 +94,9 @@ def official_file(encoder: ImageEncoderViT, folder: Path) -> Path:
 def hub_folder(encoder: ImageEncoderViT, folder: Path) -> Path:
     """The same encoder in a SamModel, as the hub holds it."""
     fields = reduced("sam-vit-b").pixel
-    decoder = {"hidden_size": 96, "mlp_dim": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    decoder = {"hidden_size": 64, "mlp_dim": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = SamModel(
-        SamConfig(vision_config=fields, prompt_encoder_config={"hidden_size": 96}, mask_decoder_config=decoder)
+        SamConfig(vision_config=fields, prompt_encoder_config={"hidden_size": 64}, mask_decoder_config=decoder)
     )
     renamed = {}
     for name, tensor in encoder.state_dict().items():
@@ -234,7 +234,7 @@ Change = Callable[[dict[str, Tensor]], object]
             r"\(1, 5, 5, 48\)$",
         ),
         (
-            lambda t: t.update({"image_encoder.neck.3.bias": torch.ones(96, dtype=torch.int8)}),
+            lambda t: t.update({"image_encoder.neck.3.bias": torch.ones(64, dtype=torch.int8)}),
             r"sam_vit_x.pth: image_encoder.neck.3.bias holds torch.int8, expected floating point$",
         ),
         (

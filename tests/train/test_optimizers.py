@@ -1,0 +1,80 @@
+"""Muon beside AdamW, and the smaller view of the first steps: who takes what, exact resuming, and what is refused."""
+
+import shutil
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from agvas_runtime.errors import InputError
+from agvas_train.checkpoint import Checkpoint, load_checkpoint
+from agvas_train.config import TrainConfig
+from agvas_train.data.loading import load_batches
+from agvas_train.model.conv_encoder import StandardConv
+from agvas_train.optimizers import make_optimizers
+from agvas_train.parallel import Parallel
+from agvas_train.runs import run_training
+from agvas_train.weights.load import named_tensors
+
+from .conftest import SHORT, quiet
+
+MUON = SHORT.model_copy(update={"optimizer": "muon", "small_view": 96, "small_view_steps": 3})
+
+
+def test_muon_takes_the_layers_matrices_and_adamw_all_the_rest(small: Checkpoint) -> None:
+    small.model.requires_grad_(True)
+    adamw, muon = make_optimizers(small.model, MUON)
+    taken = {id(p) for group in muon.param_groups for p in group["params"]}
+    rest = {id(p) for group in adamw.param_groups for p in group["params"]}
+    layers = [m for m in small.model.modules() if isinstance(m, nn.Linear | StandardConv)]
+    embeddings = small.model.llava.get_input_embeddings().weight
+    assert taken == {id(layer.weight) for layer in layers} - {id(embeddings)}  # the head is tied to them
+    assert taken.isdisjoint(rest)
+    assert taken | rest == {id(p) for p in small.model.parameters()}
+    assert sum(p.numel() for p in muon.param_groups[0]["params"]) > 0.6 * sum(
+        p.numel() for p in small.model.parameters()
+    )
+
+
+def test_without_muon_there_is_one_optimiser_and_frozen_weights_have_none(small: Checkpoint) -> None:
+    small.model.requires_grad_(False)
+    trained = small.model.token_refiner
+    trained.requires_grad_(True)
+    (adamw,) = make_optimizers(small.model, SHORT)
+    assert {id(p) for p in adamw.param_groups[0]["params"]} == {id(p) for p in trained.parameters()}
+    _, muon = make_optimizers(small.model, MUON)
+    assert {id(p) for p in muon.param_groups[0]["params"]} == {id(p) for p in trained.parameters() if p.ndim == 2}
+
+
+def test_a_resumed_run_makes_the_same_steps(tmp_path: Path) -> None:
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    run_training(whole, MUON, resume=False, report=quiet)
+    shutil.copytree(whole, halved)
+    shutil.rmtree(halved / "final")
+    shutil.rmtree(halved / "checkpoints" / "step-000004")
+    run_training(halved, MUON, resume=True, report=quiet)
+    one, other = (named_tensors(load_checkpoint(run / "final").model) for run in (whole, halved))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_first_steps_see_a_smaller_view(small: Checkpoint) -> None:
+    alone = Parallel(Accelerator(cpu=True), micro_batch=2, accumulated=1, deepspeed=False)
+    batches = list(islice(load_batches(small, None, MUON, 2, alone), 2))
+    assert [batch.pixel.shape[-1] for batch in batches] == [96, 288]
+    assert [batch.target.shape[-1] for batch in batches] == [48, 144]
+    assert [batch.semantic.shape[-1] for batch in batches] == [96, 96]
+
+
+@pytest.mark.parametrize("side", [100, 304])
+def test_a_view_that_the_encoder_cannot_take_is_one_line(side: int, tmp_path: Path) -> None:
+    config = MUON.model_copy(update={"small_view": side})
+    with pytest.raises(InputError, match=rf"^small_view: is {side}, expected a multiple of 16 up to 288$"):
+        run_training(tmp_path / "run", config, resume=False, report=quiet)
+
+
+def test_muon_is_refused_under_deepspeed() -> None:
+    with pytest.raises(ValueError, match="optimizer muon does not run under DeepSpeed; expected adamw"):
+        TrainConfig(preset="tiny", optimizer="muon", deepspeed="zero2.json")

@@ -1,0 +1,154 @@
+"""What the embedded model is worth: `make proof-tiny`. Writes benchmarks/full/<date>-<commit>-tiny.json.
+
+Quality of the checkpoint (float32) and of the bundle made from it on synthetic images of training's families, of
+families that training never draws, and on the evaluation images where there are any; what is lost without a part of the
+method; how often what is said is true. None of these images is trained on. Half an hour on two idle cores.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from agvas_runtime import console
+from agvas_runtime.bench.machine import describe_machine, git_commit
+from agvas_runtime.bundle import Bundle, default_bundle_path
+from agvas_runtime.datasets import Dataset, load_dataset
+from agvas_runtime.evaluate.rows import FIGURES
+from agvas_runtime.evaluate.run import evaluate_dataset
+from agvas_runtime.evaluate.sources import Asks, Model, Source, asks
+from agvas_runtime.modes import AnchorGroup, Request
+from agvas_train.checkpoint import default_checkpoint_path
+from agvas_train.data.synth import Families, SynthConfig
+from agvas_train.data.synth.folder import write_folder
+from agvas_train.model.agmd import ANO, NOR, SEG
+from agvas_train.model.agvas import Visual
+from agvas_train.reference import ReferenceSegmenter
+from agvas_train.weights.store import weights_sha256
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tools.said_and_true import said_and_true
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SEED = 1_000_003
+"""Of the test images; training's is 0."""
+ABLATIONS: dict[str, tuple[bool, tuple[int, ...]]] = {
+    "all parts": (True, (NOR, ANO, SEG)),
+    "without SPAM": (False, (NOR, ANO, SEG)),
+    "without [SEG]": (True, (NOR, ANO)),
+    "without [NOR][ANO]": (True, (SEG,)),
+    "[NOR][ANO] alone": (False, (NOR, ANO)),
+    "[SEG] alone": (False, (SEG,)),
+}
+"""Whether the language model sees the pixel features, and the anchors that the mask decoder gets."""
+
+
+class Nothing(nn.Module):
+    """In SPAM's place: aligned tokens of zeros."""
+
+    def forward(self, semantic: Tensor, pixel: Tensor) -> Tensor:
+        """f_s [B, N, d] to zeros of its shape."""
+        return torch.zeros_like(semantic)
+
+
+class WithoutParts(ReferenceSegmenter):
+    """The model as it was trained, less a part: nothing is trained again without it."""
+
+    kinds: tuple[int, ...]
+
+    def group_map(self, group: AnchorGroup, states: Tensor, visual: Visual, alpha: float | None = None) -> Tensor:
+        """The map of those anchors of the answer that are kept."""
+        kept = tuple((kind, place) for kind, place in group if kind in self.kinds)
+        return super().group_map(kept, states, visual, alpha)
+
+
+@dataclass(frozen=True)
+class Ablated:
+    """A checkpoint less a part, as a source of answers."""
+
+    path: Path
+    spam: bool
+    kinds: tuple[int, ...]
+
+    def open(self) -> tuple[Asks, str]:
+        """As `Source.open`."""
+        segmenter = WithoutParts.open(self.path, template_scores=False)
+        segmenter.kinds = self.kinds
+        if not self.spam:
+            segmenter.model.spam = Nothing()
+        return asks(segmenter, Request()), segmenter.weights_note
+
+    def settings(self) -> dict[str, Any]:
+        """As `Source.settings`."""
+        return {"engine": "reference", "model": str(self.path), "spam": self.spam, "anchors": self.kinds}
+
+
+def real_images() -> Path | None:
+    """The evaluation images, where there are any."""
+    places = (os.environ.get("AGVAS_SHARED"), REPOSITORY.parent / "shared", REPOSITORY / "shared")
+    return next((Path(p) / "data/real_open" for p in places if p and (Path(p) / "data/real_open").is_dir()), None)
+
+
+def figures(source: Source, dataset: Dataset) -> dict[str, Any]:
+    """The mean over the categories, and each category's row in short."""
+    rows = evaluate_dataset(source, dataset).evaluation
+    mean = rows.mean()
+    found = {name: round(getattr(mean, name), 2) for name in FIGURES}
+    counts = {name: getattr(mean, name) for name in ("images", "normal", "rejected_normals", "rejected_defectives")}
+    short = ("ap", "f1_max", "iou_ano", "iou_nor")
+    categories = {row.category: {name: round(getattr(row, name), 2) for name in short} for row in rows.rows}
+    return {**found, **counts, "categories": categories}
+
+
+def main() -> None:
+    """Measure everything and write the file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, default=default_checkpoint_path())
+    parser.add_argument("--bundle", type=Path, default=default_bundle_path())
+    parser.add_argument("--images", type=int, default=600, help="synthetic images of either kind of family")
+    parser.add_argument("--out", type=Path, help="file to write; by default benchmarks/full/<date>-<commit>-tiny.json")
+    chosen = parser.parse_args()
+    commit = (git_commit(REPOSITORY) or "unknown")[:12]
+    report: dict[str, Any] = {
+        "machine": describe_machine(),
+        "commit": commit,
+        "weights_sha256": weights_sha256(chosen.checkpoint),
+        "checkpoint_bytes": sum(file.stat().st_size for file in chosen.checkpoint.iterdir()),
+        "bundle_bytes": Bundle.open(chosen.bundle).size_bytes,
+        "synthetic_images": chosen.images,
+        "seed": SEED,
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        sets = {}
+        for families in (Families.TRAINING, Families.HELD_OUT):
+            write_folder(Path(scratch) / families.value, chosen.images, SEED, SynthConfig(families=families))
+            sets[families.value] = load_dataset(Path(scratch) / families.value)
+        if real := real_images():
+            sets["real"] = load_dataset(real)
+        float32, bundle = Model("reference", chosen.checkpoint), Model("ort", chosen.bundle)
+        for name, dataset in sets.items():
+            console.note(f"{name}: checkpoint, then bundle")
+            report[name] = {"float32": figures(float32, dataset), "bundle": figures(bundle, dataset)}
+        report["ablations"] = {}
+        for name, (spam, kinds) in ABLATIONS.items():
+            console.note(f"held-out: {name}")
+            report["ablations"][name] = figures(Ablated(chosen.checkpoint, spam, kinds), sets["held-out"])
+    console.note("what is said")
+    segmenter = ReferenceSegmenter.open(chosen.checkpoint, template_scores=False)
+    report["language"] = said_and_true(segmenter, SEED + 1, chosen.images // 2)
+    out = chosen.out or REPOSITORY / "benchmarks" / "full" / f"{date.today().isoformat()}-{commit}-tiny.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {out.relative_to(REPOSITORY) if out.is_relative_to(REPOSITORY) else out}")
+
+
+if __name__ == "__main__":
+    main()
