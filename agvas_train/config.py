@@ -53,8 +53,8 @@ class TrainConfig(BaseModel):
     deepspeed: str | None = None
     """DeepSpeed configuration file (JSON); a path that is not absolute counts from the recipe's folder."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon: matrices of weights take orthogonalised steps (Jordan, "Muon", 2024), the rest AdamW's; for models from
-    scratch, and not with DeepSpeed."""
+    """muon: matrices of weights take orthogonalised steps (Jordan, "Muon", 2024), the rest AdamW's; for training all of
+    a model, without DeepSpeed."""
     learning_rate: float = Field(1e-3, gt=0)
     """The paper's 3e-4 is for LoRA on a trained model; a model from scratch takes more."""
     warmup_steps: int = Field(100, ge=0)
@@ -91,9 +91,10 @@ class TrainConfig(BaseModel):
     vocabulary_size: int = 1536
     """Of the tokenizer that a model from scratch gets."""
     small_view: int | None = Field(None, gt=0)
-    """Side in pixels of the pixel view in the first `small_view_steps`: half the cost while coarse things are learnt.
-    Only for pixel encoders that take any side (the kind conv: multiples of 16)."""
-    small_view_steps: int = Field(0, ge=0)
+    """Side in pixels of the pixel view in the first steps, which cost less while coarse things are learnt. Only for
+    pixel encoders that take any side (the kind conv: multiples of 32)."""
+    small_view_share: float = Field(0.5, gt=0, lt=1)
+    """Of the steps, those that see it."""
     corpus_samples: int = 1500
     """Samples whose texts train that tokenizer."""
     overfit: bool = False
@@ -112,9 +113,12 @@ class TrainConfig(BaseModel):
         return mixture
 
     @model_validator(mode="after")
-    def _optimizer_runs(self) -> TrainConfig:
-        if self.optimizer == "muon" and self.deepspeed:
-            raise ValueError("optimizer muon does not run under DeepSpeed; expected adamw")
+    def _options_go_together(self) -> TrainConfig:
+        if self.optimizer == "muon" and (self.deepspeed or self.lora):
+            beside = "under DeepSpeed" if self.deepspeed else "on LoRA adapters"
+            raise ValueError(f"optimizer muon does not run {beside}; expected adamw")
+        if self.data and (self.empty_maps or self.usual_words):
+            raise ValueError("empty_maps and usual_words are about synthetic images; expected 0 beside data")
         return self
 
     @property

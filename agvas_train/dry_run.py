@@ -16,6 +16,7 @@ from agvas_runtime.manifest import weights_note
 from agvas_train.checkpoint import read_info
 from agvas_train.config import TrainConfig
 from agvas_train.data.conversation import GROUPS, draw_task
+from agvas_train.data.loading import small_view
 from agvas_train.data.mixture.opening import wanted_sets
 from agvas_train.data.sets.registry import Group
 from agvas_train.lora import AdapterConfig, add_adapters
@@ -41,6 +42,7 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(str(error)) from None
     model_config, found = _model_config(config)
+    small_view(model_config, config)
     made = read_info(Path(config.base)).provenance if config.base and found else {}
     model = build_empty(model_config)
     if config.lora:

@@ -1,5 +1,5 @@
 """LoRA on the language model, and merging it away (paper, section B.2: rank 16; trained beside it: SPAM, Token Refiner,
-AGMD, token embeddings and output head; a pixel encoder other than SAM has a projection, which is trained too).
+AGMD, token embeddings and output head; where the pixel encoder has a projection, it is trained too).
 """
 
 from __future__ import annotations

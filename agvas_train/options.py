@@ -62,4 +62,5 @@ def make_config(options: dict[str, Any], *, source: str = "training options") ->
         return TrainConfig.model_validate({k: v for k, v in options.items() if (k, v) != ("deepspeed", "none")})
     except ValidationError as error:
         first = error.errors()[0]
-        raise InputError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        where = "".join(f"{part}: " for part in (source, ".".join(map(str, first["loc"]))) if part)
+        raise InputError(where + first["msg"].removeprefix("Value error, ")) from None

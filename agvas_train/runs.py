@@ -27,7 +27,7 @@ from agvas_train.checkpoint import (
     write_info_files,
 )
 from agvas_train.config import TrainConfig
-from agvas_train.data.loading import Sets, load_batches, text_corpus
+from agvas_train.data.loading import Sets, load_batches, small_view, text_corpus
 from agvas_train.data.mixture.opening import check_alike, open_mixture
 from agvas_train.loop import OPTIMIZER, STATE, Report, Resumed, latest_checkpoint, train
 from agvas_train.lora import (
@@ -86,6 +86,7 @@ def run_training(run: Path, config: TrainConfig, *, resume: bool, report: Report
     check_alike(gather_object([counts]))
     torch.manual_seed(config.seed)
     start = _start(config, resumed, sets)
+    small_view(start.checkpoint.config.model, config)  # refused before anything is written
     parallel.accelerator.wait_for_everyone()  # every process has looked at the folder before one makes it
     if config.data is not None:
         data = config.data.model_copy(update={"samples": counts})

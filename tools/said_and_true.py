@@ -33,10 +33,13 @@ class Said:
     place: str
 
 
-def read_description(text: str) -> Said | None:
-    """The first defect that an answer describes."""
-    found = DEFECT.search(text.lower())
-    return Said(found[1], KINDS[found[3]], found[4]) if found else None
+NOTHING = Said("?", "?", "?")
+
+
+def read_description(text: str) -> list[Said]:
+    """The defects that an answer describes, in its order; one that is described twice counts once."""
+    found = [Said(each[1], KINDS[each[3]], each[4]) for each in DEFECT.finditer(text.lower())]
+    return list(dict.fromkeys(found))
 
 
 def seen(mask: NDArray[np.bool_]) -> tuple[str, str] | None:
@@ -50,8 +53,9 @@ def seen(mask: NDArray[np.bool_]) -> tuple[str, str] | None:
 def said_and_true(segmenter: ReferenceSegmenter, seed: int, count: int) -> dict[str, Any]:
     """Shares, in percent, over `count` images of training's families that training never draws, by mode.
 
-    Normal images: answered by a rejection. Defective ones: answered; described; and, of what is described of images
-    with one defect: kind, place and size those of the defect, and place and size those of the model's own mask.
+    Normal images: answered by a rejection. Defective ones: answered; and, of the images with one defect that were
+    answered with a description: kind, place and size those of the defect; place and size those of the model's own mask.
+    An answer that describes several defects there is wrong in all of them, one with an empty mask in the last two.
     """
     samples = [generate(seed, index, SynthConfig()) for index in range(count)]
     return {mode.value: _shares([(each, segmenter.segment(each.image, mode=mode)) for each in samples])
@@ -64,7 +68,8 @@ def _shares(answers: list[tuple[Sample, Result]]) -> dict[str, Any]:
     answered = [(sample, result) for sample, result in defective if result.answer_kind is AnswerKind.SEGMENTED]
     single = [(sample, result) for sample, result in answered if len(sample.defects) == 1]
     described = [(s, r, said) for s, r in single if (said := read_description(r.answer))]
-    masked = [(r, said) for _, r, said in described if r.mask.any()]
+    one = [(sample, result, said[0] if len(said) == 1 else NOTHING) for sample, result, said in described]
+    own = [(seen(result.mask) or ("", ""), said) for _, result, said in one]
     return {
         "normal_images": len(normal),
         "normal_rejected": _percent(result.answer_kind is AnswerKind.REJECTED for result in normal),
@@ -72,11 +77,12 @@ def _shares(answers: list[tuple[Sample, Result]]) -> dict[str, Any]:
         "defective_answered": _percent(result.answer_kind is AnswerKind.SEGMENTED for _, result in defective),
         "one_defect_answered": len(single),
         "described": len(described),
-        "kind_true": _percent(said.kind == sample.defects[0].kind for sample, _, said in described),
-        "place_true": _percent(said.place == sample.defects[0].place for sample, _, said in described),
-        "size_true": _percent(said.size == sample.defects[0].size for sample, _, said in described),
-        "place_of_own_mask": _percent(said.place == (seen(r.mask) or ("", ""))[1] for r, said in masked),
-        "size_of_own_mask": _percent(said.size == (seen(r.mask) or ("", ""))[0] for r, said in masked),
+        "several_described": sum(len(said) > 1 for _, _, said in described),
+        "kind_true": _percent(said.kind == sample.defects[0].kind for sample, _, said in one),
+        "place_true": _percent(said.place == sample.defects[0].place for sample, _, said in one),
+        "size_true": _percent(said.size == sample.defects[0].size for sample, _, said in one),
+        "size_of_own_mask": _percent(said.size == size for (size, _), said in own),
+        "place_of_own_mask": _percent(said.place == place for (_, place), said in own),
     }
 
 

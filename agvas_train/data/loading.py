@@ -19,6 +19,7 @@ from agvas_train.data.sets.adapter import Adapter
 from agvas_train.data.stream import TurnStream
 from agvas_train.data.synth_turns import SynthTurns, caption_corpus
 from agvas_train.model.config import ModelConfig
+from agvas_train.model.conv_encoder import MULTIPLE as CONV_MULTIPLE
 from agvas_train.parallel import Parallel
 
 Sets = Mapping[str, Adapter]
@@ -36,17 +37,22 @@ def text_corpus(config: TrainConfig, sets: Sets | None, templates: Templates) ->
     return turn_corpus(_mixture(config, sets, templates), config.corpus_samples)
 
 
-def _small_view(model: ModelConfig, config: TrainConfig) -> tuple[ModelConfig, int] | None:
-    """The model's configuration with the run's smaller pixel view, and how many steps see it."""
-    side = config.small_view
+def small_view(model: ModelConfig, config: TrainConfig) -> tuple[ModelConfig, int] | None:
+    """The model's configuration with the run's smaller pixel view, and how many steps see it.
+
+    Raises:
+        InputError: the model's pixel encoder does not take that side.
+    """
+    side, kind = config.small_view, model.pixel_encoder
     if side is None:
         return None
-    if model.pixel_encoder != "conv" or side % 16 or side > model.pixel_view.size:
-        largest = f"up to {model.pixel_view.size}" if model.pixel_encoder == "conv" else "of an encoder of kind conv"
-        raise InputError(f"small_view: is {side}, expected a multiple of 16 {largest}")
+    if kind != "conv":
+        raise InputError(f"small_view: is {side}, expected none: a pixel encoder of kind {kind} takes one side only")
+    if side % CONV_MULTIPLE or side > model.pixel_view.size:
+        raise InputError(f"small_view: is {side}, expected a multiple of {CONV_MULTIPLE} up to {model.pixel_view.size}")
     view = model.pixel_view.model_copy(update={"size": side})
     small = model.model_copy(update={"pixel": {**model.pixel, "image_size": side}, "pixel_view": view})
-    return small, config.small_view_steps
+    return small, round(config.small_view_share * config.steps)
 
 
 def load_batches(
@@ -71,7 +77,7 @@ def load_batches(
         rank=parallel.accelerator.process_index,
         world=parallel.accelerator.num_processes,
         overfit=config.overfit,
-        small=_small_view(checkpoint.config.model, config),
+        small=small_view(checkpoint.config.model, config),
     )
     for batch in start_loading(stream, config.workers):
         if isinstance(batch, InputError):

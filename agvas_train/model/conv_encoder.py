@@ -1,10 +1,14 @@
 """The embedded default's pixel encoder: convolutions for what is thin and tiny, attention for what repeats.
 
 A network of half a million weights that is trained from scratch in an hour learns edges and spots from convolutions far
-sooner than from SAM's patches. There are no normalisation layers, so that nothing but weights is state and a compiled
-graph holds little but convolutions: the weights are standardised instead (Brock et al., "High-performance large-scale
-image recognition without normalization", 2021). Only full 3 x 3 convolutions: what is spared by separable ones costs
-several times as much on a CPU (docs/experiments.md).
+sooner than from SAM's patches. Before each nonlinearity every channel is normalised by its own mean and deviation over
+the view: what the network sees of a place is how it differs from the rest of the same image, which is what makes it
+anomalous, and it trebled what is found on surfaces that training never draws (docs/experiments.md). The view's padding
+counts in these means, so a frame four times as wide as high looks less like what was learnt.
+
+Kernels are standardised (Qiao et al., "Micro-batch training with batch-channel normalization and weight
+standardization", 2019). Only full 3 x 3 convolutions: what is spared by separable ones costs several times as much on a
+CPU.
 """
 
 from __future__ import annotations
@@ -20,13 +24,18 @@ from transformers.modeling_outputs import BaseModelOutput
 RELU_GAIN = 1.7139
 """Brings the variance of what ReLU leaves of standard normal inputs back to 1."""
 NORM_EPSILON = 1e-3
+MULTIPLE = 32
+"""Of which a view's side is: the coarsest features are halved once more, as the attention's keys."""
 LUMA = (0.299, 0.587, 0.114)
 NEAR, FAR = 9, 33
 """Sides of the boxes around a pixel whose mean it is compared with, pixels."""
 
 
 class ConvEncoderConfig(PreTrainedConfig):
-    """Sizes of a `ConvEncoder`; `patch_size` is the stride of its features, 8. Raises ValueError for another one."""
+    """Sizes of a `ConvEncoder`; `patch_size` is the stride of its features, 8.
+
+    Raises ValueError for another stride, and for an `image_size` that is no multiple of 32.
+    """
 
     model_type = "agvas_conv"
 
@@ -42,6 +51,8 @@ class ConvEncoderConfig(PreTrainedConfig):
     ) -> None:
         if patch_size != 8:
             raise ValueError(f"patch_size is {patch_size}, must be 8")
+        if image_size % MULTIPLE:
+            raise ValueError(f"image_size is {image_size}, must be a multiple of {MULTIPLE}")
         self.image_size = image_size
         self.patch_size = patch_size
         self.widths = tuple(widths)
@@ -56,7 +67,8 @@ class ConvEncoderConfig(PreTrainedConfig):
 class StandardConv(nn.Module):
     """A convolution whose kernels have mean 0 and keep the variance of their input, times a learned gain.
 
-    `weight` is a matrix, [outputs, inputs * kernel * kernel], as an optimiser for matrices wants it.
+    `weight` is a matrix, [outputs, inputs * kernel * kernel], as an optimiser for matrices wants it. Where all that
+    reads the output is normalised, `bias` changes nothing, and its gradient is rounding.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, gain: float = RELU_GAIN) -> None:
@@ -79,7 +91,7 @@ class StandardConv(nn.Module):
 
 
 def _active(x: Tensor) -> Tensor:
-    """Each channel of each image [B, C, H, W] less its mean, over its deviation; then ReLU."""
+    """Each channel of each view [B, C, H, W] less its mean, over its deviation; then ReLU."""
     return F.relu(F.instance_norm(x, eps=NORM_EPSILON))
 
 
@@ -122,7 +134,7 @@ class AttentionBlock(nn.Module):
 
 
 class ConvEncoder(PreTrainedModel):
-    """Images [B, 3, P, P], P a multiple of 16, to features [B, output_channels, P / 8, P / 8]."""
+    """Images [B, 3, P, P], P a multiple of 32, to features [B, output_channels, P / 8, P / 8]."""
 
     config_class = ConvEncoderConfig
     main_input_name = "pixel_values"

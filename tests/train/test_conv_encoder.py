@@ -4,7 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from agvas_train.model.conv_encoder import ConvEncoder, ConvEncoderConfig, StandardConv, _box_mean, _with_contrast
+from agvas_train.model.conv_encoder import (
+    ConvEncoder,
+    ConvEncoderConfig,
+    StandardConv,
+    _active,
+    _box_mean,
+    _with_contrast,
+)
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +29,16 @@ def test_features_have_an_eighth_of_the_image_s_side(encoder):
 def test_another_stride_is_refused():
     with pytest.raises(ValueError, match="patch_size is 16, must be 8"):
         ConvEncoderConfig(patch_size=16)
+    with pytest.raises(ValueError, match="image_size is 304, must be a multiple of 32"):
+        ConvEncoderConfig(image_size=304)
+
+
+def test_what_is_active_knows_neither_brightness_nor_contrast():
+    image = torch.randn(2, 5, 24, 24)
+    assert torch.allclose(_active(image), _active(3 * image + 0.7), atol=1e-2)
+    assert not torch.allclose(_active(image)[0], F.relu(image)[0], atol=1e-2)
+    halves = torch.cat((image, image + torch.linspace(0, 9, 24)), dim=-1)
+    assert not torch.allclose(_active(halves)[..., :24], _active(image), atol=0.1)  # the whole image counts
 
 
 @torch.no_grad()
@@ -58,7 +75,10 @@ def test_kernels_are_standardised_whatever_their_values():
     assert before[..., 1:-1, 1:-1].var() == pytest.approx(1, rel=0.2)
 
 
-def test_every_weight_has_a_gradient():
+def test_every_weight_has_a_gradient_but_biases_that_norms_take_away():
     encoder = ConvEncoder(ConvEncoderConfig(image_size=64, widths=(8, 16, 24, 32), output_channels=24))
     encoder(torch.randn(2, 3, 64, 64)).last_hidden_state.square().sum().backward()
-    assert not [name for name, parameter in encoder.named_parameters() if parameter.grad is None]
+    largest = {name: float(parameter.grad.abs().max()) for name, parameter in encoder.named_parameters()}
+    idle = {name for name, gradient in largest.items() if gradient < 1e-3}
+    assert all(name.endswith("bias") for name in idle), idle
+    assert not {name for name in idle if name.startswith(("from_", "merge"))}

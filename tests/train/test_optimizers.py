@@ -1,5 +1,6 @@
 """Muon beside AdamW, and the smaller view of the first steps: who takes what, exact resuming, and what is refused."""
 
+import json
 import shutil
 from itertools import islice
 from pathlib import Path
@@ -13,15 +14,18 @@ from agvas_runtime.errors import InputError
 from agvas_train.checkpoint import Checkpoint, load_checkpoint
 from agvas_train.config import TrainConfig
 from agvas_train.data.loading import load_batches
+from agvas_train.dry_run import plan
 from agvas_train.model.conv_encoder import StandardConv
 from agvas_train.optimizers import make_optimizers
+from agvas_train.options import make_config
 from agvas_train.parallel import Parallel
 from agvas_train.runs import run_training
 from agvas_train.weights.load import named_tensors
 
-from .conftest import SHORT, quiet
+from .conftest import SHORT, losses, quiet
+from .processes import train as run_processes
 
-MUON = SHORT.model_copy(update={"optimizer": "muon", "small_view": 96, "small_view_steps": 3})
+MUON = SHORT.model_copy(update={"optimizer": "muon", "small_view": 96, "small_view_share": 0.75})
 
 
 def test_muon_takes_the_layers_matrices_and_adamw_all_the_rest(small: Checkpoint) -> None:
@@ -68,13 +72,42 @@ def test_the_first_steps_see_a_smaller_view(small: Checkpoint) -> None:
     assert [batch.semantic.shape[-1] for batch in batches] == [96, 96]
 
 
-@pytest.mark.parametrize("side", [100, 304])
-def test_a_view_that_the_encoder_cannot_take_is_one_line(side: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("side", [16, 48, 100, 320])
+def test_a_view_that_the_encoder_cannot_take_is_one_line_and_leaves_nothing(side: int, tmp_path: Path) -> None:
     config = MUON.model_copy(update={"small_view": side})
-    with pytest.raises(InputError, match=rf"^small_view: is {side}, expected a multiple of 16 up to 288$"):
-        run_training(tmp_path / "run", config, resume=False, report=quiet)
+    for begin in (lambda: run_training(tmp_path / "run", config, resume=False, report=quiet), lambda: plan(config)):
+        with pytest.raises(InputError, match=rf"^small_view: is {side}, expected a multiple of 32 up to 288$"):
+            begin()
+    assert not (tmp_path / "run").exists()
 
 
-def test_muon_is_refused_under_deepspeed() -> None:
-    with pytest.raises(ValueError, match="optimizer muon does not run under DeepSpeed; expected adamw"):
-        TrainConfig(preset="tiny", optimizer="muon", deepspeed="zero2.json")
+def test_an_encoder_of_one_side_takes_no_smaller_view() -> None:
+    with pytest.raises(InputError, match=r"^small_view: is 96, expected none: a pixel encoder of kind sam takes one"):
+        plan(TrainConfig(preset="0.5b", base="nowhere", small_view=96))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"deepspeed": "zero2.json"}, "optimizer muon does not run under DeepSpeed; expected adamw"),
+        ({"lora": 4, "base": "x"}, "optimizer muon does not run on LoRA adapters; expected adamw"),
+        ({"data": {"root": "x"}, "usual_words": 0.5}, "empty_maps and usual_words are about synthetic images"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: dict[str, object], reason: str) -> None:
+    with pytest.raises(InputError, match=f"^recipe.yaml: {reason}"):
+        make_config({"preset": "tiny", "optimizer": "muon", **options}, source="recipe.yaml")
+
+
+def test_two_processes_train_the_whole_model_as_one_does(tmp_path: Path) -> None:
+    """Muon, and a view that changes its size on the way."""
+    recipe = MUON.model_dump(mode="json", exclude_unset=True) | {"micro_batch": 1}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    for processes in (1, 2):
+        said = tmp_path / f"said{processes}"
+        arguments = ("--config", "recipe.yaml", "--out", f"run{processes}")
+        done = run_processes(tmp_path, *arguments, said=said, processes=processes)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = tmp_path / "run1", tmp_path / "run2"
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+    assert len(losses(one)) == MUON.steps

@@ -15,16 +15,23 @@ def test_every_caption_of_one_defect_is_read_back() -> None:
             continue
         note = made.defects[0]
         for text in (made.caption.Observation, made.caption.Summary, made.caption.Explanation):
-            assert read_description(text) == Said(note.size, note.kind, note.place), text
+            assert read_description(text) == [Said(note.size, note.kind, note.place)], text
         kinds.add(note.kind)
     assert len(kinds) >= 15
+
+
+def test_all_defects_of_a_caption_are_read() -> None:
+    for index in range(60):
+        made = generate(4, index, SynthConfig(normal_share=0))
+        told = {Said(note.size, note.kind, note.place) for note in made.defects}
+        assert set(read_description(made.caption.Observation)) == told, made.caption.Observation
 
 
 @pytest.mark.parametrize(
     "text", ["", "Sure, it is [NOR][ANO][SEG].", "The wood has an even grain.", "A small scratch."]
 )
 def test_what_describes_no_defect_says_nothing(text: str) -> None:
-    assert read_description(text) is None
+    assert read_description(text) == []
 
 
 def test_a_mask_is_put_into_the_same_words() -> None:
