@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import shutil
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from agvas_runtime import console
+from agvas_runtime.bench.machine import git_commit
 from agvas_runtime.errors import InputError
 from agvas_runtime.files import make_folder, write_whole
 from agvas_runtime.templates import default_templates, templates_text
@@ -255,11 +257,18 @@ def fresh_checkpoint(config: TrainConfig, sets: Sets | None = None) -> Checkpoin
     )
 
 
+@cache
+def _commit() -> str | None:
+    """Of this package's own files; None where they are in no repository."""
+    return git_commit(Path(__file__).parent)
+
+
 def _provenance(
     config: TrainConfig, step: int, origin: dict[str, Any] | None, adapter: AdapterConfig | None
 ) -> dict[str, Any]:
     return {
         **tools(),
+        "commit": _commit(),
         # without the paths of one machine
         "train": config.model_dump(mode="json", exclude={"base": True, "deepspeed": True, "data": {"root"}}),
         "data": ", ".join(config.data.samples or ()) if config.data else "agvas-data synth, streamed",

@@ -16,7 +16,7 @@ from agvas_runtime.evaluate.score import Compared
 from agvas_runtime.segmenter import Segmenter
 from agvas_train.data.synth import Sample, SynthConfig, generate
 
-SEED, ROWS = 1_000_007, 4
+SEED, ROWS, WIDTH = 1_000_007, 4, 720
 SMOOTH = {"uneven", "colour fault", "stain"}
 LOGICAL = {"missing part", "displaced part", "open", "short"}
 HARD: dict[str, Callable[[Sample], bool]] = {
@@ -48,6 +48,7 @@ def main() -> None:
         sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height + 4 for row in rows)), "white")
         for row, top in zip(rows, np.cumsum([0, *(row.height + 4 for row in rows)]), strict=False):
             sheet.paste(row, (0, int(top)))
+        sheet.thumbnail((WIDTH, sheet.height))
         sheet.save(arguments.out / f"card-{name}.jpg", quality=80)
         print(f"wrote card-{name}.jpg")
 

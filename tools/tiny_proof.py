@@ -26,12 +26,10 @@ from agvas_runtime.datasets import Dataset, load_dataset
 from agvas_runtime.evaluate.rows import FIGURES, Row, without_nan
 from agvas_runtime.evaluate.run import evaluate_dataset
 from agvas_runtime.evaluate.sources import Asks, Model, Source, asks
-from agvas_runtime.modes import AnchorGroup, Request
+from agvas_runtime.modes import Request
 from agvas_train.checkpoint import default_checkpoint_path
 from agvas_train.data.synth import Families, SynthConfig
 from agvas_train.data.synth.folder import write_folder
-from agvas_train.model.agmd import ANO, NOR, SEG
-from agvas_train.model.agvas import Visual
 from agvas_train.reference import ReferenceSegmenter
 from agvas_train.weights.store import weights_sha256
 
@@ -41,15 +39,15 @@ from tools.said_and_true import said_and_true
 REPOSITORY = Path(__file__).resolve().parents[1]
 SEED = 1_000_003
 """Of the test images; training's are 0 and 1."""
-ABLATIONS: dict[str, tuple[bool, tuple[int, ...]]] = {
-    "all parts": (True, (NOR, ANO, SEG)),
-    "without SPAM": (False, (NOR, ANO, SEG)),
-    "without [SEG]": (True, (NOR, ANO)),
-    "without [NOR][ANO]": (True, (SEG,)),
-    "[NOR][ANO] alone": (False, (NOR, ANO)),
-    "[SEG] alone": (False, (SEG,)),
+ABLATIONS: dict[str, tuple[bool, float | None]] = {
+    "all parts": (True, None),
+    "without SPAM": (False, None),
+    "without [SEG]": (True, 0),
+    "without [NOR][ANO]": (True, 1),
+    "[NOR][ANO] alone": (False, 0),
+    "[SEG] alone": (False, 1),
 }
-"""Whether the language model sees the pixel features, and the anchors that the mask decoder gets."""
+"""Whether the language model sees the pixel features, and the weight of [SEG]'s map beside that of [NOR][ANO]."""
 
 
 class Nothing(nn.Module):
@@ -60,41 +58,26 @@ class Nothing(nn.Module):
         return torch.zeros_like(semantic)
 
 
-class WithoutParts(ReferenceSegmenter):
-    """The model as it was trained, less a part: nothing is trained again without it.
-
-    An answer that holds none of the anchors that are kept has an empty map.
-    """
-
-    kinds: tuple[int, ...]
-
-    def group_map(self, group: AnchorGroup, states: Tensor, visual: Visual, alpha: float | None = None) -> Tensor:
-        """The map of those anchors of the answer that are kept."""
-        kept = tuple((kind, place) for kind, place in group if kind in self.kinds)
-        if not kept:
-            return torch.zeros(4 * self.config.grid, 4 * self.config.grid)
-        return super().group_map(kept, states, visual, alpha)
-
-
 @dataclass(frozen=True)
 class Ablated:
-    """A checkpoint less a part, as a source of answers."""
+    """A checkpoint less a part, as a source of answers; nothing is trained again without the part."""
 
     path: Path
     spam: bool
-    kinds: tuple[int, ...]
+    alpha: float | None
 
     def open(self) -> tuple[Asks, str]:
         """As `Source.open`."""
-        segmenter = WithoutParts.open(self.path, template_scores=False)
-        segmenter.kinds = self.kinds
+        segmenter = ReferenceSegmenter.open(self.path, template_scores=False)
+        if self.alpha is not None:
+            segmenter.config = segmenter.config.model_copy(update={"alpha": self.alpha})
         if not self.spam:
             segmenter.model.spam = Nothing()
         return asks(segmenter, Request()), segmenter.weights_note
 
     def settings(self) -> dict[str, Any]:
         """As `Source.settings`."""
-        return {"engine": "reference", "model": str(self.path), "spam": self.spam, "anchors": self.kinds}
+        return {"engine": "reference", "model": str(self.path), "spam": self.spam, "alpha": self.alpha}
 
 
 def real_images() -> Path | None:
@@ -147,9 +130,9 @@ def main() -> None:
             console.note(f"{name}: checkpoint, then bundle")
             report[name] = {"float32": figures(float32, dataset), "bundle": figures(bundle, dataset)}
         report["ablations"] = {}
-        for name, (spam, kinds) in ABLATIONS.items():
+        for name, (spam, alpha) in ABLATIONS.items():
             console.note(f"held-out: {name}")
-            report["ablations"][name] = figures(Ablated(chosen.checkpoint, spam, kinds), sets["held-out"])
+            report["ablations"][name] = figures(Ablated(chosen.checkpoint, spam, alpha), sets["held-out"])
     console.note("what is said")
     segmenter = ReferenceSegmenter.open(chosen.checkpoint, template_scores=False)
     report["language"] = said_and_true(segmenter, SEED + 1, chosen.images // 2)

@@ -17,6 +17,7 @@ from agvas_export import gptq, quantize
 from agvas_export.gptq import calibrate_int4
 from agvas_export.graphs import Graph
 from agvas_export.onnx_graph import WeightFiles
+from agvas_export.parity import GRAPH_LIMITS
 from agvas_export.qdq import activations, add_qdq, collect_ranges
 from agvas_export.quantize import (
     GPTQ4,
@@ -354,15 +355,16 @@ def test_a_qdq_graph_is_valid_and_near_the_graph(
     assert made.graph.initializers[f"kernel.{kind}.scale"].shape == (4,)
 
 
-@pytest.mark.parametrize(("kind", "limit"), [("int8", 0.1), ("fp8", 0.1)])
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
 def test_the_language_models_states_survive_qdq(
-    language: dict[str, tuple[Graph, ir.Model]], feeds: Arrays, vocabulary: int, tmp_path: Path, kind: str, limit: float
+    language: dict[str, tuple[Graph, ir.Model]], feeds: Arrays, vocabulary: int, tmp_path: Path, kind: str
 ) -> None:
     model = language["llm"][1]
     ir.save(model, tmp_path / "llm.onnx")
     ranges = collect_ranges(tmp_path / "llm.onnx", activations(model, head=vocabulary), [feeds])
     made = add_qdq(model, ranges, kind, head=vocabulary)  # type: ignore[arg-type]
-    assert relative_error(run(made, feeds)["states"], run(model, feeds)["states"]) < limit
+    error = relative_error(run(made, feeds)["states"], run(model, feeds)["states"])
+    assert error < GRAPH_LIMITS[kind]  # the export's own; 0.100 in fp8 for the embedded model
     assert [product.columns for product in products(made)] == [vocabulary]
 
 

@@ -1,20 +1,24 @@
 """The single pass writes what decoding token by token writes, wherever answers go. In full: tools/single_pass.py."""
 
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import pytest
 import torch
 
 from agvas_export.agreement import BOUND, Agreement, Written
-from agvas_export.cases import BLANK, frames, requests
+from agvas_export.cases import BLANK, SEED, frames, requests
 from agvas_export.planted import Plantable
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.errors import InputError
 from agvas_runtime.modes import Mode, Request
 from agvas_runtime.result import AnswerKind, Result, Scores, Verdict
 from agvas_train.checkpoint import default_checkpoint_path, load_checkpoint
+from agvas_train.data.synth import generate
 
+DEFECTIVE = next(made.image for index in count() if (made := generate(SEED, index)).mask.mean() > 0.03)
+"""A frame that no model should reject."""
 LIMIT = 40
 """Tokens, so that nothing here takes long."""
 
@@ -38,7 +42,7 @@ def compared(sides, requests, images, limit=LIMIT):
 
 def test_the_embedded_models_answers_are_those_of_the_reference_whatever_is_asked(plantable):
     sides = plantable.own()
-    images = frames(4)
+    images = [DEFECTIVE, *frames(3)]
     asked = requests(sides[0].templates)
     found = compared(sides, asked[::2], images[:1])
     found_odd = compared(sides, asked[:4], images[1:])
@@ -47,9 +51,20 @@ def test_the_embedded_models_answers_are_those_of_the_reference_whatever_is_aske
     assert sum(found.departures.values()) > 0  # descriptions leave the trie
 
 
-@pytest.mark.parametrize("depth", [0, 1, 2, 4, 7, 11])
-def test_an_answer_may_leave_the_trie_at_any_depth(plantable, depth):
-    answer = plantable.leaving(depth, " a cat [NOR][ANO][SEG], or [SEG]")
+@pytest.mark.parametrize(
+    ("depth", "goes_on", "nth"),
+    [
+        (0, " a scratch [NOR][ANO][SEG]", 0),
+        (1, " a scratch [NOR][ANO][SEG]", 0),
+        (2, " is not so [NOR][ANO][SEG] and [SEG].", 1),
+        (4, " so [SEG]", 0),
+        (7, " so [SEG]", 2),
+        (11, " a scratch", 0),
+    ],
+)
+def test_an_answer_may_leave_the_trie_at_any_depth(plantable, depth, goes_on, nth):
+    """Not every answer can be planted: a token that repeats has its followers."""
+    answer = plantable.leaving(depth, goes_on, nth)
     found = compared(plantable.plant(answer), [Request(), Request(Mode.EXPLAIN)], frames(3))
     assert found.departures[depth] >= 3
     assert found.kinds[AnswerKind.SEGMENTED.value] >= 3
@@ -62,7 +77,7 @@ def test_answers_that_begin_as_known_ones_do(plantable, answer):
     compared(sides, [Request(), Request(class_name="qwzx glorp")], frames(2))
 
 
-@pytest.mark.parametrize("answer", ["Sure, it is [NOR][ANO][SEG].", "Sure, it is a cat [SEG]."])
+@pytest.mark.parametrize("answer", ["Sure, it is [NOR][ANO][SEG].", "Sure, it is a scratch [SEG]."])
 def test_the_token_limit_stops_both_at_the_same_token(plantable, answer):
     sides = plantable.plant(answer)
     for limit in range(1, 12):
@@ -71,7 +86,7 @@ def test_the_token_limit_stops_both_at_the_same_token(plantable, answer):
 
 def test_frames_segmented_together_get_what_they_get_alone(plantable):
     images = frames(6)
-    for single, _ in (plantable.own(), plantable.plant("It is [ANO][SEG] or [SEG].")):
+    for single, _ in (plantable.own(), plantable.plant("Two, [NOR][ANO][SEG] and [SEG].")):
         for request in (Request(), Request(Mode.DESCRIBE), Request(Mode.GENERAL, class_name="scratches")):
             found = Agreement()
             for number, together in enumerate(single.write(images, request, LIMIT)):

@@ -9,7 +9,7 @@ from agvas_train.model.conv_encoder import (
     ConvEncoderConfig,
     StandardConv,
     _active,
-    _box_mean,
+    _box_means,
     _with_contrast,
 )
 
@@ -47,11 +47,12 @@ def test_fresh_weights_keep_signals_about_their_size(encoder):
     assert 0.3 < spread < 4
 
 
-@pytest.mark.parametrize("side", [3, 9, 33])
-def test_a_box_s_mean_is_that_of_the_pixels_that_there_are(side):
-    image = torch.randn(1, 1, 40, 56)
-    square = F.avg_pool2d(image, side, 1, side // 2, count_include_pad=False)
-    assert torch.allclose(_box_mean(image, side), square, atol=1e-5)
+@pytest.mark.parametrize("size", [(64, 96), (40, 56), (32, 32)])
+def test_the_boxes_means_are_those_of_the_pixels_that_there_are(size):
+    image = torch.randn(2, 1, *size)
+    for found, side in zip(_box_means(image), (9, 33), strict=True):
+        square = F.avg_pool2d(image, side, 1, side // 2, count_include_pad=False)
+        torch.testing.assert_close(found, square, atol=1e-6, rtol=1e-4)
 
 
 def test_contrast_channels_do_not_know_the_brightness():

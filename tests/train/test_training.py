@@ -28,6 +28,7 @@ def test_a_run_leaves_metrics_scalars_checkpoints_and_a_final_checkpoint(finishe
     final = load_checkpoint(finished / "final")
     assert final.provenance["step"] == 4
     assert final.provenance["train"]["steps"] == 4
+    assert final.provenance["commit"] is None or len(final.provenance["commit"].rstrip("+")) == 12
 
 
 def test_a_resumed_run_has_the_same_losses_and_weights(finished: Path, tmp_path: Path) -> None:
