@@ -29,4 +29,5 @@ def test_the_graph_holds_convolutions_and_norms_of_images_alone(model_of: Callab
     assert found["Conv"] == 12
     assert found["InstanceNormalization"] == 10
     assert found["Reciprocal"] == 0
-    assert sum(found.values()) < 110
+    assert found["AveragePool"] == 1  # of the attention's keys: box means are sums of shifted pictures
+    assert found["ReduceMean"] <= 1  # of the image's own contrast
