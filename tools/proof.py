@@ -6,7 +6,6 @@ on an idle machine; it uses the environment of `make demo`, so nothing of torch 
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from agvas_runtime.client import Client
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tools.resident import resident_bytes
+from tools.shared_images import real_images
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FRAMES = REPOSITORY / "agvas_runtime" / "demo" / "frames"
@@ -76,8 +76,7 @@ def engine() -> dict[str, Any]:
 
 def evaluation() -> dict[str, Any] | None:
     """`agvas-eval` on the evaluation images; None where there are none."""
-    places = (os.environ.get("AGVAS_SHARED"), REPOSITORY.parent / "shared", REPOSITORY / "shared")
-    data = next((Path(p) / "data/real_open" for p in places if p and (Path(p) / "data/real_open").is_dir()), None)
+    data = real_images()
     return printed("agvas-eval", data, "--threads", THREADS) if data else None
 
 

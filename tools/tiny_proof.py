@@ -7,7 +7,6 @@ method; how often what is said is true. None of these images is trained on. Half
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -35,6 +34,7 @@ from agvas_train.weights.store import weights_sha256
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tools.said_and_true import said_and_true
+from tools.shared_images import real_images
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SEED = 1_000_003
@@ -78,12 +78,6 @@ class Ablated:
     def settings(self) -> dict[str, Any]:
         """As `Source.settings`."""
         return {"engine": "reference", "model": str(self.path), "spam": self.spam, "alpha": self.alpha}
-
-
-def real_images() -> Path | None:
-    """The evaluation images, where there are any."""
-    places = (os.environ.get("AGVAS_SHARED"), REPOSITORY.parent / "shared", REPOSITORY / "shared")
-    return next((Path(p) / "data/real_open" for p in places if p and (Path(p) / "data/real_open").is_dir()), None)
 
 
 def figures(source: Source, dataset: Dataset) -> dict[str, Any]:
