@@ -112,10 +112,11 @@ def _talk(made: synth.Sample, templates: Templates, rng: random.Random) -> tuple
 
 
 def caption_corpus(seed: int, count: int, config: SynthConfig) -> list[str]:
-    """The captions of the first samples, for training a tokenizer."""
+    """The captions of the first samples, drawn small, for training a tokenizer."""
     corpus = []
+    small = replace(config, usual_sides=(96, 128), max_side=128)
     for index in range(count):
-        made = generate(seed, index, config)
+        made = generate(seed, index, small)
         caption = made.caption
         corpus += [caption.Expectation, caption.Observation, caption.Diagnosis, caption.Summary, caption.Explanation]
         corpus += [f"The image shows {made.surface.name}.", *made.parts]

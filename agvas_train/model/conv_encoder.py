@@ -29,6 +29,8 @@ MULTIPLE = 32
 LUMA = (0.299, 0.587, 0.114)
 NEAR, FAR = 9, 33
 """Sides of the boxes around a pixel whose mean it is compared with, pixels."""
+WAVES = 4
+"""Of a place's code along each axis: half a wave over the image, then twice as many each time."""
 
 
 class ConvEncoderConfig(PreTrainedConfig):
@@ -109,11 +111,15 @@ class Residual(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Every place asks the whole image, at half its resolution, what is like itself; then an MLP."""
+    """Every place learns where it is and asks the whole image, at half its resolution, what is like itself; an MLP.
+
+    As SAM's position embedding does, this lets SPAM find what lies at a place.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
+        self.place = nn.Linear(4 * WAVES, width, bias=False)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
         self.v_proj, self.o_proj = nn.Linear(width, width), nn.Linear(width, width)
@@ -121,7 +127,7 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C, H, W]."""
-        flat = x.flatten(2).transpose(1, 2)
+        flat = x.flatten(2).transpose(1, 2) + self.place(_place_codes(x))
         normed = self.norm1(flat)
         pooled = F.avg_pool2d(normed.transpose(1, 2).unflatten(2, x.shape[-2:]), 2).flatten(2).transpose(1, 2)
         q, k, v = self._heads(self.q_proj(normed)), self._heads(self.k_proj(pooled)), self._heads(self.v_proj(pooled))
@@ -160,7 +166,8 @@ class ConvEncoder(PreTrainedModel):
         """Convolutions have torch's own, which are standardised anyway."""
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     def forward(self, pixel_values: Tensor) -> BaseModelOutput:
         """The features as `last_hidden_state`."""
@@ -169,6 +176,17 @@ class ConvEncoder(PreTrainedModel):
         coarse = self.from_coarse(_active(self.coarse(eighth)))
         upsampled = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
         return BaseModelOutput(last_hidden_state=self.merge(upsampled + self.from_eighth(eighth)))
+
+
+def _place_codes(x: Tensor) -> Tensor:
+    """Where each place of a map [B, C, H, W] is: sines and cosines of its row and its column, [H * W, 4 * WAVES]."""
+    height, width = x.shape[-2:]
+    rates = torch.pi * 2.0 ** torch.arange(WAVES, device=x.device)
+    rows = (torch.arange(height, device=x.device) + 0.5)[:, None] / height * rates
+    columns = (torch.arange(width, device=x.device) + 0.5)[:, None] / width * rates
+    rows = rows[:, None].expand(height, width, WAVES)
+    columns = columns[None].expand(height, width, WAVES)
+    return torch.cat((rows.sin(), rows.cos(), columns.sin(), columns.cos()), dim=2).flatten(0, 1).to(x.dtype)
 
 
 def _with_contrast(pixels: Tensor) -> Tensor:

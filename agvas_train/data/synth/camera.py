@@ -51,6 +51,11 @@ class Camera:
             seed=int(rng.integers(2**31)),
         )
 
+    @property
+    def noise_level(self) -> float:
+        """Deviation that the noise of bright pixels would have on the surface itself, of brightness in [0, 1]."""
+        return (self.noise + self.shot) / self.contrast
+
     def photograph(self, rgb: Field, size: tuple[int, int]) -> NDArray[np.uint8]:
         """uint8 RGB [H,W,3] of a surface [h,w,3] in about [0,1], enlarged to `size` (H, W) where it is smaller."""
         picture = np.clip(rgb * np.float32(self.contrast) + np.float32(self.offset), 0.0, 1.0)

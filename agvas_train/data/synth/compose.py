@@ -16,6 +16,7 @@ from agvas_train.data.synth.paint import Stroke
 from agvas_train.data.synth.scene import Mask, Scene, light
 from agvas_train.data.synth.surfaces import HELD_OUT as HELD_OUT_SURFACES
 from agvas_train.data.synth.surfaces import SURFACES
+from agvas_train.data.synth.visible import filled, stands_out
 
 DEFAULT = SynthConfig()
 
@@ -68,17 +69,12 @@ def _draw_scene(rng: np.random.Generator, height: int, width: int, config: Synth
     return scene
 
 
-def _noise_level(base: Field, area: int) -> float:
-    """The change a defect of this area needs to stand out from the texture around it."""
-    grey = base @ LUMA
-    if min(grey.shape) < 3:
-        return 0.0
-    rough = float(np.abs(np.diff(grey, axis=1)).mean() + np.abs(np.diff(grey, axis=0)).mean()) / 2
-    return rough * float(np.clip(1.9 - 0.12 * np.log2(max(area, 1)), 0.7, 1.6))
+def _apply(scene: Scene, stroke: Stroke, config: SynthConfig, noise: float) -> Painted | None:
+    """Paint the stroke on the scene if it is visible there; the pixels that count as the defect.
 
-
-def _apply(scene: Scene, stroke: Stroke, config: SynthConfig) -> Painted | None:
-    """Paint the stroke on the scene if it changes it visibly; the pixels that count as the defect."""
+    Args:
+        noise: `Camera.noise_level`.
+    """
     window = stroke.shape.window
     base, alpha = scene.rgb[window], stroke.shape.alpha
     if scene.body is not None and not stroke.beyond:
@@ -94,7 +90,8 @@ def _apply(scene: Scene, stroke: Stroke, config: SynthConfig) -> Painted | None:
     if area < 4 or area > 0.4 * scene.rgb.shape[0] * scene.rgb.shape[1]:
         return None
     seen = float(change[hit].mean())
-    if seen < config.min_visibility or (not stroke.structural and seen < _noise_level(base, area)):
+    least = config.min_visibility
+    if seen < least or not (stroke.structural or stands_out(scene, window, hit, out, least, noise)):
         return None
     shown, hidden = out[hit].mean(axis=0), base[hit].mean(axis=0)
     tone = float((shown - hidden) @ LUMA)
@@ -110,13 +107,12 @@ def _apply(scene: Scene, stroke: Stroke, config: SynthConfig) -> Painted | None:
     return Painted("", look + stroke.looks, mask)
 
 
-def _still_visible(scene: Scene, clean: Field, painted: list[Painted], config: SynthConfig) -> list[Painted]:
-    """The defects less the pixels that a later one turned back to the clean surface."""
-    if len(painted) < 2:
-        return painted
-    changed = largest(np.abs(scene.rgb - clean)) > np.float32(0.5 * config.min_visibility)
-    kept = [replace(item, mask=item.mask & changed) for item in painted]
-    return [item for item in kept if int(item.mask.sum()) >= 4]
+def _as_marked(scene: Scene, clean: Field, painted: list[Painted], config: SynthConfig) -> list[Painted]:
+    """The defects less the pixels that a later one turned back to the clean surface, their narrow gaps filled."""
+    if len(painted) > 1:
+        changed = largest(np.abs(scene.rgb - clean)) > np.float32(0.5 * config.min_visibility)
+        painted = [replace(item, mask=item.mask & changed) for item in painted]
+    return [replace(item, mask=filled(item.mask)) for item in painted if int(item.mask.sum()) >= 4]
 
 
 def render(seed: int, index: int, config: SynthConfig = DEFAULT) -> Render:
@@ -126,6 +122,7 @@ def render(seed: int, index: int, config: SynthConfig = DEFAULT) -> Render:
     zoom = float(rng.uniform(1.2, 2.0)) if rng.random() < config.zoom_share else 1.0
     height, width = max(int(size[0] / zoom), 64), max(int(size[1] / zoom), 64)
     scene = _draw_scene(rng, height, width, config)
+    camera = Camera.draw(rng, config, scene.harsh, scene.grey)
     clean, painted = scene.rgb.copy(), []
     if rng.random() >= config.normal_share:
         possible = scene.defects if scene.harsh else {**EVERYWHERE, **scene.defects}
@@ -140,12 +137,13 @@ def render(seed: int, index: int, config: SynthConfig = DEFAULT) -> Render:
                 kind = str(rng.choice(kinds, p=weights / weights.sum()))
             subtle = rng.random() < config.subtle_share
             strength = float(rng.uniform(0.15, 0.45) if subtle else rng.uniform(0.45, 1.0))
+            if attempt > 3 and not painted:
+                strength = float(rng.uniform(0.8, 1.0))  # little can be seen on this surface
             stroke = PAINTERS[kind](rng, scene, strength)
-            done = None if stroke is None else _apply(scene, stroke, config)
+            done = None if stroke is None else _apply(scene, stroke, config, camera.noise_level)
             if done is not None:
                 painted.append(replace(done, kind=kind))
-    painted = _still_visible(scene, clean, painted, config)
-    camera = Camera.draw(rng, config, scene.harsh, scene.grey)
+    painted = _as_marked(scene, clean, painted, config)
     return Render(scene, clean, painted, camera, size)
 
 

@@ -64,7 +64,7 @@ def uneven(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | 
         aspect=float(rng.uniform(1, 1.8)),
         angle=float(rng.uniform(0, np.pi)),
         rough=0.3,
-        soft=float(rng.uniform(0.05, 0.5)),
+        soft=float(rng.uniform(0.05, 0.25)),
         detail=1.0,
     )
     if shape is None:

@@ -91,7 +91,7 @@ def displaced(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke
         return None
     top, left = int(rng.integers(scene.size[0] - side)), int(rng.integers(scene.size[1] - side))
     patch = np.rot90(scene.rgb[top : top + side, left : left + side], int(rng.choice([1, 3])))[:height, :width]
-    return Stroke(shape_or_none, patch.copy(), ("misaligned",))
+    return Stroke(shape_or_none, patch.copy(), ("misaligned",), structural=True)
 
 
 def _bent(rng: np.random.Generator, base: Field, far: float, cell: float) -> Field:
@@ -118,7 +118,8 @@ def distortion(rng: np.random.Generator, scene: Scene, strength: float) -> Strok
     if shape is None:
         return None
     far = radius * float(rng.uniform(0.15, 0.4)) + 1.5
-    return Stroke(shape, _bent(rng, region(scene, shape), far, radius * float(rng.uniform(0.5, 1.0))), ("irregular",))
+    target = _bent(rng, region(scene, shape), far, radius * float(rng.uniform(0.5, 1.0)))
+    return Stroke(shape, target, ("irregular",), structural=True)
 
 
 def fray(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | None:

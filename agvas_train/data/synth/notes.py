@@ -47,7 +47,7 @@ class SynthConfig:
     """Smallest mean change of a defect, in [0, 1] brightness; below it the defect is drawn again."""
     mask_alpha: float = 0.3
     """Blend weight above which a pixel belongs to the defect."""
-    tries: int = 6
+    tries: int = 12
     """Attempts to paint one visible defect before it is given up."""
 
     def __post_init__(self) -> None:

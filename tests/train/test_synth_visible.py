@@ -1,0 +1,114 @@
+"""What counts as visible: by the colours that the surface has around a defect, and as somebody would mark it."""
+
+import numpy as np
+import pytest
+
+from agvas_train.data.synth import SynthConfig
+from agvas_train.data.synth.compose import render
+from agvas_train.data.synth.notes import Families
+from agvas_train.data.synth.scene import Scene
+from agvas_train.data.synth.visible import filled, stands_out
+
+SIDE = 160
+LEAST = 0.025
+
+
+def scene(rgb: np.ndarray) -> Scene:
+    return Scene("stone", "granite", "", rgb.astype(np.float32), {}, np.zeros(3, np.float32))
+
+
+def grains(low: float, high: float) -> np.ndarray:
+    """A surface of square grains, 8 pixels wide, of two brightnesses."""
+    cells = np.random.default_rng(0).integers(0, 2, (SIDE // 8, SIDE // 8))
+    grey = low + (high - low) * np.kron(cells, np.ones((8, 8)))
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def seen(rgb: np.ndarray, mask: np.ndarray, colour: float | tuple[float, ...], noise: float = 0.0) -> bool:
+    painted = rgb.astype(np.float32).copy()
+    painted[mask] = colour
+    everywhere = (slice(0, SIDE), slice(0, SIDE))
+    return stands_out(scene(rgb), everywhere, mask, painted, LEAST, noise)
+
+
+def square(side: int) -> np.ndarray:
+    mask = np.zeros((SIDE, SIDE), np.bool_)
+    mask[64 : 64 + side, 64 : 64 + side] = True
+    return mask
+
+
+def line() -> np.ndarray:
+    mask = np.zeros((SIDE, SIDE), np.bool_)
+    mask[40:120, 80:82] = True
+    return mask
+
+
+def test_a_speck_of_a_grain_s_colour_is_hidden_and_a_black_one_is_not():
+    surface = grains(0.4, 0.7)
+    mask = square(8)
+    there = float(surface[mask].mean())
+    other = 0.4 if there > 0.5 else 0.7
+    assert not seen(surface, mask, other)
+    assert seen(surface, square(8), 0.02)
+
+
+def test_a_broad_stain_may_be_fainter_than_a_speck():
+    surface, rng = grains(0.45, 0.55), np.random.default_rng(1)
+    surface = surface + rng.normal(0, 0.01, surface.shape)
+    fainter = surface.mean() - 0.045
+    assert seen(surface, square(48), fainter)
+    assert not seen(surface, square(3), fainter)
+
+
+def test_what_the_camera_s_noise_drowns_is_hidden():
+    plain = np.full((SIDE, SIDE, 3), 0.5)
+    assert seen(plain, line(), 0.42)
+    assert not seen(plain, line(), 0.42, noise=0.08)
+
+
+def test_yellow_against_blue_counts_less_than_brightness():
+    plain = np.full((SIDE, SIDE, 3), 0.5)
+    assert not seen(plain, line(), (0.5, 0.5, 0.4))
+    assert seen(plain, line(), (0.4, 0.4, 0.4))
+    assert seen(plain, line(), (0.6, 0.45, 0.5))  # redder, no brighter
+
+
+def test_a_dent_is_seen_by_its_bright_or_its_dark_half():
+    plain, mask = np.full((SIDE, SIDE, 3), 0.5, np.float32), square(20)
+    painted = plain.copy()
+    painted[64:74, 64:84] += 0.2
+    painted[74:84, 64:84] -= 0.2
+    everywhere = (slice(0, SIDE), slice(0, SIDE))
+    assert abs(float((painted - plain)[mask].mean())) < 1e-6
+    assert stands_out(scene(plain), everywhere, mask, painted, LEAST, 0.0)
+
+
+def test_what_fits_nowhere_else_is_compared_with_the_whole_surface():
+    assert seen(grains(0.45, 0.55), square(90), 0.3)
+    assert not seen(grains(0.2, 0.8), square(90), 0.45)
+
+
+def test_off_the_part_there_is_no_surface_to_compare_with():
+    part = scene(np.full((SIDE, SIDE, 3), 0.5))
+    part.body = np.zeros((SIDE, SIDE), np.bool_)
+    part.body[60:100, 60:100] = True
+    part.rgb[~part.body] = 0.1  # the ground, which is what the defect looks like
+    painted = part.rgb.copy()
+    painted[64:70, 64:70] = 0.1
+    assert stands_out(part, (slice(0, SIDE), slice(0, SIDE)), square(6), painted, LEAST, 0.0)
+
+
+def test_narrow_gaps_are_marked_and_far_pixels_stay_apart():
+    mask = np.zeros((SIDE, SIDE), np.bool_)
+    mask[60:80:2, 60:80] = True
+    mask[0, 0] = mask[140, 140] = True
+    marked = filled(mask)
+    assert marked[60:79, 60:80].all()
+    assert marked[mask].all()
+    assert marked.sum() == 19 * 20 + 2
+
+
+@pytest.mark.parametrize("families", [Families.TRAINING, Families.HELD_OUT])
+def test_nearly_every_image_that_is_to_have_a_defect_has_one(families):
+    drawn = [render(3, index, SynthConfig(families=families, normal_share=0.0)) for index in range(150)]
+    assert sum(bool(each.painted) for each in drawn) >= 0.85 * len(drawn)
