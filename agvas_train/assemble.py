@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import torch
 
+from agvas_runtime import __version__
 from agvas_runtime.hashing import remembered_sha256
 from agvas_runtime.templates import default_templates, templates_text
 from agvas_train.checkpoint import DTYPES, Checkpoint, CheckpointConfig, CheckpointInfo
@@ -104,7 +105,7 @@ def planted_base(
 def tools() -> dict[str, str]:
     """What made a checkpoint, for its provenance."""
     return {
-        "agvas": version("agvas"),
+        "agvas": __version__,
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "transformers", "peft", "tokenizers", "numpy")},
     }
