@@ -1,0 +1,139 @@
+"""Figures that survive: one JSON a run, written after every step, with the machine, the versions and the commit.
+
+A step that fails leaves its error as text and the next one runs; a step that is there already is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from agvas_runtime.bench.machine import describe_machine, git_commit
+
+UNUSABLE = 3
+"""Exit code where an error left the device unusable for this process: the remaining steps need a new one."""
+
+
+CUT_OFF = "did not end in the time it had"
+
+
+class Record:
+    """The JSON of one run.
+
+    Args:
+        path: is read where it exists: its steps are not repeated.
+        seconds: wall-clock budget; steps that need more than is left are put off.
+        about: what belongs to all steps.
+    """
+
+    def __init__(self, path: Path, seconds: float, **about: Any) -> None:
+        self.path, self.end = path, time.monotonic() + seconds
+        self.found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"steps": {}}
+        self.found |= {**about, **environment()}
+        self.write()
+
+    @property
+    def left(self) -> float:
+        """Seconds of the budget."""
+        return self.end - time.monotonic()
+
+    def done(self, step: str) -> bool:
+        """Whether a step is there, with figures or with its error; one that was cut off gets a second try."""
+        found = self.found["steps"].get(step)
+        if found is None or "put_off" in found:
+            return False
+        return not (found.get("error") == CUT_OFF or found.get("lost_device")) or found["tries"] > 1
+
+    def write(self) -> None:
+        """Write the file whole, never half."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(self.found, indent=1) + "\n", encoding="utf-8")
+        os.replace(part, self.path)
+
+    def run(self, step: str, needs: float, measure: Callable[[dict[str, Any]], None]) -> bool:
+        """Run a step that needs about so many seconds; it fills a dictionary that is kept even if it fails halfway.
+
+        Returns whether it was run without an error, now or before. Ends the process where the device is unusable.
+        """
+        if self.done(step):
+            return "error" not in self.found["steps"][step]
+        tries = self.found["steps"].get(step, {}).get("tries", 0)
+        found: dict[str, Any] = {}
+        self.found["steps"][step] = found
+        if self.left < needs:
+            found["put_off"] = f"{self.left:.0f} s left, needs about {needs:.0f}"
+            self.write()
+            print(f"{step}: put off, {found['put_off']}", flush=True)
+            return False
+        found |= {"error": CUT_OFF, "tries": tries + 1}  # what a killed process leaves
+        self.write()
+        began = time.monotonic()
+        try:
+            measure(found)
+            synchronize()
+            del found["error"]
+        except Exception as error:
+            found["error"] = f"{type(error).__name__}: {error}"[:2000]
+            found["traceback"] = traceback.format_exc().splitlines()[-16:]
+        found["seconds"] = round(time.monotonic() - began, 2)
+        broken = "error" in found and not usable()
+        if broken:
+            found["lost_device"] = True
+        self.write()
+        print(f"{step}: {found['seconds']} s, {self.left:.0f} left; {found.get('error', 'done')[:300]}", flush=True)
+        if broken:
+            sys.exit(UNUSABLE)
+        return "error" not in found
+
+
+def environment() -> dict[str, Any]:
+    """Machine, GPU, versions, commit, date."""
+    found: dict[str, Any] = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": os.environ.get("AGVAS_COMMIT") or git_commit(Path(__file__).parent),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "cuda": torch.version.cuda,
+    }
+    try:
+        found["machine"] = describe_machine()
+    except Exception as error:
+        found["machine"] = {"error": str(error)}
+    if torch.cuda.is_available():
+        about = torch.cuda.get_device_properties(0)
+        found["gpu"] = {
+            "name": about.name,
+            "memory_bytes": about.total_memory,
+            "multiprocessors": about.multi_processor_count,
+            "capability": f"{about.major}.{about.minor}",
+            "cudnn": torch.backends.cudnn.version(),
+        }
+    return found
+
+
+def synchronize() -> None:
+    """Wait for the device, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def usable() -> bool:
+    """Whether the device still does as it is told; some errors stay for a process's lifetime."""
+    try:
+        synchronize()
+        if torch.cuda.is_available():
+            (torch.ones(8, device="cuda") + 1).sum().item()
+    except Exception:
+        return False
+    return True
