@@ -49,7 +49,7 @@ def synth(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts as one JSON object.")] = False,
 ) -> None:
-    """Write synthetic images with exact defect masks and captions as an MVTec folder (and a preview, if asked)."""
+    """Write synthetic images with defect masks and captions as an MVTec folder (and a preview, if asked)."""
     if out is None and preview is None:
         _fail("nothing to do: give a folder OUT, or --preview FILE")
     config = replace(SynthConfig(), normal_share=normal_share, families=families)

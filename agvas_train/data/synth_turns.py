@@ -112,9 +112,9 @@ def _talk(made: synth.Sample, templates: Templates, rng: random.Random) -> tuple
 
 
 def caption_corpus(seed: int, count: int, config: SynthConfig) -> list[str]:
-    """The captions of the first samples, drawn small, for training a tokenizer."""
+    """The captions of `count` small images of the stream's kinds, for training a tokenizer."""
     corpus = []
-    small = replace(config, usual_sides=(96, 128), max_side=128)
+    small = replace(config, usual_sides=(96, 128), max_side=max(128, config.min_side))
     for index in range(count):
         made = generate(seed, index, small)
         caption = made.caption

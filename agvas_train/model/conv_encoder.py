@@ -30,7 +30,7 @@ LUMA = (0.299, 0.587, 0.114)
 NEAR, FAR = 9, 33
 """Sides of the boxes around a pixel whose mean it is compared with, pixels."""
 WAVES = 4
-"""Of a place's code along each axis: half a wave over the image, then twice as many each time."""
+"""Of a place's code along each axis: half a wave over the view, then twice as many each time."""
 
 
 class ConvEncoderConfig(PreTrainedConfig):
@@ -179,7 +179,10 @@ class ConvEncoder(PreTrainedModel):
 
 
 def _place_codes(x: Tensor) -> Tensor:
-    """Where each place of a map [B, C, H, W] is: sines and cosines of its row and its column, [H * W, 4 * WAVES]."""
+    """Where each place of a map [B, C, H, W] is: sines and cosines of its row and its column, [H * W, 4 * WAVES].
+
+    Places of the view, padding included; captions speak of places of the image.
+    """
     height, width = x.shape[-2:]
     rates = torch.pi * 2.0 ** torch.arange(WAVES, device=x.device)
     rows = (torch.arange(height, device=x.device) + 0.5)[:, None] / height * rates

@@ -23,15 +23,15 @@ NEW_PARTS = ("spam.", "token_refiner.", "agmd.", "pixel_projection.")
 def random_tensors(config: ModelConfig, seed: int, dtype: torch.dtype) -> LazyTensors:
     """Every tensor of a model at random, each drawn when it is read, from the seed and its own name."""
     model = build_empty(config)
-    ones = _scales(model)
+    ones = scales(model)
     tensors: LazyTensors = {}
     for name, tensor in named_tensors(model).items():
         shape = tuple(tensor.shape)
         if name in ones:
             tensors[name] = LazyTensor(shape, dtype, lambda shape=shape: torch.ones(shape, dtype=dtype))  # type: ignore[misc]
         else:
-            std = _std(name, config)
-            draw = lambda key=f"{seed}/{name}", shape=shape, std=std: _draw(key, shape, std, dtype)  # noqa: E731
+            spread = std(name, config)
+            draw = lambda key=f"{seed}/{name}", shape=shape, std=spread: _draw(key, shape, std, dtype)  # noqa: E731
             tensors[name] = LazyTensor(shape, dtype, draw)
     return {**tensors, **new_parts(config, seed)}
 
@@ -52,8 +52,8 @@ def new_parts(config: ModelConfig, seed: int) -> LazyTensors:
     return in_memory({name: t.detach() for name, t in named_tensors(model).items() if is_new_part(name)})
 
 
-def _scales(model: AGVAS) -> set[str]:
-    """The weights that multiply channels, which begin with one: of norms, layer scales and standardised kernels."""
+def scales(model: AGVAS) -> set[str]:
+    """Names of the weights that multiply channels and begin with one: of norms, layer scales, standardised kernels."""
     found = set()
     for name, module in model.named_modules():
         kind = type(module).__name__
@@ -66,7 +66,8 @@ def _scales(model: AGVAS) -> set[str]:
     return found
 
 
-def _std(name: str, config: ModelConfig) -> float:
+def std(name: str, config: ModelConfig) -> float:
+    """The standard deviation that a tensor, which is none of `scales`, is drawn with; its mean is 0."""
     if "language_model.embed_tokens" in name and not config.language["tie_word_embeddings"]:
         return EMBEDDING_STD
     if "language_model.layers" in name and name.endswith(("o_proj.weight", "down_proj.weight")):

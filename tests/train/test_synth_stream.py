@@ -1,4 +1,4 @@
-"""The synthetic stream: deterministic, exact masks, truthful captions, every surface and defect."""
+"""The synthetic stream: deterministic, masks, truthful captions, every surface and defect."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Procedural images of surfaces and parts with exact defect masks: `generate(seed, index)` is an endless stream."""
+"""Procedural images of surfaces and parts with defect masks: `generate(seed, index)` is an endless stream."""
 
 from agvas_train.data.synth.compose import generate
 from agvas_train.data.synth.notes import Caption, DefectNote, Families, Sample, SurfaceNote, SynthConfig

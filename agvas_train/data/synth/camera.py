@@ -53,7 +53,8 @@ class Camera:
 
     @property
     def noise_level(self) -> float:
-        """Deviation that the noise of bright pixels would have on the surface itself, of brightness in [0, 1]."""
+        """About the deviation that the noise of bright pixels would have on the surface itself, in [0, 1]; gamma, blur
+        and enlargement are left out."""
         return (self.noise + self.shot) / self.contrast
 
     def photograph(self, rgb: Field, size: tuple[int, int]) -> NDArray[np.uint8]:

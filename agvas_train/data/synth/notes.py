@@ -1,4 +1,4 @@
-"""What a synthetic sample carries: the image, its exact mask, and notes that say truthfully what was painted."""
+"""What a synthetic sample carries: the image, its mask, and notes that say truthfully what was painted."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -22,7 +22,7 @@ class SynthConfig:
 
     families: Families = Families.TRAINING
     normal_share: float = 0.45
-    """Share of samples without any defect, in [0, 1]."""
+    """Share of samples that are to have no defect, in [0, 1]; a few more have none that could be seen."""
     min_side: int = 96
     """Smallest image side, pixels."""
     max_side: int = 416
@@ -40,15 +40,16 @@ class SynthConfig:
     blur_share: float = 0.35
     """Share of images with defocus or motion blur."""
     subtle_share: float = 0.4
-    """Share of defects painted with low contrast."""
+    """Share of defects painted with low contrast; on surfaces that hide the first tries it is less."""
     max_defects: int = 4
     """Most defects in one image."""
     min_visibility: float = 0.025
-    """Smallest mean change of a defect, in [0, 1] brightness; below it the defect is drawn again."""
+    """Smallest mean change of a defect, in [0, 1] brightness; below it, and where it does not differ from its surface
+    by 1.4 to 2.5 times this (`visible.py`), the defect is drawn again."""
     mask_alpha: float = 0.3
     """Blend weight above which a pixel belongs to the defect."""
     tries: int = 12
-    """Attempts to paint one visible defect before it is given up."""
+    """Attempts for each wanted defect before the image stays with fewer."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.normal_share <= 1.0:
@@ -108,7 +109,7 @@ class Sample:
     image: np.ndarray
     """uint8 RGB [H,W,3]."""
     mask: np.ndarray
-    """bool [H,W], exactly the pixels the defects changed visibly; empty when normal."""
+    """bool [H,W], the pixels that the defects changed visibly, and the narrow gaps between them; empty when normal."""
     defects: tuple[DefectNote, ...]
     surface: SurfaceNote
     parts: dict[str, np.ndarray]

@@ -8,6 +8,7 @@ from agvas_train.data.synth.fields import Field
 from agvas_train.data.synth.scene import Mask, Scene
 
 POINTS, PLACES = 192, 32
+"""About how many pixels of a defect are looked at, and how many places around it they are compared with."""
 OF_PLACES, OF_PIXELS = 4.0, 2.5
 """Standard deviations: of the mean colours of places shaped like the defect, or of single pixels."""
 SEEN = np.stack((LUMA, np.float32([0.7, -0.7, 0.0]), np.float32([0.2, 0.2, -0.4])), axis=1)
@@ -21,13 +22,13 @@ def stands_out(
 
     Of the pixels `hit` of the window [h,w], those count that became lighter, or darker, whichever are more (a dent has
     both). The mean of their colours in the painted picture [h,w,3] is compared with the means of pixels of the same
-    shape at places around it on the unpainted surface. In brightness, or in one of two tones, it has to lie OF_PLACES
+    shape at places around it, as they were before it. In brightness, or in one of two tones, it has to lie OF_PLACES
     standard deviations of those means away, or OF_PIXELS of single pixels; and about one of single pixels in any case:
     more for a thin mark, less for a broad one. So a speck among grains has to differ from every grain, and a stain
     across many of them from their mean.
 
     Args:
-        least: what a very broad mark differs by at least, of brightness in [0, 1]; a thin one by twice that.
+        least: a very broad mark has to differ by 1.4 times this at least, a thin one by 2.5 times; in [0, 1].
         noise: deviation of the camera's noise, of brightness in [0, 1]; it adds to that of single pixels.
     """
     lighter = (painted - scene.rgb[window]) @ LUMA > 0
