@@ -25,7 +25,7 @@ class FoldedSamEncoder(nn.Module):
     def __init__(self, encoder: PreTrainedModel) -> None:
         super().__init__()
         self.vision = getattr(encoder, "vision_encoder", encoder)
-        self.layers = nn.ModuleList(_FoldedLayer(layer) for layer in self.vision.layers)
+        self.layers = nn.ModuleList(FoldedLayer(layer) for layer in self.vision.layers)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Patches, layers, neck."""
@@ -34,10 +34,12 @@ class FoldedSamEncoder(nn.Module):
             x = x + self.vision.pos_embed
         for layer in self.layers:
             x = layer(x)
-        return _neck(self.vision.neck, x)
+        return neck(self.vision.neck, x)
 
 
-class _FoldedLayer(nn.Module):
+class FoldedLayer(nn.Module):
+    """One of the encoder's layers, folded: [B, g, g, D] to the same, in the dtype of the library layer's weights."""
+
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
@@ -54,7 +56,7 @@ class _FoldedLayer(nn.Module):
         with torch.no_grad():
             rows = attention.get_rel_pos(side, side, attention.rel_pos_h).transpose(1, 2)  # side, d, side
             columns = attention.get_rel_pos(side, side, attention.rel_pos_w).transpose(1, 2)
-            places = torch.eye(side)
+            places = torch.eye(side, device=rows.device, dtype=rows.dtype)
             ones = torch.cat((places.repeat_interleave(side, 0), places.repeat(side, 1)), dim=1)
             self.register_buffer("of_rows", rows.contiguous(), persistent=False)
             self.register_buffer("of_columns", F.pad(columns, (0, pad)).contiguous(), persistent=False)
@@ -96,11 +98,11 @@ class _FoldedLayer(nn.Module):
         return out.transpose(1, 2).reshape(-1, side, side, width)
 
 
-def _neck(neck: nn.Module, x: Tensor) -> Tensor:
+def neck(module: nn.Module, x: Tensor) -> Tensor:
     """SAM's neck on [B, g, g, D] with its norms over the channels where they lie last: [B, W, g, g]."""
-    x = neck.conv1(x.permute(0, 3, 1, 2))
-    x = neck.conv2(_channel_norm(neck.layer_norm1, x))
-    return _channel_norm(neck.layer_norm2, x)
+    x = module.conv1(x.permute(0, 3, 1, 2))
+    x = module.conv2(_channel_norm(module.layer_norm1, x))
+    return _channel_norm(module.layer_norm2, x)
 
 
 def _channel_norm(norm: nn.Module, x: Tensor) -> Tensor:

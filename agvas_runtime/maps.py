@@ -58,10 +58,10 @@ def binarise(p: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
 
 
 def _two_steps(cells: int, canvas: int, resized: int, size: int) -> Matrix:
-    return (_kept_steps if size <= KEPT_SIDE else _made_steps)(cells, canvas, resized, size)
+    return (_kept_steps if size <= KEPT_SIDE else made_steps)(cells, canvas, resized, size)
 
 
-def _made_steps(cells: int, canvas: int, resized: int, size: int) -> Matrix:
+def made_steps(cells: int, canvas: int, resized: int, size: int) -> Matrix:
     """The two steps along one axis as one float32 [size, cells] matrix: cells -> canvas, cropped to resized -> size."""
     low, high, weight = _taps(canvas, cells)
     first = np.zeros((canvas, cells))
@@ -73,7 +73,7 @@ def _made_steps(cells: int, canvas: int, resized: int, size: int) -> Matrix:
     return matrix
 
 
-_kept_steps = lru_cache(maxsize=32)(_made_steps)
+_kept_steps = lru_cache(maxsize=32)(made_steps)
 
 
 def _taps(outputs: int, inputs: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:

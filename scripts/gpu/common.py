@@ -20,7 +20,7 @@ from agvas_train.model.build import PRESETS
 from agvas_train.plant import plant
 from agvas_train.tokenizer import prompt_spec, template_sentences, train_tokenizer
 from agvas_train.weights.load import build_empty, materialise, named_tensors
-from agvas_train.weights.random import _scales, _std, is_new_part, new_parts
+from agvas_train.weights.random import is_new_part, new_parts, scales, std
 from agvas_train.weights.reader import LazyTensor
 
 ANSWER = "Sure, it is [NOR][ANO][SEG]."
@@ -29,12 +29,15 @@ FIRST_IMAGE = 9_000_000
 
 
 class Weights:
-    """A model's random tensors by name, drawn on a device; the same name gives the same numbers."""
+    """A model's random tensors by name, drawn on a device.
+
+    The same name gives the same numbers on one kind of device.
+    """
 
     def __init__(self, config: ModelConfig, device: str, dtype: torch.dtype, seed: int = 0) -> None:
         self.config, self.device, self.dtype, self.seed = config, device, dtype, seed
         empty = build_empty(config)
-        self.ones = _scales(empty)
+        self.ones = scales(empty)
         self.shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(empty).items()}
 
     def draw(self, name: str) -> Tensor:
@@ -44,7 +47,7 @@ class Weights:
             return out.fill_(1)
         number = int.from_bytes(sha256(f"{self.seed}/{name}".encode()).digest()[:8], "little") >> 1
         generator = torch.Generator(self.device).manual_seed(number)
-        return out.normal_(0, _std(name, self.config), generator=generator)
+        return out.normal_(0, std(name, self.config), generator=generator)
 
 
 def reduced(config: ModelConfig) -> ModelConfig:

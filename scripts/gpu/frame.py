@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from attention import FOUND
 from numpy.typing import NDArray
-from single_pass import Language, Plan, Rows
-from timing import ERRORS, Compiled, Graphed, error, timed
+from single_pass import Language, Masks, Plan, Rows
+from timing import ERRORS, Compiled, Graphed, error, fresh_memory, timed
 from torch import Tensor
 from vision import Encoders
 
 from agvas_export.graphs import DecoderGraph
-from agvas_runtime.maps import _made_steps
+from agvas_runtime.maps import made_steps
 from agvas_runtime.modes import anchor_groups
 from agvas_runtime.trie import walk
 from agvas_train.checkpoint import Checkpoint
@@ -37,7 +37,8 @@ class Said:
         margin: smallest top-2 gap along its rows.
         finished: whether the end token came.
         states: of the three anchors, [3, d].
-        map: float32 [H, W] on the device; overwritten by the next frame.
+        map: of the answer's first group of anchors alone, float32 [H, W] on the device; overwritten by the next frame.
+            Means nothing where the answer has no anchors.
     """
 
     tokens: list[int]
@@ -52,8 +53,7 @@ class Frame:
 
     Args:
         streams: run the encoders side by side.
-        graph: record CUDA graphs.
-        how: the pass's attention.
+        how: the pass's attention; "split" is taken where "flex" does not run compiled, and ERRORS says why.
     """
 
     def __init__(
@@ -64,7 +64,6 @@ class Frame:
         plan: Plan,
         *,
         streams: bool = True,
-        graph: bool = True,
         how: str = "split",
         batch: int = 1,
     ) -> None:
@@ -80,26 +79,43 @@ class Frame:
             for side in (config.semantic_view.size, config.pixel_view.size)
         )
         self._side = torch.cuda.Stream() if streams and self.device.type == "cuda" else None
-        self._how, self._kernel = how, language.kernel(plan)
-        self._masks = plan.with_blocks() if how == "flex" else plan.with_whole() if how == "one" else plan.masks
+        self.kernel = language.kernel(plan)
+        self.how, self.masks = self._attention(how)
         resized = config.pixel_view.resized(*SIZE)
         canvas, cells = config.pixel_view.size, 4 * config.grid
         self._taps = tuple(
-            torch.from_numpy(np.array(_made_steps(cells, canvas, resized[axis], SIZE[axis]))).to(self.device)
+            torch.from_numpy(np.array(made_steps(cells, canvas, resized[axis], SIZE[axis]))).to(self.device)
             for axis in range(2)
         )
         dtype = plan.before.dtype
-        self._present = torch.ones(batch, 3, dtype=dtype, device=self.device)
-        self._alpha = torch.tensor(config.alpha, device=self.device)
+        self.present = torch.ones(batch, 3, dtype=dtype, device=self.device)
+        self.alpha = torch.tensor(config.alpha, device=self.device)
         self._rows = torch.zeros(batch, 3, dtype=torch.int64, device=self.device)
         self._decoder = DecoderGraph(checkpoint.model)
-        self._to_map = Compiled(DecoderGraph.forward)
-        self.first = Graphed(self._see, graph=graph)
-        self.second = Graphed(self._decode, graph=graph)
+        self.to_map = Compiled(DecoderGraph.forward)
+        self.first = Graphed(self._see)
+        self.second = Graphed(self._decode)
         pinned = {"pin_memory": self.device.type == "cuda"}
         self._greedy = torch.empty(batch, plan.rows, dtype=torch.int64, **pinned)
         self._margin = torch.empty(batch, plan.rows, **pinned)
         self._wanted = torch.zeros(batch, 3, dtype=torch.int64, **pinned)
+
+    def _attention(self, how: str) -> tuple[str, Masks]:
+        """The way that is taken, and its masks."""
+        if how == "one":
+            return how, self.plan.with_whole()
+        if how == "flex":
+            config, before = self.checkpoint.config.model, self.plan.before
+            visual = torch.zeros(self.batch, config.visual_tokens, config.hidden_size, device=self.device).to(before)
+            try:
+                masks = self.plan.with_blocks()
+                self.language.try_out(visual, self.plan, how, self.kernel, masks)
+                return how, masks
+            except Exception as failure:
+                ERRORS["attention by blocks"] = f"{type(failure).__name__}: {failure}"[:800]
+            finally:
+                fresh_memory()
+        return "split", self.plan.masks
 
     def _see(self) -> tuple[Rows, Tensor]:
         if self._side is None:
@@ -113,17 +129,17 @@ class Frame:
             pixel = self.encoders.pixel(self.pixels)
             here.wait_stream(self._side)
         visual = self.encoders.visual(semantic, pixel)
-        return self.language(visual, self.plan, self._how, self._kernel, self._masks), pixel
+        return self.language(visual, self.plan, self.how, self.kernel, self.masks), pixel
 
     def _decode(self) -> tuple[Tensor, Tensor]:
         """The anchors' states [B, 3, d], and the maps [B, H, W]."""
         rows, pixel = self.first.outputs
         states = rows.states.take_along_dim(self._rows[..., None], 1)
-        small = self._to_map(self._decoder, states, self._present, pixel, self._alpha)
+        small = self.to_map(self._decoder, states, self.present, pixel, self.alpha)
         return states, self._taps[0] @ small.float() @ self._taps[1].T
 
     def __call__(self) -> list[Said]:
-        """What stands in `semantic` and `pixels`, through everything."""
+        """What stands in `semantic` and `pixels`, through everything; one map each, of the first group of anchors."""
         rows, _ = self.first()
         self._greedy.copy_(rows.greedy, non_blocking=True)
         self._margin.copy_(rows.margin, non_blocking=True)
@@ -132,6 +148,7 @@ class Frame:
         greedy, margins = self._greedy.numpy(), self._margin.numpy()
         trie = self.plan.plan.trie
         said = []
+        self._wanted.zero_()  # a rejection has no anchors; the frame before may have had
         for number in range(self.batch):
             path = walk(trie, greedy[number])
             tokens = [int(trie.tokens[row - 1]) for row in path[1:]]
@@ -179,7 +196,7 @@ class Frame:
 
 
 def compare(frame: Frame, reference: ReferenceSegmenter, images: list[NDArray[np.uint8]]) -> list[dict[str, Any]]:
-    """The single pass beside decoding token by token, image by image: answers, margins, states, small maps."""
+    """The single pass beside decoding token by token, image by image: answers, margins, states, maps of SIZE."""
     prompter = frame.checkpoint.prompter
     asked = frame.checkpoint.config.prompt.default_instruction
     found = []

@@ -18,7 +18,7 @@ Call = Callable[[], Any]
 
 
 def ways(eager: Call, fast: Call, repeats: int) -> dict[str, Any]:
-    """Milliseconds of a part: `eager` is the library's form, `fast` ours, which is compiled."""
+    """Milliseconds of a part: `eager` is the library's form, `fast` ours; `compiled_graph` is what a frame runs."""
     found: dict[str, Any] = {}
     compiled, Compiled.on = Compiled.on, False
     for name, call, graph in (("eager", eager, False), ("eager_graph", eager, True), ("fast_eager_graph", fast, True)):
@@ -37,7 +37,7 @@ def encoders_and_decoder(found: dict[str, Any], frame: Frame, repeats: int) -> N
     semantic = encoders.semantic(frame.semantic).clone()
     pixel = encoders.pixel(frame.pixels).clone()
     states = torch.randn(1, 3, semantic.shape[-1], device=semantic.device, dtype=semantic.dtype)
-    decoder, present, alpha = DecoderGraph(model), frame._present[:1], frame._alpha
+    decoder, present, alpha = DecoderGraph(model), frame.present[:1], frame.alpha
     calls: dict[str, tuple[Call, Call]] = {
         "pixel_encoder": (lambda: model.pixel_features(frame.pixels), lambda: encoders.pixel(frame.pixels)),
         "semantic_encoder": (
@@ -47,7 +47,7 @@ def encoders_and_decoder(found: dict[str, Any], frame: Frame, repeats: int) -> N
         "spam": (lambda: model.visual_tokens(semantic, pixel), lambda: encoders.visual(semantic, pixel)),
         "decoder": (
             lambda: decoder(states, present, pixel, alpha),
-            lambda: frame._to_map(decoder, states, present, pixel, alpha),
+            lambda: frame.to_map(decoder, states, present, pixel, alpha),
         ),
     }
     for name, (eager, fast) in calls.items():

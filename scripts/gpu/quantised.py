@@ -121,18 +121,15 @@ class Int4(nn.Module):
 KINDS: dict[str, type[nn.Module]] = {"fp8": Fp8, "int8": Int8, "int4": Int4}
 
 
-def quantise(module: nn.Module, kind: str, *, least: int = 16) -> int:
-    """Put linear layers of a kind in the place of a module's own, below it everywhere; returns how many.
+def quantise(module: nn.Module, kind: str, *, least: int = 16) -> None:
+    """Put linear layers of a kind in the place of a module's own, below it everywhere.
 
     Layers whose sides are no multiples of `least` stay as they are.
     """
-    count = 0
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
             if child.in_features % least or child.out_features % least:
                 continue
             setattr(module, name, KINDS[kind](child))
-            count += 1
         else:
-            count += quantise(child, kind, least=least)
-    return count
+            quantise(child, kind, least=least)

@@ -1,6 +1,7 @@
-"""Figures that survive: one JSON a run, written after every step, with the machine, the versions and the commit.
+"""Figures that survive: one JSON a preset and GPU, written after every step, with machine, versions and commit.
 
-A step that fails leaves its error as text and the next one runs; a step that is there already is not run again.
+What made a step stands in it, since several processes may fill one file; the whole record is of the first of them. A
+step that fails leaves its error as text and the next one runs; a step that is there already is not run again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from datetime import datetime, timezone
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,10 @@ import torch
 import transformers
 
 from agvas_runtime.bench.machine import describe_machine, git_commit
+from agvas_runtime.errors import InputError
 
 UNUSABLE = 3
 """Exit code where an error left the device unusable for this process: the remaining steps need a new one."""
-
-
 CUT_OFF = "did not end in the time it had"
 
 
@@ -34,12 +35,18 @@ class Record:
         path: is read where it exists: its steps are not repeated.
         seconds: wall-clock budget; steps that need more than is left are put off.
         about: what belongs to all steps.
+
+    Raises InputError where the file there is about something else, or of another GPU.
     """
 
     def __init__(self, path: Path, seconds: float, **about: Any) -> None:
-        self.path, self.end = path, time.monotonic() + seconds
-        self.found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"steps": {}}
-        self.found |= {**about, **environment()}
+        self.path, self.end, self.environment = path, time.monotonic() + seconds, environment()
+        self.found: dict[str, Any] = {**about, **self.environment, "steps": {}}
+        if path.is_file():
+            here, self.found = self.found, json.loads(path.read_text())
+            for key in about:
+                expect(path, key, self.found.get(key), here[key])
+            expect(path, "gpu", gpu_name(self.found), gpu_name(here))
         self.write()
 
     @property
@@ -53,6 +60,11 @@ class Record:
         if found is None or "put_off" in found:
             return False
         return not (found.get("error") == CUT_OFF or found.get("lost_device")) or found["tries"] > 1
+
+    def made(self) -> dict[str, Any]:
+        """What a step that begins now is made by, and when, beside how much else."""
+        kept = {key: self.environment[key] for key in ("commit", "scripts")}
+        return {"date": now(), **kept, "load_average": round(os.getloadavg()[0], 2), "gpu": gpu_name(self.environment)}
 
     def write(self) -> None:
         """Write the file whole, never half."""
@@ -76,7 +88,7 @@ class Record:
             self.write()
             print(f"{step}: put off, {found['put_off']}", flush=True)
             return False
-        found |= {"error": CUT_OFF, "tries": tries + 1}  # what a killed process leaves
+        found |= {"made": self.made(), "error": CUT_OFF, "tries": tries + 1}  # what a killed process leaves
         self.write()
         began = time.monotonic()
         try:
@@ -98,10 +110,11 @@ class Record:
 
 
 def environment() -> dict[str, Any]:
-    """Machine, GPU, versions, commit, date."""
+    """Machine, GPU, versions, commit, hash of the scripts, date."""
     found: dict[str, Any] = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": now(),
         "commit": os.environ.get("AGVAS_COMMIT") or git_commit(Path(__file__).parent),
+        "scripts": scripts_hash(Path(__file__).parent),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "cuda": torch.version.cuda,
@@ -120,6 +133,31 @@ def environment() -> dict[str, Any]:
             "cudnn": torch.backends.cudnn.version(),
         }
     return found
+
+
+def gpu_name(environment: dict[str, Any]) -> str | None:
+    """As a file's whole record says; None without one."""
+    return environment.get("gpu", {}).get("name")
+
+
+def expect(path: Path, what: str, there: object, here: object) -> None:
+    """Raises InputError where a file is of another kind than what would be put into it."""
+    if there != here:
+        raise InputError(f"{path}: {what}: found {there}, expected {here}; give another file")
+
+
+def now() -> str:
+    """The date and time, UTC."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def scripts_hash(folder: Path) -> str:
+    """First 16 hexadecimal digits of the SHA-256 over names and bytes of a folder's scripts, in the order of names."""
+    digest = sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".py", ".sh"):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def synchronize() -> None:

@@ -23,9 +23,7 @@ from agvas_train.checkpoint import Checkpoint
 from agvas_train.model import AGVAS
 
 MULTIPLE = 16
-"""Rows of a pass come in multiples of this: further nodes that nothing sees and nobody reads."""
-HOW = ("split", "one", "flex")
-"""Ways of attention: causal for the prompt and masked for the nodes; one mask over everything; one kernel of blocks."""
+"""Rows of a pass with nodes come in multiples of this: further nodes that nothing sees and nobody reads."""
 
 
 def fused(*linears: nn.Linear) -> nn.Linear:
@@ -78,7 +76,8 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Rows [B, T, d], of which `length` are the prompt's; those from `first` on go on: [B, T - first, d].
 
-        Also returns keys and values [B, key heads, T, w].
+        `how` is "split" (causal for the prompt, masked for the nodes), "one" (one mask over everything) or "flex" (one
+        kernel that skips blocks). Also returns keys and values [B, key heads, T, w].
         """
         parts = self.qkv(self.norm(x)).unflatten(-1, (-1, self.width)).transpose(1, 2)
         q, k, v = parts.split((self.heads, self.key_heads, self.key_heads), dim=1)
@@ -142,7 +141,10 @@ def pick(logits: Tensor, edge_rows: Tensor, edge_tokens: Tensor) -> tuple[Tensor
 
 
 class Plan:
-    """An instruction's pass as tensors on the device; `rows` counts what is read, padding left out."""
+    """An instruction's pass as tensors on the device; `rows` counts what is read, padding left out.
+
+    Without `known` it is plain prefill: the prompt alone, K = 0.
+    """
 
     def __init__(self, checkpoint: Checkpoint, known: Known | None, device: str) -> None:
         config, model = checkpoint.config.model, checkpoint.model
@@ -152,16 +154,19 @@ class Plan:
         trie, self.length = self.plan.trie, self.plan.prompt_length
         nodes = len(trie.tokens) if known else 0
         self.rows = nodes + 1
-        pad = -(self.length + nodes) % MULTIPLE
+        pad = -(self.length + nodes) % MULTIPLE if nodes else 0
         self.tokens = self.length + nodes + pad
+        self.apart = self.tokens + -self.tokens % MULTIPLE  # a mask's rows, as the masked kernel wants them
         dtype = model.llava.lm_head.weight.dtype
-        last = torch.full((nodes + pad + 1, self.tokens), HIDDEN)
+        last = torch.full((nodes + pad + 1, self.apart), HIDDEN)
         last[:, : self.length] = 0
         last[1 : nodes + 1, self.length : self.length + nodes] = torch.from_numpy(self.plan.node_bias[:nodes, :nodes])
-        self.sees = last.to(device, dtype)  # K + 1, T
+        last = last.to(device, dtype)
+        self.sees = last[:, : self.tokens]  # K + 1, T
         groups = config.language["num_attention_heads"] // config.language["num_key_value_heads"]
-        tiled = (each.repeat(groups, 1)[None, None] for each in (self.sees[1:], self.sees))
+        tiled = (each.repeat(groups, 1)[None, None, :, : self.tokens] for each in (last[1:], last))
         self.masks = Masks(*tiled)
+        self._blocks: Masks | None = None
         depths = torch.cat((torch.from_numpy(trie.depths[:nodes]), torch.ones(pad, dtype=torch.int64)))
         self.positions = torch.cat((torch.arange(self.length), depths + self.length - 1))[None].to(device)
         ids = [*trie.tokens[:nodes].tolist(), *[checkpoint.prompter.end_id] * pad]
@@ -169,27 +174,34 @@ class Plan:
             model.embed(torch.tensor(each, dtype=torch.int64, device=device))[None]
             for each in (self.plan.before.tolist(), self.plan.after.tolist(), ids)
         )
-        reach = trie.edge_rows <= nodes
-        edges = (trie.edge_rows[reach], trie.edge_tokens[reach]) if nodes else (trie.edge_rows[:0],) * 2
+        edges = (trie.edge_rows, trie.edge_tokens) if nodes else (trie.edge_rows[:0],) * 2
         self.edge_rows, self.edge_tokens = (torch.from_numpy(each.copy()).to(device) for each in edges)
         self.rotary = model.llava.model.language_model.rotary_emb(self.before, self.positions)
 
     def with_whole(self) -> Masks:
         """Masks for attention by one mask."""
-        whole = torch.full((self.tokens, self.tokens), HIDDEN, device=self.sees.device, dtype=self.sees.dtype).triu(1)
+        whole = torch.full((self.tokens, self.apart), HIDDEN, device=self.sees.device, dtype=self.sees.dtype).triu(1)
+        whole = whole[:, : self.tokens]
         whole[self.length :] = self.sees[1:]
         return self.masks._replace(whole=whole[None, None])
 
     def with_blocks(self) -> Masks:
-        """Masks for attention by blocks."""
+        """Masks for attention by blocks; made once, since what is compiled for them is theirs."""
+        if self._blocks is not None:
+            return self._blocks
         length, sees = self.length, self.sees[1:] == 0  # K, T
+
+        def causal(batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
+            return column <= row
 
         def may(batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
             node = (row - length).clamp(min=0, max=max(len(sees) - 1, 0))
             return torch.where(row < length, column <= row, sees[node, column])
 
         size, device = self.tokens, self.sees.device
-        return self.masks._replace(blocks=create_block_mask(may, None, None, size, size, device=str(device)))
+        blocks = create_block_mask(may if len(sees) else causal, None, None, size, size, device=str(device))
+        self._blocks = self.masks._replace(blocks=blocks)
+        return self._blocks
 
 
 class Language(nn.Module):
@@ -208,6 +220,14 @@ class Language(nn.Module):
         block = self.blocks[0]
         q, k = ((1, heads, plan.length, block.width) for heads in (block.heads, block.key_heads))
         return fastest_for(q, k, k, plan.before, causal=True)
+
+    def try_out(self, visual: Tensor, plan: Plan, how: str, kernel: str, masks: Masks) -> None:
+        """Run once; raises RuntimeError with the reason where the blocks do not run compiled with this attention."""
+        block = (self.blocks[0], plan.length, 0, how, kernel)
+        if not self._block.failure(*block):
+            self(visual, plan, how, kernel, masks)
+        if failure := self._block.failure(*block):
+            raise RuntimeError(failure)
 
     def forward(
         self, visual: Tensor, plan: Plan, how: str = "split", kernel: str = "flash", masks: Masks | None = None

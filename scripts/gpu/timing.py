@@ -1,4 +1,4 @@
-"""Times, peaks of memory, CUDA graphs, compiling, profiles. On a CPU the same calls time with the host's clock."""
+"""Times, memory, clocks, CUDA graphs, compiling, profiles. On a CPU the same calls time with the host's clock."""
 
 from __future__ import annotations
 
@@ -56,14 +56,29 @@ def fresh_memory() -> None:
 
 
 def memory() -> dict[str, float]:
-    """GB (10^9 bytes) of device memory: held by tensors now, their peak, and what the allocator reserved at most."""
+    """Device memory in GB (10^9 bytes), of this process but for the last.
+
+    `held_gb` is what tensors hold now, `peak_gb` the most that they held since `fresh_memory`, `reserved_gb` the most
+    that PyTorch's allocator had taken from the driver for them since then, the graphs' pools among it, `device_gb` what
+    the driver counts as taken on the whole device now: that, CUDA's context, loaded kernels, and other processes.
+    """
     if not torch.cuda.is_available():
         return {}
+    free, total = torch.cuda.mem_get_info()
     return {
         "held_gb": round(torch.cuda.memory_allocated() / 1e9, 3),
         "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 3),
         "reserved_gb": round(torch.cuda.max_memory_reserved() / 1e9, 3),
+        "device_gb": round((total - free) / 1e9, 3),
     }
+
+
+def clock() -> dict[str, Any]:
+    """Clock in MHz, power in W and temperature in degrees Celsius just after work, where the driver tells."""
+    try:
+        return {"mhz": torch.cuda.clock_rate(), "w": torch.cuda.power_draw() / 1e3, "c": torch.cuda.temperature()}
+    except Exception as failure:
+        return {"error": str(failure)[:200]}
 
 
 class Graphed:
@@ -129,6 +144,10 @@ class Compiled:
             ERRORS[kind] = f"{type(error).__name__}: {error}"[:800]
             print(f"{kind} runs eagerly: {ERRORS[kind][:300]}", flush=True)
             return self._eager(*arguments)
+
+    def failure(self, *arguments: Any) -> str | None:
+        """Why it runs eagerly on such arguments; tensors may be left out."""
+        return ERRORS.get(self._kind(arguments)) if Compiled.on else "nothing is compiled"
 
     def _kind(self, arguments: tuple[Any, ...]) -> str:
         """The function with what else is compiled: kinds of layers, switches."""

@@ -16,7 +16,7 @@ from timing import Compiled
 from torch import Tensor, nn
 
 from agvas_export.graphs import PixelEncoderGraph
-from agvas_export.sam import _FoldedLayer, _neck
+from agvas_export.sam import FoldedLayer, neck
 from agvas_train.model import AGVAS, ModelConfig
 
 
@@ -49,7 +49,7 @@ class SiglipBlock(nn.Module):
         return x + self.fc2(self.act(self.fc1(self.norm2(x))))
 
 
-class SamLayer(_FoldedLayer):
+class SamLayer(FoldedLayer):
     """One layer of SAM, folded, with attention by a named kernel."""
 
     kernel = "cpu"
@@ -76,9 +76,6 @@ class Sam(nn.Module):
         self.vision, self.projection = model.pixel_encoder, model.pixel_projection
         weight = next(self.vision.parameters())
         self.layers = nn.ModuleList(SamLayer(layer) for layer in self.vision.layers)
-        for layer in self.layers:  # what folding made lies on the host in part, and in float32
-            for name, made in layer.named_buffers(recurse=False):
-                setattr(layer, name, made.to(weight.device, weight.dtype))
         for conv in (self.vision.neck.conv1, self.vision.neck.conv2):
             last = conv.weight.detach().contiguous(memory_format=torch.channels_last)
             conv.weight = nn.Parameter(last, requires_grad=False)
@@ -87,7 +84,7 @@ class Sam(nn.Module):
             side = layer.window or grid
             across = -(-grid // side)
             layer.kernel = self._fastest(layer, side, across * across, weight)
-        self._layer, self._patches, self._behind = Compiled(SamLayer.forward), Compiled(patches), Compiled(_neck)
+        self._layer, self._patches, self._behind = Compiled(SamLayer.forward), Compiled(patches), Compiled(neck)
 
     def _fastest(self, layer: SamLayer, side: int, windows: int, like: Tensor) -> str:
         width, extra = layer.of_rows.shape[1], layer.places.shape[-1]
@@ -119,16 +116,15 @@ class Encoders(nn.Module):
         shape = (1, self.layers[0].heads, config.semantic_tokens, int(config.semantic["hidden_size"]))
         shape = (*shape[:3], shape[3] // shape[1])
         self.kernel = fastest_for(shape, shape, shape, self.layers[0].qkv.weight)
-        self._block, self._patches = Compiled(SiglipBlock.forward), Compiled(patches)
-        self._spam = Compiled(_spam)
+        self._block, self._spam = Compiled(SiglipBlock.forward), Compiled(_spam)
 
     def semantic(self, pixels: Tensor) -> Tensor:
-        """Semantic view [B, 3, S, S] to f_s [B, N, d]."""
+        """Semantic view [B, 3, S, S] to f_s [B, N, d]. In 16 bits not compiled: as it is, it is faster in a graph."""
         embeddings = self.tower.embeddings
-        x = self._patches(embeddings.patch_embedding, pixels).flatten(1, 2)
+        x = patches(embeddings.patch_embedding, pixels).flatten(1, 2)
         x = x + embeddings.position_embedding.weight
         for layer in self.layers:
-            x = self._block(layer, x, self.kernel)
+            x = layer(x, self.kernel) if isinstance(layer.qkv, nn.Linear) else self._block(layer, x, self.kernel)
         return self.projector(x)
 
     def visual(self, semantic: Tensor, pixel: Tensor) -> Tensor:

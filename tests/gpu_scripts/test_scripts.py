@@ -1,6 +1,7 @@
 """The scripts of a GPU machine, tried without one: the same code at tiny size, eager, on a CPU."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,15 +12,19 @@ import pytest
 import torch
 from common import ANSWER, build, images
 from frame import Frame, compare
-from quantise_model import language_again, language_in
+from measure import keep_compiled
+from peaks import peaks
+from quantise_model import head_in, language_in
 from quantised import Fp8, Int4, Int8
 from record import Record
 from single_pass import Language, Plan
 from timing import Compiled, error
 from vision import Encoders
 
+from agvas_runtime.errors import InputError
 from agvas_runtime.plan import Known
 from agvas_train.checkpoint import Checkpoint, default_checkpoint_path, load_checkpoint
+from agvas_train.plant import plant
 from agvas_train.reference import ReferenceSegmenter
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "gpu"
@@ -39,7 +44,7 @@ def frame_of(checkpoint: Checkpoint) -> Frame:
     return Frame(checkpoint, encoders, language, Plan(checkpoint, Known.DIRECT, "cpu"))
 
 
-def test_the_trained_model_says_and_marks_what_decoding_token_by_token_does(photo: Path) -> None:
+def test_the_trained_model_says_and_marks_what_decoding_token_by_token_does() -> None:
     checkpoint = load_checkpoint(default_checkpoint_path())
     frame = frame_of(checkpoint)
     shown = [*images(3), np.full((300, 200, 3), 128, np.uint8)]
@@ -68,6 +73,19 @@ def test_the_fast_forms_of_a_large_preset_compute_what_the_library_does(preset: 
         assert each["map_max_difference"] < 1e-5
 
 
+def test_a_rejection_leaves_nothing_of_the_frame_before() -> None:
+    checkpoint, _ = build("0.5b", "cpu", dtype=torch.float32, reduce=True)
+    frame = frame_of(checkpoint)
+    frame.take(next(images(1)))
+    frame()
+    assert frame._rows.all()
+    rejection = checkpoint.templates.rejections_of(checkpoint.templates.default_class)[0]
+    plant(checkpoint, rejection)
+    (said,) = frame()
+    assert checkpoint.prompter.decode(said.tokens) == rejection
+    assert not frame._rows.any()
+
+
 @pytest.mark.parametrize("known", [Known.DIRECT, Known.CUT, None])
 def test_split_attention_equals_one_mask_and_blocks(known: Known | None) -> None:
     checkpoint, _ = build("7b", "cpu", dtype=torch.float32, reduce=True, planted=False)
@@ -77,12 +95,24 @@ def test_split_attention_equals_one_mask_and_blocks(known: Known | None) -> None
     split = language(visual, plan)
     assert split.greedy.shape == (2, plan.rows)
     others = [language(visual, plan, "one", masks=plan.with_whole())]
-    if known is Known.DIRECT:  # eager blocks are slow
+    if known is not Known.CUT:  # eager blocks are slow
         others.append(language(visual, plan, "flex", masks=plan.with_blocks()))
     for other in others:
         assert torch.equal(other.greedy, split.greedy)
         assert error(other.states, split.states) < 1e-5
         assert torch.allclose(other.edge_logprob, split.edge_logprob, atol=1e-4)
+
+
+def test_plain_prefill_is_the_prompt_alone_and_masks_lie_as_the_masked_kernel_wants_them() -> None:
+    checkpoint, _ = build("7b", "cpu", dtype=torch.float32, reduce=True, planted=False)
+    plain, cut = (Plan(checkpoint, known, "cpu") for known in (None, Known.CUT))
+    assert (plain.tokens, plain.rows) == (plain.length, 1)
+    assert plain.nodes.shape[1] == plain.masks.nodes.shape[2] == 0
+    assert cut.tokens >= cut.length + cut.rows - 1
+    for plan in (plain, cut):
+        for mask in (plan.masks.nodes, plan.masks.last, plan.with_whole().whole):
+            assert mask.shape[3] == plan.tokens
+            assert mask.stride(2) % 8 == 0
 
 
 @pytest.mark.parametrize(("kind", "most"), [(Fp8, 0.06), (Int8, 0.02), (Int4, 0.2)])
@@ -102,25 +132,51 @@ def test_the_language_model_comes_back_from_fewer_bits() -> None:
     for kind, most in (("fp8", 0.1), ("int8", 0.05), ("int4", 0.4)):
         language_in(kind, checkpoint.model, language, weights)
         assert 0 < error(language(visual, plan).states, exact) < most
-    language_again(checkpoint.model, language, weights, checkpoint.model.llava.lm_head.weight)
+    language_in("float32", checkpoint.model, language, weights)
     assert error(language(visual, plan).states, exact) < 1e-6
+
+
+def test_the_output_head_comes_back_from_fewer_bits() -> None:
+    checkpoint, _ = build("7b", "cpu", dtype=torch.float32, reduce=True, planted=False)
+    language, model = Language(checkpoint.model), checkpoint.model
+    weight, x = language.head.weight, torch.randn(1, 3, checkpoint.config.model.hidden_size)
+    exact = language.head(x)
+    head_in("fp8", model, language, weight)
+    assert 0 < error(language.head(x), exact) < 0.1
+    head_in("float32", model, language, weight)
+    assert torch.equal(language.head(x), exact)
+    assert model.llava.lm_head is language.head
+
+
+def test_peaks_are_told_for_bursts_and_for_work_that_goes_on() -> None:
+    found: dict[str, object] = {}
+    peaks(found, "cpu", side=64, seconds=0.01)
+    for name in ("bf16_tflops", "int8_tops", "copy_gb_s"):
+        assert isinstance(found[name], float)
+        assert isinstance(found[f"{name}_sustained"], float)
+    assert "clock_after_bursts" in found
 
 
 def test_the_table_shows_measured_target_and_why_not(tmp_path: Path) -> None:
     steps = {
         "frame": {"frame": {"ms": 41.5}},
+        "checks": {"equal": 5, "of": 6},
         "memory": {"memory": {"peak_gb": 18.5}},
         "fp8": {"error": "RuntimeError: no such kernel"},
     }
     (tmp_path / "7b.json").write_text(json.dumps({"steps": steps}))
     command = [sys.executable, SCRIPTS / "table.py", tmp_path]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    words = ("16 bits: whole", "18.5", "in fp8: whole")
-    frame, memory, fp8 = (next(line for line in text.splitlines() if each in line) for each in words)
+    words = ("16 bits: whole", "18.5", "in fp8: whole", "answers", "SAM ViT-B")
+    frame, memory, fp8, answers, other = (next(line for line in text.splitlines() if each in line) for each in words)
     assert "41.50" in frame
     assert frame.endswith("met")
     assert memory.endswith("MISSED")
     assert "no such kernel" in fp8
+    assert "5 of 6" in answers
+    assert answers.endswith("MISSED")
+    assert " - " in other
+    assert other.endswith("no 0.5b.json")
     rows = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
     assert rows[0] | {"found": 41.5, "target": 45.0, "met": True} == rows[0]
 
@@ -148,16 +204,66 @@ def test_a_step_that_fails_leaves_its_reason_and_the_others_alone(tmp_path: Path
     assert steps["bad"]["error"] == "ValueError: no such kernel"
     assert steps["good"]["ms"] == 1.0
     assert "put_off" in steps["long"]
+    assert len(steps["good"]["made"]["scripts"]) == 16
 
 
-def test_a_preset_is_measured_in_one_process(tmp_path: Path) -> None:
+def test_a_file_of_another_preset_or_gpu_is_left_as_it_is(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    Record(out, 60, preset="7b")
+    there = json.loads(out.read_text())
+    Record(out, 60, preset="7b")
+    assert json.loads(out.read_text()) == there
+    with pytest.raises(InputError, match=r"preset: found 7b, expected 0\.5b"):
+        Record(out, 60, preset="0.5b")
+    out.write_text(json.dumps({**there, "gpu": {"name": "another one"}}))
+    with pytest.raises(InputError, match="gpu: found another one"):
+        Record(out, 60, preset="7b")
+
+
+def test_compiled_code_is_run_from_nowhere_that_others_write_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "given")
+    keep_compiled(tmp_path / "unused")
+    assert not (tmp_path / "unused").exists()
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    keep_compiled(tmp_path / "own")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "own")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    (tmp_path / "own").chmod(0o777)
+    with pytest.raises(InputError, match="only you can write to"):
+        keep_compiled(tmp_path / "own")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="only you can write to"):
+        keep_compiled(tmp_path / "link")
+
+
+def test_a_preset_is_measured_in_one_process_and_taken_up_in_another(tmp_path: Path) -> None:
     out = tmp_path / "7b.json"
-    command = [sys.executable, SCRIPTS / "measure.py", "--preset", "7b", "--reduce", "--device", "cpu", "--eager"]
-    command += ["--repeats", "2", "--images", "2", "--out", out]
-    command += ["--steps", "build", "frame", "checks", "fp8_all", "passes"]
-    subprocess.run(command, capture_output=True, check=True)
+
+    def measure(preset: str, *steps: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, SCRIPTS / "measure.py", "--preset", preset, "--reduce", "--device", "cpu", "--eager"]
+        command += ["--repeats", "2", "--images", "2", "--out", out, "--steps", "build", *steps]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert measure("7b", "frame", "checks", "reference", "fp8_all", "passes", "int8_all", "throughput").returncode == 0
     steps = json.loads(out.read_text())["steps"]
-    assert not [name for name, step in steps.items() if "error" in step]
+    assert [name for name, step in steps.items() if "error" in step] == ["throughput"]  # the model is in fewer bits
+    assert "take another process" in steps["throughput"]["error"]
+    assert steps["frame"]["attention"] == "split"
+    assert "nothing is compiled" in steps["frame"]["not_compiled"]["attention by blocks"]
     assert steps["checks"]["equal"] == 2
-    assert max(steps["fp8_all"]["states_error"]) < 0.1
+    for name in ("fp8_all", "int8_all"):
+        assert steps[name]["rest"] == "fp8"
+        assert max(steps[name]["states_error"]) < 0.1
     assert steps["passes"]["trie"]["nodes"] > 200
+    assert steps["passes"]["none"]["tokens"] == steps["passes"]["none"]["prompt"]
+
+    assert measure("7b", "profile_fp8").returncode == 0
+    steps = json.loads(out.read_text())["steps"]
+    assert "error" not in steps["profile_fp8"]
+    assert (steps["profile_fp8"]["language_model"], steps["profile_fp8"]["rest"]) == ("fp8", "bfloat16")
+
+    refused = measure("0.5b", "frame")
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines() == [f"{out}: preset: found 7b, expected 0.5b; give another file"]
