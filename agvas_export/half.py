@@ -1,7 +1,8 @@
 """Typed half-precision graphs: every tensor's type stands in the graph, so no builder has to guess where 16 bits hold.
 
 Products, activations and what moves data are float16; norms, softmax, long sums, powers, sines and what computes their
-angles stay float32, with casts between. Graph inputs and outputs stay float32, but for keys and values.
+angles, and arithmetic on the image itself stay float32, with casts between. Graph inputs and outputs stay float32, but
+for keys and values.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ MOVES = frozenset(
     }
 )
 """They compute nothing, and keep the type that comes in."""
+IMAGE = "pixels"
+"""Input whose own arithmetic stays float32, before the first product: differences of pixels that are nearly equal."""
 HALF_PORTS = ("keys", "values", "past_keys", "past_values")
 """Inputs and outputs that are float16: what is large and goes from one graph to the next as it is."""
 
@@ -84,8 +87,14 @@ def _full_nodes(graph: ir.Graph) -> set[ir.Node]:
     """The nodes that stay float32."""
     full: set[ir.Node] = set()
     behind: set[ir.Node] = set()  # of a written-out norm
+    early: set[ir.Node] = set()  # what is computed of the image alone
+    image = {value for value in graph.inputs if value.name == IMAGE}
     for node in graph:
         producers = {value.producer() for value in node.inputs if value is not None} - {None}
+        given = [value for value in node.inputs if value is not None and _is_float(value) and not _is_weight(value)]
+        of_image = bool(given) and all(value in image or value.producer() in early for value in given)
+        if of_image and node.op_type in ARITHMETIC | MOVES | STATISTICS:
+            early.add(node)
         if node.op_type in FULL:
             full.add(node)
         if node.op_type in ARITHMETIC and any(p.op_type in STATISTICS or p in behind for p in producers):
@@ -96,7 +105,7 @@ def _full_nodes(graph: ir.Graph) -> set[ir.Node]:
         full.add(node)
         waiting += [p for v in node.inputs if v is not None and (p := v.producer()) is not None and p not in full]
     # what feeds the first statistics of a norm: x - mean
-    return full | behind
+    return full | behind | early
 
 
 def _is_float(value: ir.Value) -> bool:

@@ -56,7 +56,7 @@ def test_the_embedded_models_answers_are_those_of_the_reference_whatever_is_aske
     [
         (0, " a scratch [NOR][ANO][SEG]", 0),
         (1, " a scratch [NOR][ANO][SEG]", 0),
-        (2, " is not so [NOR][ANO][SEG] and [SEG].", 1),
+        (2, " is not so [NOR][ANO][SEG] a scratch", 1),
         (4, " so [SEG]", 0),
         (7, " so [SEG]", 2),
         (11, " a scratch", 0),
