@@ -23,7 +23,7 @@ class Stroke:
     beyond: bool = False
     """Whether paint may also fall outside the part."""
     structural: bool = False
-    """Whether the change is one of structure and not of contrast (visible in any texture)."""
+    """Whether the change is one of structure, not of colour, which `visible.py` cannot judge: it counts as seen."""
 
 
 Painter = Callable[[np.random.Generator, Scene, float], Stroke | None]
