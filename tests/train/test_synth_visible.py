@@ -7,7 +7,7 @@ from agvas_train.data.synth import SynthConfig
 from agvas_train.data.synth.compose import render
 from agvas_train.data.synth.notes import Families
 from agvas_train.data.synth.scene import Scene
-from agvas_train.data.synth.visible import filled, stands_out
+from agvas_train.data.synth.visible import bends, filled, stands_out
 
 SIDE = 160
 LEAST = 0.025
@@ -96,6 +96,23 @@ def test_off_the_part_there_is_no_surface_to_compare_with():
     painted = part.rgb.copy()
     painted[64:70, 64:70] = 0.1
     assert stands_out(part, (slice(0, SIDE), slice(0, SIDE)), square(6), painted, LEAST, 0.0)
+
+
+def threads(period: float = 6.0) -> np.ndarray:
+    """Threads that run along x."""
+    grey = 0.5 + 0.2 * np.sin(2 * np.pi * np.arange(SIDE) / period)[:, None] * np.ones(SIDE)
+    return np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
+
+
+@pytest.mark.parametrize(("surface", "found"), [("threads", True), ("grains", False), ("noise", False)])
+def test_a_turned_piece_is_found_where_the_surface_has_a_direction(surface, found):
+    noise = np.random.default_rng(2).normal(0.5, 0.1, (SIDE, SIDE, 1)).repeat(3, axis=2).astype(np.float32)
+    rgb = {"threads": threads(), "grains": grains(0.4, 0.7).astype(np.float32), "noise": noise}[surface]
+    mask, painted = square(32), rgb.copy()
+    painted[mask] = np.rot90(rgb, 1)[mask]
+    everywhere = (slice(0, SIDE), slice(0, SIDE))
+    assert bends(scene(rgb), everywhere, mask, painted) == found
+    assert not bends(scene(rgb), everywhere, mask, rgb.copy())
 
 
 def test_narrow_gaps_are_marked_and_far_pixels_stay_apart():

@@ -157,7 +157,7 @@ def test_the_rate_warms_up_and_decays_linearly() -> None:
         ),
         (
             ["--config", "nope", "--out", "x"],
-            "no such file, and no shipped recipe (there are 0.5b, 7b, tiny-mixture, tiny)",
+            "no such file, and no shipped recipe (there are 0.5b, 7b, tiny-gpu, tiny-mixture, tiny)",
         ),
         (["--preset", "tiny", "--deepspeed", "nowhere.json", "--out", "x"], "cannot be read as a DeepSpeed"),
     ],

@@ -16,7 +16,7 @@ from agvas_train.data.synth.paint import Stroke
 from agvas_train.data.synth.scene import Mask, Scene, light
 from agvas_train.data.synth.surfaces import HELD_OUT as HELD_OUT_SURFACES
 from agvas_train.data.synth.surfaces import SURFACES
-from agvas_train.data.synth.visible import filled, stands_out
+from agvas_train.data.synth.visible import bends, filled, stands_out
 
 DEFAULT = SynthConfig()
 
@@ -91,7 +91,8 @@ def _apply(scene: Scene, stroke: Stroke, config: SynthConfig, noise: float) -> P
         return None
     seen = float(change[hit].mean())
     least = config.min_visibility
-    if seen < least or not (stroke.structural or stands_out(scene, window, hit, out, least, noise)):
+    found = stroke.structural or (stroke.bent and (bool(scene.elements) or bends(scene, window, hit, out)))
+    if seen < least or not (found or stands_out(scene, window, hit, out, least, noise)):
         return None
     shown, hidden = out[hit].mean(axis=0), base[hit].mean(axis=0)
     tone = float((shown - hidden) @ LUMA)

@@ -91,7 +91,7 @@ def displaced(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke
         return None
     top, left = int(rng.integers(scene.size[0] - side)), int(rng.integers(scene.size[1] - side))
     patch = np.rot90(scene.rgb[top : top + side, left : left + side], int(rng.choice([1, 3])))[:height, :width]
-    return Stroke(shape_or_none, patch.copy(), ("misaligned",), structural=True)
+    return Stroke(shape_or_none, patch.copy(), ("misaligned",), bent=True)
 
 
 def _bent(rng: np.random.Generator, base: Field, far: float, cell: float) -> Field:
@@ -119,7 +119,7 @@ def distortion(rng: np.random.Generator, scene: Scene, strength: float) -> Strok
         return None
     far = radius * float(rng.uniform(0.15, 0.4)) + 1.5
     target = _bent(rng, region(scene, shape), far, radius * float(rng.uniform(0.5, 1.0)))
-    return Stroke(shape, target, ("irregular",), structural=True)
+    return Stroke(shape, target, ("irregular",), bent=True)
 
 
 def fray(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | None:

@@ -23,7 +23,9 @@ class Stroke:
     beyond: bool = False
     """Whether paint may also fall outside the part."""
     structural: bool = False
-    """Whether the change is one of structure, not of colour, which `visible.py` cannot judge: it counts as seen."""
+    """Whether something is missing, added or elsewhere, which `visible.py` cannot judge: it counts as seen."""
+    bent: bool = False
+    """Whether the change is one of the surface's own texture, which may be seen without any other colour."""
 
 
 Painter = Callable[[np.random.Generator, Scene, float], Stroke | None]

@@ -11,6 +11,8 @@ POINTS, PLACES = 192, 32
 """About how many pixels of a defect are looked at, and how many places around it they are compared with."""
 OF_PLACES, OF_PIXELS = 4.0, 2.5
 """Standard deviations: of the mean colours of places shaped like the defect, or of single pixels."""
+OF_STEEPNESS = 3.0
+"""Of the mean steepness of such places."""
 SEEN = np.stack((LUMA, np.float32([0.7, -0.7, 0.0]), np.float32([0.2, 0.2, -0.4])), axis=1)
 """RGB to what an eye compares: brightness, red against green, and, less sharply, yellow against blue."""
 
@@ -41,11 +43,7 @@ def stands_out(
     extent = max(np.ptp(y), np.ptp(x)) + 1
     thickness = min(count / extent, count**0.5)
     contrast = float(np.clip(1.5 - 0.18 * np.log2(thickness), 0.4, 1.5))
-    turns = np.arange(PLACES) * 2.399963  # the golden angle: no two alike
-    away = np.linspace(0.5 * extent + 3, 1.2 * extent + 48, PLACES)
-    rows = y + np.rint(away * np.sin(turns)).astype(int)[:, None]
-    columns = x + np.rint(away * np.cos(turns)).astype(int)[:, None]
-    colours, weight = _surface(scene, rows, columns)
+    colours, weight = _around(scene, y, x, extent)
     enough = weight.sum(axis=(1, 2)) * 2 > len(at)
     if enough.sum() < PLACES // 5:  # too large to fit in elsewhere: single pixels of the whole surface
         y, x = (part.ravel() for part in np.mgrid[0 : scene.size[0] - 1 : 24j, 0 : scene.size[1] - 1 : 24j].astype(int))
@@ -66,14 +64,56 @@ def stands_out(
     return bool(telling.any())
 
 
-def _surface(scene: Scene, rows: np.ndarray, columns: np.ndarray) -> tuple[Field, Field]:
-    """What an eye compares [P,N,3] at places [P,N], and 1 where there is surface, else 0, [P,N,1]."""
+def bends(scene: Scene, window: tuple[slice, slice], hit: Mask, painted: Field) -> bool:
+    """Whether the painted pixels have edges of another strength or direction than the surface around them has.
+
+    As `stands_out`, of how steep brightness is along x, along y and along the diagonals, instead of colours: threads
+    that run the other way are found on a cloth, and not on a leather. A mean has to lie OF_STEEPNESS standard
+    deviations of the means of places around it away, and a quarter of the usual steepness.
+    """
+    at = np.flatnonzero(hit)
+    at = at[:: max(len(at) // POINTS, 1)]
+    y, x = np.unravel_index(at, hit.shape)
+    mean = _steepness(painted)[y, x].mean(axis=0)
+    y, x = y + window[0].start, x + window[1].start
+    steepness, weight = _around(scene, y, x, max(np.ptp(y), np.ptp(x)) + 1, _steepness(scene.rgb))
+    enough = weight.sum(axis=(1, 2)) * 2 > len(at)
+    if enough.sum() < PLACES // 5:
+        return False
+    steepness, weight = steepness[enough], weight[enough]
+    means = (steepness * weight).sum(axis=1) / weight.sum(axis=1)
+    usual = means.mean(axis=0)
+    by = np.abs(mean - usual)
+    return bool(((by > OF_STEEPNESS * means.std(axis=0)) & (by > 0.25 * (usual[0] + usual[1]))).any())
+
+
+def _steepness(rgb: Field) -> Field:
+    """Squares and product of the differences of brightness along y and x, float32 [H,W,3]."""
+    brightness = rgb @ LUMA
+    down, right = np.zeros_like(brightness), np.zeros_like(brightness)
+    down[:-1] = np.diff(brightness, axis=0)
+    right[:, :-1] = np.diff(brightness, axis=1)
+    return np.stack((down * down, right * right, down * right), axis=2)
+
+
+def _around(scene: Scene, y: np.ndarray, x: np.ndarray, extent: float, of: Field | None = None) -> tuple[Field, Field]:
+    """`_surface` at PLACES places shaped as the pixels y, x [N], around them, from just beside them outwards."""
+    turns = np.arange(PLACES) * 2.399963  # the golden angle: no two alike
+    away = np.linspace(0.5 * extent + 3, 1.2 * extent + 48, PLACES)
+    rows = y + np.rint(away * np.sin(turns)).astype(int)[:, None]
+    columns = x + np.rint(away * np.cos(turns)).astype(int)[:, None]
+    return _surface(scene, rows, columns, of)
+
+
+def _surface(scene: Scene, rows: np.ndarray, columns: np.ndarray, of: Field | None = None) -> tuple[Field, Field]:
+    """What an eye compares [P,N,3] at places [P,N], or values `of` [H,W,3]; and 1 where surface is, else 0, [P,N,1]."""
     height, width = scene.size
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     rows, columns = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
     if scene.body is not None:
         inside &= scene.body[rows, columns]
-    return scene.rgb[rows, columns] @ SEEN, inside[..., None].astype(np.float32)
+    values = scene.rgb[rows, columns] @ SEEN if of is None else of[rows, columns]
+    return values, inside[..., None].astype(np.float32)
 
 
 def filled(mask: Mask) -> Mask:
