@@ -34,6 +34,8 @@ USER agvas
 WORKDIR /home/agvas
 EXPOSE 50051
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python", "-m", "agvas_runtime.server.health"]
+# `auto` would take the CPU: there is no TensorRT here.
+ENV AGVAS_ENGINE=ort-cuda
 ENTRYPOINT ["agvas-runtime"]
 CMD ["serve", "--host", "0.0.0.0", "--insecure"]
 

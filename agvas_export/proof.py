@@ -50,7 +50,7 @@ def image_files(folder: Path) -> list[Path]:
     for file in files:
         try:
             Image.open(file).close()
-        except (OSError, UnidentifiedImageError):
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
             read_image(file)  # says in one line what is wrong
     return files
 

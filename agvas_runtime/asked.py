@@ -50,14 +50,17 @@ def request_of(instruction: str | None, asked: Asked) -> pb.SegmentRequest:
             raise InputError(f"{field}: found a blank text, expected words")
     if mode is not None:
         Request(mode, instruction, class_name, normal_look).check()
-    request = pb.SegmentRequest(
-        mode=pb.MODE_UNSPECIFIED if mode is None else pb.Mode.Value(f"MODE_{Mode(mode).name}"),
-        instruction=instruction or "",
-        class_name=class_name or "",
-        normal_look=normal_look or "",
-        recipe_name=asked.get("recipe_name") or "",
-        deadline_ms=asked.get("deadline_ms"),
-    )
+    try:
+        request = pb.SegmentRequest(
+            mode=pb.MODE_UNSPECIFIED if mode is None else pb.Mode.Value(f"MODE_{Mode(mode).name}"),
+            instruction=instruction or "",
+            class_name=class_name or "",
+            normal_look=normal_look or "",
+            recipe_name=asked.get("recipe_name") or "",
+            deadline_ms=asked.get("deadline_ms"),
+        )
+    except UnicodeEncodeError as error:
+        raise InputError(f"instruction, names: found {error.object!a}, expected readable text") from None
     mask, probability = asked.get("mask", "packed_bits"), asked.get("probability")
     for field, found, choices in (("mask", mask, MaskChoice), ("probability", probability, ProbabilityChoice)):
         if found is not None and found not in get_args(choices):

@@ -22,7 +22,10 @@ def swap(
     bundle: Annotated[str, typer.Argument(help="Folder of the new bundle, as it lies below the server's bundle root.")],
     server: ServerOption = DEFAULT_SERVER,
     shadow: Annotated[
-        int, typer.Option(min=0, help="Frames of the line that both bundles answer first; 0 compares nothing.")
+        int,
+        typer.Option(
+            min=0, max=1_000_000, help="Frames of the line that both bundles answer first; 0 compares nothing."
+        ),
     ] = 200,
     timeout: Annotated[float, typer.Option(help="Seconds that the line has to bring these frames.")] = 600.0,
     max_disagreement: Annotated[

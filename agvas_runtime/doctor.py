@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
-from pathlib import Path
 
 import psutil
 
 from agvas_runtime import __version__
-from agvas_runtime.control_group import container_limits, read_text
+from agvas_runtime.control_group import container_limits
+from agvas_runtime.cpu import X86, clips_eight_bit_sums, cpu_flags
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.server import checks
 from agvas_runtime.server.channel import MEBIBYTE
@@ -136,14 +136,16 @@ def cpu(config: ServerConfig) -> Iterator[Check]:
     """Cores, what limits them, and instructions."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = container_limits().cores
-    flags = [flag for flag in FLAGS if flag in _cpu_flags()]
+    flags = [flag for flag in FLAGS if flag in cpu_flags()]
     text = f"{usable} cores{'' if limit is None else f', limited to {limit:g}'}; {', '.join(flags) or 'no flags known'}"
     cores = usable if limit is None else min(usable, limit)
     if (config.threads or usable) > max(1, -(-cores // 1)):
         threads = f"threads {config.threads}" if config.threads else f"an engine takes {usable} threads"
         yield Check("cpu", "warning", f"{text}; {threads}", f"set threads to {max(1, int(cores))}")
-    elif platform.machine() in ("x86_64", "AMD64") and "avx2" not in flags:
+    elif platform.machine() in X86 and "avx2" not in flags:
         yield Check("cpu", "warning", text, "without AVX2 graphs are several times slower")
+    elif clips_eight_bit_sums():
+        yield Check("cpu", "warning", text, "without VNNI graphs of 8 bits take a slower, exact way")
     else:
         yield Check("cpu", "ok", text)
 
@@ -195,11 +197,6 @@ def clock() -> Iterator[Check]:
         yield Check("clock", "warning", f"{text}, not synchronised", "run an NTP or PTP client")
     else:
         yield Check("clock", "ok", text if state < 0 else f"{text}, synchronised")
-
-
-def _cpu_flags() -> set[str]:
-    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", read_text(Path("/proc/cpuinfo")), re.MULTILINE)
-    return set(found.group(1).split()) if found else set()
 
 
 def _version(package: str) -> str | None:

@@ -37,7 +37,7 @@ def remembered_sha256(path: Path, again: bool = False) -> str:
     if not again and key in known:
         return known[key]
     known[key] = sha256_file(path)
-    with contextlib.suppress(OSError):  # a read-only home costs time, nothing else
+    with contextlib.suppress(OSError, RuntimeError):  # a read-only home, or none, costs time, nothing else
         _store(known)
     return known[key]
 
@@ -52,7 +52,7 @@ def _load() -> dict[str, str]:
         if status.st_mode & 0o077 or status.st_uid != os.getuid():
             return {}  # others could have written it
         known = json.loads(_memory().read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # the last: a user without a home
         return {}
     return known if isinstance(known, dict) else {}
 

@@ -65,8 +65,8 @@ class LocalClient:
         timeout_s: longest time that an answer may take; a stream is silent no longer than its heartbeats.
         largest_frame_mb: bytes of the largest frame, in MiB; memory is taken only for what is used of it.
 
-    Methods raise what those of `Client` do, but for a frame whose engine died twice: EngineError. The constructor does
-    not connect.
+    Methods raise what those of `Client` do, but where a frame's engine died twice or none is ready: EngineError. The
+    constructor does not connect.
     """
 
     def __init__(self, path: Path | str, timeout_s: float = 30.0, *, largest_frame_mb: int = 64) -> None:

@@ -51,6 +51,9 @@ class GroupMap:
     probability: NDArray[np.float32]
 
 
+OF_EVERY_GRAPH = ("B", "G")
+"""Sizes that all native engines are limited in: frames and groups of anchors at once; the rest is the LLM's."""
+
 Event = Text | GroupMap | Result
 """What `Segmenter.stream` yields; the result comes last."""
 
@@ -118,8 +121,10 @@ class Segmenter:
         from agvas_runtime.engines.native import open_engines
 
         engines, plan = open_engines(bundle, engine, GRAPHS, threads, plans), bundle.manifest.engine_plan
-        ranges = plan.ranges if engine == "tensorrt" and plan and "llm" in plan.graphs else None
-        return cls(bundle, engines, ranges, speculate=speculate)
+        ranges = dict(plan.ranges) if engine == "tensorrt" and plan else {}
+        if plan and "llm" not in plan.graphs:
+            ranges = {size: ranges[size] for size in OF_EVERY_GRAPH if size in ranges}
+        return cls(bundle, engines, ranges or None, speculate=speculate)
 
     def close(self) -> None:
         """Give the engines' memory back; nothing can be segmented then.
@@ -254,6 +259,9 @@ class Segmenter:
                 watch.lap("decoder")
                 yield GroupMap(len(maps) - 1, maps[-1])
                 watch.skip()
+        if piece := teller.piece(answer, sent, last=True):
+            yield Text(piece)
+            watch.skip()
         told = teller.told(answer)
         watch.lap("text")
         if told.rechecked or len(told.reading.groups) != len(maps):

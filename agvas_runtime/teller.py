@@ -88,7 +88,11 @@ class Teller:
         groups = anchor_groups(answer.tokens[: len(answer.states) - 1], anchors)
         return groups if groups and groups[-1][-1][0] == len(anchors) - 1 else groups[:-1]
 
-    def piece(self, answer: Answer, sent: str) -> str:
-        """What the answer's text has more than what was sent; half a character waits for its other half."""
+    def piece(self, answer: Answer, sent: str, *, last: bool = False) -> str:
+        """What the answer's text has more than what was sent; half a character waits for its other half.
+
+        Args:
+            last: nothing follows, so half a character has to do.
+        """
         text = self.pipeline.prompter.decode(answer.tokens)
-        return (text if answer.finished else text.rstrip("\ufffd"))[len(sent) :]
+        return (text if last or answer.finished else text.rstrip("\ufffd"))[len(sent) :]

@@ -9,6 +9,9 @@ from pydantic_core import PydanticCustomError
 
 from agvas_runtime.regions import Region
 
+LARGEST_AREA = 2**32 - 1
+"""Of what a message has room for, pixels."""
+
 
 class Verdict(str, Enum):
     """What the line does with a part. NO_ANSWER is no result: the recipe says what the gate does then."""
@@ -34,7 +37,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    min_area_px: int = Field(default=1, ge=1)
+    min_area_px: int = Field(default=1, ge=1, le=LARGEST_AREA)
     """Smallest defect, in pixels of the original image."""
     min_score: float = Field(default=0.0, ge=0, le=1)
     """Lowest mean anomaly probability of a region that counts as a defect."""

@@ -33,7 +33,9 @@ def train(
     preset: Annotated[str | None, typer.Option(help="tiny, 0.5b or 7b.")] = None,
     config: Annotated[
         str | None,
-        typer.Option(help="Recipe: a YAML file, or a shipped one (tiny, tiny-mixture, 0.5b, 7b); options here win."),
+        typer.Option(
+            help="Recipe: a YAML file, or a shipped one (tiny, tiny-gpu, tiny-mixture, 0.5b, 7b); options here win."
+        ),
     ] = None,
     base: Annotated[Path | None, typer.Option("--from", help="Checkpoint to start from.")] = None,
     lora: Annotated[

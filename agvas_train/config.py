@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -58,9 +59,9 @@ class TrainConfig(BaseModel):
     learning_rate: float = Field(1e-3, gt=0)
     """The paper's 3e-4 is for LoRA on a trained model; a model from scratch takes more."""
     warmup_steps: int = Field(100, ge=0)
-    weight_decay: float = 0.0
+    weight_decay: float = Field(0.0, ge=0)
     clip_norm: float = Field(1.0, gt=0)
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=1 << 31)
     data: DataConfig | None = None
     """The data sets to draw from; None draws synthetic images."""
     mixture: dict[Task, float] = {
@@ -88,8 +89,8 @@ class TrainConfig(BaseModel):
     """Share of defects with low contrast. A model from scratch begins best with few."""
     min_visibility: float = Field(0.025, ge=0, le=1)
     """Smallest mean change of brightness that a defect makes; from its surface it differs by 1.4 to 2.5 times this."""
-    vocabulary_size: int = 1536
-    """Of the tokenizer that a model from scratch gets."""
+    vocabulary_size: int = Field(1536, ge=512)
+    """Of the tokenizer that a model from scratch gets; bytes and special tokens take 263."""
     small_view: int | None = Field(None, gt=0)
     """Side in pixels of the pixel view in the first steps, which cost less while coarse things are learnt. Only for
     pixel encoders that take any side (the kind conv: multiples of 32)."""
@@ -108,8 +109,8 @@ class TrainConfig(BaseModel):
     @field_validator("mixture")
     @classmethod
     def _has_a_task(cls, mixture: dict[Task, float]) -> dict[Task, float]:
-        if min(mixture.values(), default=0) < 0 or not sum(mixture.values()):
-            raise ValueError("the weights of the tasks must not be negative, nor all zero")
+        if min(mixture.values(), default=0) < 0 or not 0 < sum(mixture.values()) < inf:
+            raise ValueError("the weights of the tasks must be finite and not negative, nor all zero")
         return mixture
 
     @model_validator(mode="after")

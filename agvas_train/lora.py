@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from peft import LoraConfig, LoraModel
@@ -45,14 +46,33 @@ class AdapterConfig(BaseModel):
     """Folder of the base checkpoint."""
     base_sha256: str
     """Of its weights, see `weights_sha256`."""
+    base_dtype: Literal["float32", "bfloat16"] | None = None
+    """What its frozen weights were rounded to while the adapters were trained; None: what it says itself."""
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """`base_dtype` for torch."""
+        return getattr(torch, self.base_dtype) if self.base_dtype else None
 
 
-def adapter_config(base: Path, rank: int, *, alpha: int = 32, dropout: float = 0.05) -> AdapterConfig:
+def adapter_config(
+    base: Path,
+    rank: int,
+    *,
+    alpha: int = 32,
+    dropout: float = 0.05,
+    base_dtype: Literal["float32", "bfloat16"] | None = None,
+) -> AdapterConfig:
     """The configuration of fresh adapters on a base checkpoint."""
     if not has_weights(base):
         raise InputError(f"{base}: not a checkpoint, it holds no weights")
     return AdapterConfig(
-        rank=rank, alpha=alpha, dropout=dropout, base=str(base.resolve()), base_sha256=weights_sha256(base)
+        rank=rank,
+        alpha=alpha,
+        dropout=dropout,
+        base=str(base.resolve()),
+        base_sha256=weights_sha256(base),
+        base_dtype=base_dtype,
     )
 
 
@@ -107,7 +127,7 @@ def load_adapted(folder: Path, base: Path | None = None) -> tuple[Checkpoint, Lo
         InputError: the base is missing, or is not the one the adapters were trained on.
     """
     config = read_adapter_config(folder)
-    checkpoint = load_checkpoint(_base_of(config, base))
+    checkpoint = load_checkpoint(_base_of(config, base), dtype=config.dtype)
     adapted = add_adapters(checkpoint.model, config)
     load_trained(checkpoint.model, folder / ADAPTER)
     return checkpoint, adapted
@@ -161,7 +181,7 @@ def merge(folder: Path, base: Path | None = None) -> tuple[CheckpointInfo, LazyT
         stem = name.removesuffix(".weight")
         down, up = f"{stem}.lora_A.default.weight", f"{stem}.lora_B.default.weight"
         if down in trained and up in trained:
-            merged[name] = _with_adapter(tensor, trained[down], trained[up], scale, info.dtype)
+            merged[name] = _with_adapter(tensor, trained[down], trained[up], scale, config.dtype or info.dtype)
             used.update((down, up))
     if left := sorted(trained.keys() - used):
         raise InputError(f"{folder / ADAPTER}: tensor {left[0]} belongs to nothing in {root}")

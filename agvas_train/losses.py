@@ -12,7 +12,7 @@ BCE_WEIGHT, DICE_WEIGHT = 0.5, 2.0  # lambda_bce, lambda_dic
 
 
 def text_loss(logits: Tensor, targets: Tensor, samples: Tensor, count: int) -> Tensor:
-    """Next-token cross-entropy: the mean over each sample's answer tokens, then over the samples.
+    """Next-token cross-entropy: the mean over each sample's answer tokens, then over the samples (ours).
 
     Args:
         logits: [M, vocabulary], one row for each answer token of the batch.
@@ -27,6 +27,9 @@ def text_loss(logits: Tensor, targets: Tensor, samples: Tensor, count: int) -> T
 
 def segmentation_loss(logits: Tensor, target: Tensor, valid: Tensor, present: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """The sum over the present anchors of BCE and of Dice, averaged over the samples and not yet weighted.
+
+    Dice's numerator and denominator have 1 cell more, so that an empty map is right about an empty mask (ours): a
+    wholly missed defect of one cell costs half of what a large one does.
 
     Args:
         logits: of P_c, [B, A, H, W].

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import torch
 from accelerate.utils import gather_object
@@ -190,11 +190,15 @@ def _start(config: TrainConfig, resumed: Resumed | None, sets: Sets | None) -> S
         if resumed:
             checkpoint.model = load_checkpoint(resumed.folder, dtype=torch.float32).model
         return Start(_all_trained(checkpoint), None, origin)
-    checkpoint = load_checkpoint(base, dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32)
+    dtype: Literal["float32", "bfloat16"] = "bfloat16" if config.precision == "bf16" else "float32"
+    checkpoint = load_checkpoint(base, dtype=getattr(torch, dtype))
     if resumed:
         adapter = read_adapter_config(resumed.folder)
+        adapter = adapter.model_copy(update={"base": str(base.resolve())})  # it may have moved
     else:
-        adapter = adapter_config(base, config.lora, alpha=config.lora_alpha, dropout=config.lora_dropout)
+        adapter = adapter_config(
+            base, config.lora, alpha=config.lora_alpha, dropout=config.lora_dropout, base_dtype=dtype
+        )
     add_adapters(checkpoint.model, adapter)
     if resumed:
         load_trained(checkpoint.model, resumed.folder / ADAPTER)

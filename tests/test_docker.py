@@ -123,6 +123,7 @@ def test_nothing_is_copied_that_dockerignore_leaves_out():
             assert set(line.split()[:-1]) <= kept
 
 
+@pytest.mark.installs
 def test_the_cpu_runtime_s_install_line_gives_a_server_without_torch(tmp_path):
     source = tmp_path / "src"
     source.mkdir()

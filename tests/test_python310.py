@@ -22,6 +22,7 @@ def python310() -> str | None:
 
 
 @pytest.mark.skipif(python310() is None, reason="no Python 3.10 here")
+@pytest.mark.installs
 def test_the_embedded_bundle_runs_and_is_served_on_python_310(tmp_path: Path) -> None:
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([str(python310()), "-m", "venv", tmp_path / "venv"], check=True)

@@ -43,7 +43,8 @@ def compare(
     Examples:
       agvas-bench engine --frames 300 --out monday.json
       agvas-bench compare monday.json tuesday.json
-      agvas-bench engine --by-turns lock --out old.json & agvas-bench engine mine --by-turns lock --out new.json
+      agvas-bench engine --contender b=ort --by-turns lock --out old.json &
+      agvas-bench engine --contender b=ort:mine --by-turns lock --out new.json
       agvas-bench compare benchmarks/main.json now.json --fail-on-slower
     """
     if out is not None:

@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from agvas_runtime.cpu import clips_eight_bit_sums
 from agvas_runtime.engines import Array, Tensors
 from agvas_runtime.errors import EngineError
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 UNSAFE_OPTIMIZER = "ReluQuantRewrite"
 """ONNX Runtime 1.32 drops every Relu before a quantisation to fp8, as if what is negative were cut there."""
+
+EXACT_EIGHT_BITS = "session.x64quantprecision"
+"""Weights become unsigned, whose products with unsigned values are summed exactly on every x86."""
 
 SPIN_US, KNOWS_SPIN_TIME = "50", (1, 32)
 """How long threads wait for work before they sleep, and the first version of ONNX Runtime known to heed that."""
@@ -70,6 +74,8 @@ def open_session(path: Path | str, threads: int | None, providers: Providers = O
     if lean:
         options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    if clips_eight_bit_sums():
+        options.add_session_config_entry(EXACT_EIGHT_BITS, "1")
     options.log_severity_level = 4  # errors reach the caller as exceptions; stderr stays free of them
     _give_threads(options, threads or _cores())
     if wanted not in available_providers():

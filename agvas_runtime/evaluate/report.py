@@ -142,7 +142,7 @@ def read_results(path: Path, dataset: str) -> tuple[str, dict[str, Any]]:
 
 def write_results(out: Path, report: dict[str, Any], evaluation: Evaluation) -> None:
     """Write results.json and images.jsonl (a line an image), and drop what was kept of the unfinished evaluation."""
-    lines = [json.dumps(console.finite(asdict(record)), ensure_ascii=False) for record in evaluation.records]
+    lines = [json.dumps(console.finite(asdict(record))) for record in evaluation.records]
     write_whole(out / "images.jsonl", "".join(f"{line}\n" for line in lines).encode())
     write_json(out / "results.json", report)
     shutil.rmtree(out / "unfinished", ignore_errors=True)

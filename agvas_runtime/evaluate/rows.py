@@ -133,7 +133,8 @@ def _image_auroc(normal: list[Record], defective: list[Record], score: str) -> f
     values = [getattr(record, score) for record in (*normal, *defective)]
     if None in values:
         return nan
-    return metrics.auroc(np.array(values, np.float32), np.arange(len(values)) >= len(normal))
+    ranks = np.unique(values, return_inverse=True)[1]  # float32 cannot tell 1 - 1e-12 from 1 - 2e-8
+    return metrics.auroc(ranks.astype(np.float32), np.arange(len(values)) >= len(normal))
 
 
 def _median(values: list[float]) -> float:

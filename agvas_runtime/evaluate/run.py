@@ -141,7 +141,7 @@ def settings_of(source: Source, chosen: dict[str, list[Item]], limit: int | None
     listed = hashlib.sha256()
     for item in (item for items in chosen.values() for item in items):
         sizes = [path.stat().st_size for path in (item.image, item.mask) if path]
-        listed.update(f"{item.category} {item.name} {item.anomalous} {sizes}\n".encode())
+        listed.update(f"{item.category} {item.name} {item.anomalous} {sizes}\n".encode("utf-8", "surrogateescape"))
     asked = {**source.settings(), "limit": limit, "size": size}
     return {**asked, "agvas": __version__, "images_sha256": listed.hexdigest()}
 

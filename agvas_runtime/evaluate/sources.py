@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +69,7 @@ class Model:
             return None
         files = sorted(file for file in self.path.iterdir() if file.is_file())
         told = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
-        return sha256("\n".join(told).encode()).hexdigest()
+        return sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def asks(segmenter: Segments, request: Request) -> Asks:
@@ -141,7 +142,7 @@ def read_map(path: Path) -> NDArray[np.float32]:
         return _as_share(np.asarray(image), top)
     try:
         values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise InputError(f"{path}: no NPY array ({' '.join(str(error).split())})") from None
     if not isinstance(values, np.ndarray):
         raise InputError(f"{path}: found an archive of arrays, expected one array")

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -93,7 +94,7 @@ def load_image(place: Path) -> tuple[Scored, str] | None:
         return Scored(_record(kept["record"]), pixels, kept["instruction"]), kept["note"]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise InputError(f"{place}: damaged ({' '.join(str(error).split())}); delete it to score it again") from None
 
 

@@ -103,6 +103,11 @@ class Bucket:
             self._left -= 1
             return True
 
+    def give_back(self) -> None:
+        """Nothing came of what was taken."""
+        with self._lock:
+            self._left = min(self._burst, self._left + 1)
+
     def wait_s(self) -> float:
         """Seconds until there is one."""
         with self._lock:

@@ -133,7 +133,7 @@ def access(config: ServerConfig) -> Iterator[Check]:
 
     if config.access is None:
         closed = is_loopback(config.host) or config.client_ca is not None
-        found = "none: whoever is let in may do everything"
+        found = "none: this machine may do everything, whoever else is let in may inspect"
         yield Check("access", "ok" if closed else "warning", found, "name a file with access, see docs/security.md")
         return
     known = Principals.read(config.access)

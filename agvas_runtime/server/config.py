@@ -36,7 +36,7 @@ class ServerConfig(BaseModel):
     max_batch: int = Field(4, ge=1, le=64)
     """Most waiting frames of one instruction that are segmented together, where that pays; 4 by default."""
     warm: tuple[str, ...] = ()
-    """Instruction whose first frame is to be as fast as the next; may repeat. By default only the bundle's own is."""
+    """Instruction whose first frame is to be as fast as the next; may repeat. The bundle's and 32 recipes' are."""
 
     host: str = Field("127.0.0.1", min_length=1)
     """Address to listen on; 127.0.0.1 by default. Beyond loopback it takes TLS and credentials, or --insecure."""
@@ -51,7 +51,7 @@ class ServerConfig(BaseModel):
     client_ca: Path | None = None
     """Certificates, PEM, that a client's certificate must lead to; clients need none by default."""
     access: Path | None = None
-    """File of who may do what, by hashes of tokens, see docs/security.md; by default everybody may do everything."""
+    """File of who may do what, see docs/security.md; without one this machine may do everything, others inspect."""
     insecure: bool = False
     """Listen beyond loopback without TLS or without credentials. Off by default."""
 

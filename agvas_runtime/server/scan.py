@@ -239,7 +239,7 @@ class ScanSession:
         for defect in self._stitcher.end_band(band):
             yield self._events.defect(defect)
         self._events.inspected(0 if missing else band.fresh)
-        yield self._progress(band.first_row + band.settled)
+        yield self._progress(band.first_row + band.settled - 1)  # a defect that touches the last row may go on
 
     def _settle_section(self, section: SectionEnd) -> Iterator[pb.ScanResponse]:
         for defect in self._stitcher.end_section(section.next_row):

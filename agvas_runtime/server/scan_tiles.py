@@ -156,6 +156,8 @@ class TileLine:
             block, _ = self._intake.place(frame, pixels.data.cast("B"), self._plan.settings, wait_s)
         except ArenaFull:
             self._full = True
+            if self._bucket is not None:
+                self._bucket.give_back()
             raise _Later from None
         self._full = False
         return Ticket(block, self._plan.settings.task, arrived=tile.arrived)

@@ -103,7 +103,7 @@ class InspectionService(pb_grpc.InspectionServicer):
 
     @property
     def open_streams(self) -> int:
-        """Streams of `Inspect` now."""
+        """Streams of `Inspect` and `Scan` now."""
         return len(self._sessions)
 
     def wait_idle(self, timeout_s: float) -> bool:

@@ -89,8 +89,7 @@ def make_example(image: NDArray[np.uint8], turn: Turn, prompter: Prompter, confi
     place = (height, width, config.pixel_view.size, 4 * config.grid)
     counts = np.ones((height, width), bool) if turn.ignore is None else ~turn.ignore
     counted, target = _cells(counts, *place), _cells(turn.mask, *place)
-    if turn.ignore is not None:
-        target = np.minimum(np.divide(target, counted, out=np.zeros_like(target), where=counted > 0), 1)
+    target = np.minimum(np.divide(target, counted, out=np.zeros_like(target), where=counted > 0), 1)
     return Example(
         semantic=config.semantic_view.apply(image)[0],
         pixel=pixel[0],

@@ -38,7 +38,7 @@ def synth(
         Path | None, typer.Argument(help="New or empty folder for the data set.", show_default=False)
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Stream to draw from; the same seed gives the same images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Stream to draw from; recipes train on stream 0.")] = 1_000_000,
     normal_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of images without defects.")] = 0.45,
     families: Annotated[
         Families, typer.Option(help="Surfaces and defects that training draws, those that it never does, or all.")

@@ -3,7 +3,7 @@
     python examples/python/sync_client.py part1.png part2.png
 
 Without images on the command line, their paths are read from stdin, one a trigger. AGVAS_SERVER is `host:port`,
-AGVAS_DEADLINE_MS the time that the gate can wait. Needs `pip install agvas` and nothing of a model.
+AGVAS_DEADLINE_MS the time that the gate can wait. Needs `pip install .` in the checkout and nothing of a model.
 """
 
 import os

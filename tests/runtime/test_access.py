@@ -205,6 +205,16 @@ def test_a_bucket_gives_its_burst_at_once_and_then_its_rate():
     assert [bucket.take() for _ in range(11)] == [True] * 10 + [False]
 
 
+def test_what_is_given_back_can_be_taken_again_and_no_more():
+    bucket = Bucket(1, clock=lambda: 0.0)
+    assert [bucket.take() for _ in range(3)] == [True, True, False]
+    bucket.give_back()
+    assert [bucket.take(), bucket.take()] == [True, False]
+    for _ in range(9):
+        bucket.give_back()
+    assert [bucket.take() for _ in range(3)] == [True, True, False]
+
+
 def test_a_rate_below_one_a_second_still_gives_one():
     now = [0.0]
     bucket = Bucket(0.1, clock=lambda: now[0])

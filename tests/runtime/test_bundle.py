@@ -283,6 +283,17 @@ def test_a_home_that_cannot_be_written_costs_nothing_but_time(folder, tmp_path, 
     assert Bundle.open(folder)
 
 
+def test_a_user_without_a_home_opens_large_files_too(folder, monkeypatch):
+    monkeypatch.setattr(hashing, "REMEMBER_FROM_BYTES", 1)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(hashing.Path, "home", home)
+    assert Bundle.open(folder)
+
+
 def test_the_manifest_is_readable_by_others(folder):
     mask = os.umask(0)
     os.umask(mask)

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -200,3 +201,24 @@ def test_one_whose_pipe_ends_ends():
         assert link.recv().facts.pid == worker.pid
     assert worker.wait(WAIT_S) == 0
     arena.close()
+
+
+def test_a_start_without_room_for_its_threads_fails_at_once_and_leaves_no_process(arena, monkeypatch):
+    started = []
+
+    class Talk(threading.Thread):
+        def start(self):
+            if self.name == "engine-log":
+                raise RuntimeError("can't start new thread")
+            super().start()
+
+    class Started(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            started.append(self)
+
+    monkeypatch.setattr(child.threading, "Thread", Talk)
+    monkeypatch.setattr(child.subprocess, "Popen", Started)
+    with pytest.raises(EngineDied, match="no process can be started: can't start new thread"):
+        EngineProcess(SPEC, arena)
+    assert started[0].poll() is not None

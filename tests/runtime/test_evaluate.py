@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.evaluate.cli import app, main
 from agvas_runtime.evaluate.pictures import CAPTION_PX, GAP_PX, file_name, spread
 from agvas_runtime.evaluate.report import as_report
-from agvas_runtime.evaluate.rows import Evaluation, Row
+from agvas_runtime.evaluate.rows import Evaluation, Row, _image_auroc
 from agvas_runtime.evaluate.run import evaluate_dataset
 from agvas_runtime.frames import read_image
 from agvas_runtime.metrics import average_precision, f1_max
@@ -129,6 +130,14 @@ def test_images_are_told_apart_by_the_maximum_of_their_maps(data):
     # defective: 200 and a rejection, so 0; normal: 40, 130 and no answer, so 0
     assert row.image_auroc == pytest.approx(100 * (3 + 0.5) / 6)
     assert row.answer_auroc == pytest.approx(50)  # this engine says the same of all
+
+
+def test_scores_that_are_nearly_one_are_still_told_apart():
+    """Answers of two normal and of two defective images: in float32 all four would be 1."""
+    shares = [1 - 1e-9, 1 - 1e-10, 1 - 1e-11, 1 - 1e-12]
+    records = [SimpleNamespace(answer_score=share) for share in shares]
+    assert _image_auroc(records[:2], records[2:], "answer_score") == 1
+    assert _image_auroc(records[2:], records[:2], "answer_score") == 0
 
 
 def test_a_defective_image_with_an_empty_ground_truth_is_counted(tmp_path):

@@ -92,6 +92,12 @@ def test_maps_that_cannot_be_used_are_refused_by_name(data, tmp_path, array, rea
         evaluate_dataset(Maps(tmp_path / "maps"), data)
 
 
+def test_a_file_that_begins_as_an_archive_and_is_none_is_refused_by_name(data, tmp_path):
+    crack(tmp_path).write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(InputError, match=r"0\.npy: no NPY array"):
+        evaluate_dataset(Maps(tmp_path / "maps"), data)
+
+
 def test_a_picture_of_colours_is_no_map(data, tmp_path):
     crack(tmp_path).unlink()
     Image.new("RGB", (14, 9)).save(crack(tmp_path).with_suffix(".png"))

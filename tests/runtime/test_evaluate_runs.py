@@ -99,6 +99,27 @@ def test_a_new_run_does_not_mix_with_an_interrupted_or_a_finished_one(data, tmp_
         evaluate_dataset(Red(), data, out=out, resume=True)
 
 
+def test_a_kept_image_that_is_damaged_is_one_line(data, tmp_path):
+    with pytest.raises(EngineError):
+        evaluate_dataset(Red(fails_after=4), data, out=tmp_path / "out")
+    kept = tmp_path / "out" / "unfinished" / "0001" / "000000.npz"
+    kept.write_bytes(b"PK" + kept.read_bytes()[2 : kept.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"0001/000000: damaged .* delete it to score it again"):
+        evaluate_dataset(Red(), data, out=tmp_path / "out", resume=True)
+
+
+def test_a_name_that_is_no_utf_8_is_scored_and_written_as_any_other(data, tmp_path):
+    image = data.items[0].image
+    os.rename(image, os.fsencode(image.parent) + b"/kratzer_\xe4.png")
+    if (mask := data.items[0].mask) is not None:
+        os.rename(mask, os.fsencode(mask.parent) + b"/kratzer_\xe4" + os.fsencode(mask.name.removeprefix(image.stem)))
+    again = load_dataset(tmp_path / "data")
+    done = evaluate_dataset(Red(), again, out=tmp_path / "out")
+    write_results(tmp_path / "out", as_report(done.evaluation, "data", done.settings), done.evaluation)
+    names = [json.loads(line)["name"] for line in (tmp_path / "out" / "images.jsonl").read_text().splitlines()]
+    assert sum("kratzer_\udce4" in name for name in names) == 1
+
+
 def test_a_run_that_never_scored_an_image_is_begun_anew(data, tmp_path):
     with pytest.raises(EngineError):
         evaluate_dataset(Red(fails_after=0), data, size=3, out=tmp_path / "out")

@@ -1,6 +1,7 @@
 """ONNX Runtime's engines, on real graphs, plainly and by I/O binding; and how engines are found by name."""
 
 import inspect
+import platform
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -11,13 +12,15 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from agvas_runtime import cpu
 from agvas_runtime.bundle import Bundle, default_bundle_path
 from agvas_runtime.engines import InDevice
 from agvas_runtime.engines.native import open_engines
-from agvas_runtime.engines.ort import CPU, CUDA, OrtEngine, available_providers
+from agvas_runtime.engines.ort import CPU, CUDA, EXACT_EIGHT_BITS, OrtEngine, available_providers, open_session
 from agvas_runtime.engines.ort_bound import BoundEngine, BoundTensor, page_locked
 from agvas_runtime.engines.registry import OF_BUNDLES, engine_names, open_segmenter
 from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.segmenter import Segmenter
 
 ENGINES = {"plain": OrtEngine, "bound": lambda path: BoundEngine(path, device="cpu")}
 
@@ -265,6 +268,23 @@ with ThreadPoolExecutor(2) as pool:
 def test_two_graphs_at_once_on_the_shared_pool_give_what_they_give_alone():
     done = subprocess.run([sys.executable, "-c", AT_ONCE], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_where_eight_bit_sums_would_be_clipped_sessions_take_the_exact_way(graph, monkeypatch, rng):
+    """On this machine both ways are exact, so the embedded bundle, which has 8 bits, answers alike."""
+    frame = rng.integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    before = Segmenter.open(threads=1).segment(frame)
+    monkeypatch.setattr(cpu, "cpu_flags", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    assert cpu.clips_eight_bit_sums()
+    assert open_session(graph, 1).get_session_options().get_session_config_entry(EXACT_EIGHT_BITS) == "1"
+    exact = Segmenter.open(threads=1).segment(frame)
+    assert exact.answer == before.answer
+    np.testing.assert_allclose(exact.probability, before.probability, atol=1e-4)
+    for flags, machine in (({"avx2", "avx_vnni"}, "x86_64"), ({"avx512_vnni"}, "AMD64"), (set(), "aarch64")):
+        monkeypatch.setattr(cpu, "cpu_flags", lambda flags=flags: frozenset(flags))
+        monkeypatch.setattr(platform, "machine", lambda machine=machine: machine)
+        assert not cpu.clips_eight_bit_sums()
 
 
 @pytest.mark.gpu

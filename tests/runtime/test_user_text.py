@@ -4,15 +4,17 @@ import json
 import unicodedata
 
 import pytest
+from pydantic import ValidationError
 from tokenizers import Tokenizer
 
+from agvas_runtime.asked import request_of
 from agvas_runtime.bundle import default_bundle_path
 from agvas_runtime.errors import BundleError, InputError
 from agvas_runtime.modes import MAX_LOOK_CHARACTERS, Mode, Request
 from agvas_runtime.plan import plan_pass
 from agvas_runtime.prompts import MAX_INSTRUCTION_CHARACTERS, Prompter, PromptSpec
 from agvas_runtime.templates import MAX_CLASS_CHARACTERS, default_templates
-from agvas_runtime.verdict import AnswerKind
+from agvas_runtime.verdict import AnswerKind, Recipe
 
 TEMPLATES = default_templates()
 DOCUMENT = json.loads((default_bundle_path() / "tokenizer.json").read_text(encoding="utf-8"))
@@ -283,3 +285,13 @@ def test_a_normal_look_and_an_instruction_that_are_too_long_together_are_both_na
     assert prompter.prompt(Request(Mode.DESCRIBE_PLUS, "i" * room, None, look).text(TEMPLATES, ""))
     with pytest.raises(InputError, match=r"^normal_look and instruction: found 501 characters together"):
         Request(Mode.DESCRIBE_PLUS, "i" * (room + 1), None, look).text(TEMPLATES, "")
+
+
+def test_a_text_that_no_message_can_hold_is_refused_before_it_is_sent():
+    with pytest.raises(InputError, match=r"found 'kr\\udce4tze', expected readable text"):
+        request_of("kr\udce4tze", {})
+
+
+def test_an_area_that_no_message_has_room_for_is_refused():
+    with pytest.raises(ValidationError, match="min_area_px"):
+        Recipe(min_area_px=2**32)

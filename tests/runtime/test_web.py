@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from agvas_runtime.regions import find_regions
-from agvas_runtime.tiling import Tiling
-from agvas_runtime.web import find_defects
+from agvas_runtime.tiling import Bands, Tiling
+from agvas_runtime.web import WebStitcher, find_defects
 from agvas_runtime.web_regions import WebRegions
 from tools.web_proof import KINDS, compare, inspect, make_web, stitching, threshold, whole
 
@@ -53,6 +53,20 @@ def test_webs_of_100_000_rows():
     for run in report["block_heights"].values():
         assert run["right"], run
         assert run["growth"]["traced"] < 1.1
+
+
+@pytest.mark.parametrize(("last_row", "band"), [(78, 0), (79, 1), (80, 1)])
+def test_a_defect_that_touches_the_last_settled_row_comes_with_the_next_band(last_row, band):
+    web = np.zeros((300, 80, 3), np.uint8)
+    web[70 : last_row + 1, 10:20] = 255
+    section, stitcher, found = Bands(SMALL), WebStitcher(80, SMALL, WebRegions(80)), []
+    section.add(web)
+    while taken := section.take():
+        for columns in stitcher.columns:
+            stitcher.tile(taken, columns, *threshold(taken.pixels[:, columns]))
+        found.append([defect.last_row for defect in stitcher.end_band(taken)])
+    assert found[band] == [last_row]
+    assert sum(map(len, found)) == 1
 
 
 @pytest.mark.parametrize("density", [0.02, 0.2, 0.45, 0.8])

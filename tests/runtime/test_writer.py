@@ -208,6 +208,16 @@ def scripted(segmenter: Segmenter, text: str) -> Segmenter:
     return Segmenter(segmenter.bundle, engines, speculate=False)
 
 
+def test_a_character_that_the_limit_cuts_is_streamed_as_the_result_has_it(segmenter: Segmenter, photo: Path) -> None:
+    limit = len(segmenter.prompter.answer("A 缺", anchors=True)) - 2  # the end token, and a part of the character
+    *events, result = scripted(segmenter, "A 缺").stream(photo, decoding=Decoding(max_new_tokens=limit))
+    assert isinstance(result, Result)
+    assert result.answer == "A \ufffd"
+    assert "".join(event.text for event in events if isinstance(event, Text)) == result.answer
+    *events, result = scripted(segmenter, "A 缺").stream(photo)
+    assert [event.text for event in events if isinstance(event, Text)] == ["A", " ", "缺"]
+
+
 def test_every_group_of_anchors_has_its_map(segmenter: Segmenter, photo: Path) -> None:
     text = "Two: [NOR][ANO][SEG] and [SEG] here."
     result = scripted(segmenter, text).segment(photo)

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,7 +17,15 @@ from agvas_train.data.conversation import Task
 from agvas_train.data.stream import TurnStream
 from agvas_train.data.synth import SynthConfig
 from agvas_train.data.synth_turns import SynthTurns
-from agvas_train.lora import ADAPTER, AdapterConfig, add_adapters, load_adapted, merge
+from agvas_train.lora import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    AdapterConfig,
+    add_adapters,
+    load_adapted,
+    merge,
+    read_adapter_config,
+)
 from agvas_train.model import AGVAS, PRESETS
 from agvas_train.model.pixel_encoders import with_pixel_encoder
 from agvas_train.reference import ReferenceSegmenter
@@ -183,6 +192,23 @@ def test_a_merged_checkpoint_is_clean_and_says_where_it_comes_from(merged: Path)
     assert again.provenance["lora_rank"] == 16
     assert again.provenance["base"]["provenance"]["step"] == 4
     ReferenceSegmenter(again).segment(np.zeros((8, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_are_merged_into_the_weights_they_were_trained_on(
+    adapted: Path, tmp_path: Path, dtype: Literal["float32", "bfloat16"]
+) -> None:
+    folder = tmp_path / "final"
+    shutil.copytree(adapted / "final", folder)
+    config = read_adapter_config(folder).model_copy(update={"base_dtype": dtype})
+    (folder / ADAPTER_CONFIG).write_text(config.model_dump_json())
+    base = load_checkpoint(Path(config.base), dtype=torch.float32)
+    _, tensors = merge(folder)
+    trained, name = load_file(folder / ADAPTER), "llava.model.language_model.layers.0.self_attn.q_proj"
+    delta = trained[f"{name}.lora_B.default.weight"] @ trained[f"{name}.lora_A.default.weight"]
+    weight = named_tensors(base.model)[f"{name}.weight"].to(getattr(torch, dtype)).float()
+    expected = weight + config.alpha / config.rank * delta
+    torch.testing.assert_close(tensors[f"{name}.weight"].read(), expected, rtol=0, atol=1e-7)
 
 
 def test_adapters_refuse_another_base(adapted: Path, small_folder: Path) -> None:

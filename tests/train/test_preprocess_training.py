@@ -99,6 +99,17 @@ def test_an_example_of_any_size_holds_what_the_graphs_are_fed(embedded: Checkpoi
     assert_same_bits(pixel[0], example.pixel)
 
 
+def test_a_cell_that_the_images_border_cuts_has_the_share_of_what_lies_inside(embedded: Checkpoint) -> None:
+    frame = noise(1000, 615)  # its longer side fills the view, the shorter one ends within a cell
+    mask = np.ones((1000, 615), np.bool_)
+    turn = Turn(Task.DIRECT, "Please segment the dents in this image.", "It is [NOR][ANO][SEG].", True, mask)
+    example = make_example(frame, turn, embedded.prompter, embedded.config.model)
+    assert example.valid.any()
+    assert not example.valid.all()
+    np.testing.assert_allclose(example.target[example.valid], 1, atol=1e-5)
+    assert not example.target[~example.valid].any()
+
+
 def compare(frame: np.ndarray, preset: str) -> None:
     """Both views against transformers' processors; the padding must be zero to the bit."""
     views = PRESETS[preset]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from agvas_runtime.errors import InputError
@@ -16,6 +17,7 @@ from agvas_train.data.stream import TurnStream
 from agvas_train.data.synth import SynthConfig, generate
 from agvas_train.data.synth_turns import SynthTurns, as_sample
 from agvas_train.loop import learning_rate
+from agvas_train.lora import read_adapter_config
 from agvas_train.runs import run_training
 
 from .conftest import SHORT, losses, quiet
@@ -51,6 +53,17 @@ def test_a_resumed_lora_run_has_the_same_losses(finished: Path, adapted: Path, t
     config = TrainConfig.model_validate_json((run / "train.json").read_text(encoding="utf-8"))
     run_training(run, config, resume=True, report=quiet)
     assert losses(run) == losses(adapted)
+
+
+def test_a_resumed_lora_run_finds_its_base_where_it_is_now(finished: Path, adapted: Path, tmp_path: Path) -> None:
+    moved, run = tmp_path / "moved", tmp_path / "run"
+    shutil.copytree(finished / "final", moved)
+    shutil.copytree(adapted, run)
+    shutil.rmtree(run / "final")
+    shutil.rmtree(run / "checkpoints" / "step-000004")
+    config = TrainConfig.model_validate_json((run / "train.json").read_text(encoding="utf-8"))
+    run_training(run, config.model_copy(update={"base": str(moved)}), resume=True, report=quiet)
+    assert read_adapter_config(run / "final").base == str(moved.resolve())
 
 
 def test_a_resumed_run_on_a_base_has_the_same_losses(finished: Path, tmp_path: Path) -> None:
@@ -141,6 +154,20 @@ def test_the_rate_warms_up_and_decays_linearly() -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"weight_decay": -1}, "weight_decay"),
+        ({"vocabulary_size": 200}, "vocabulary_size"),
+        ({"mixture": {"direct": float("nan")}}, "finite and not negative"),
+        ({"mixture": {"direct": float("inf")}}, "finite and not negative"),
+    ],
+)
+def test_numbers_that_no_run_can_have_are_refused_before_it_begins(options: dict[str, object], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        TrainConfig.model_validate({"preset": "tiny", **options})
+
+
+@pytest.mark.parametrize(
     ("arguments", "reason"),
     [
         (["--preset", "huge", "--out", "x"], "expected one of tiny, 0.5b, 7b"),
@@ -159,6 +186,7 @@ def test_the_rate_warms_up_and_decays_linearly() -> None:
             ["--config", "nope", "--out", "x"],
             "no such file, and no shipped recipe (there are 0.5b, 7b, tiny-gpu, tiny-mixture, tiny)",
         ),
+        (["--preset", "tiny", "--seed", "-1", "--out", "x"], "seed: Input should be greater than or equal to 0"),
         (["--preset", "tiny", "--deepspeed", "nowhere.json", "--out", "x"], "cannot be read as a DeepSpeed"),
     ],
 )

@@ -31,7 +31,7 @@ class Child:
     The thread that makes it must outlive it: the kernel takes that thread's end for the server's.
 
     Raises:
-        OSError: no process can be started.
+        OSError: no process can be started; RuntimeError: no thread.
     """
 
     def __init__(self, spec: EngineSpec, arena: Arena) -> None:
@@ -48,7 +48,12 @@ class Child:
             self.link = Link(ours.detach())
         self._last_line = ""
         self._talk = threading.Thread(target=self._log, name="engine-log", daemon=True)
-        self._talk.start()
+        try:
+            self._talk.start()
+        except RuntimeError:
+            self.process.kill()
+            self.process.wait()
+            raise
         with suppress(BrokenPipeError):  # that it is dead already shows on reading
             self.link.send(Hello(spec, arena.size))
 

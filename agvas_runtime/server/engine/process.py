@@ -209,8 +209,10 @@ class EngineProcess:
         """Start the process, hear what it says, and see to its end."""
         try:
             child = Child(self.spec, self._arena)
-        except OSError as error:
-            made.set_exception(EngineDied(f"no process can be started: {error.strerror or error}"))
+        except (
+            Exception
+        ) as error:  # whoever waits for it must hear of it; RuntimeError where threads are at their limit
+            made.set_exception(EngineDied(f"no process can be started: {getattr(error, 'strerror', None) or error}"))
             return
         made.set_result(child)
         reason = None

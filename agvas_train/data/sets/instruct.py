@@ -80,7 +80,7 @@ class Instruct:
         with naming(source):
             caption = _caption(record, mapping, source)
             category = str(mapping.find(record, "category"))
-            root = mapping_file(self.file).parent / mapping.images if mapping.images else self.images
+            root = self._root(mapping, record, source)
             image = below(root, mapping.find(record, "image"), source)
             mask = below(root, mapping.find(record, "mask"), source) if caption.exists else None
         kind = "anomaly" if caption.exists else "good"
@@ -93,6 +93,17 @@ class Instruct:
             anomaly=Anomaly(caption.exists, painted, category, kind),
             caption=caption,
         )
+
+    def _root(self, mapping: Mapping, record: Any, source: str) -> Path:
+        """The folder that a record's paths begin in: as the mapping says, or that of its own data set, or all sets'."""
+        if mapping.images:
+            return mapping_file(self.file).parent / mapping.images
+        dataset = record.get("dataset")  # `agvas-data instruct` names the set apart from the image
+        if isinstance(dataset, str) and dataset:
+            own = below(self.images, dataset, source)
+            if below(own, mapping.find(record, "image"), source).is_file():
+                return own
+        return self.images
 
     def half(self, *, anomalous: bool) -> Subset:
         """The records of normal images, or of defects; one that says neither is among the latter."""

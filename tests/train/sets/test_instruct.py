@@ -43,6 +43,17 @@ def written(tmp_path, *, mapping=None, **changed):
     return Instruct("x", file, tmp_path / "anomaly_seg")
 
 
+def test_records_of_ours_are_below_the_folder_of_their_own_set(tmp_path):
+    """`agvas-data instruct` of a set in MVTec's layout writes the image's path within the set, and the set's name."""
+    record = instruct_record("DTD", "w", True)
+    inside = {field: record[field].removeprefix("DTD/") for field in ("image", "mask")}
+    found = written(tmp_path, dataset="DTD", **inside).sample(0)
+    assert np.array_equal(found.anomaly.mask, box(0, 2, 3, 7))
+    assert np.array_equal(written(tmp_path / "b", dataset="DTD").sample(0).anomaly.mask, found.anomaly.mask)
+    with pytest.raises(InputError, match=r"found the path '\.\.', expected one below"):
+        written(tmp_path / "c", dataset="..", **inside).sample(0)
+
+
 @pytest.mark.parametrize(
     ("changed", "fault"),
     [
