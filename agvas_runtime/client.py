@@ -182,6 +182,7 @@ class Client:
         queue: int | None = None,
         heartbeat_ms: int | None = None,
         on_heartbeat: Callable[[str], None] = lambda reason: None,
+        on_unsent: Callable[[FrameIdentity | None, InputError], None] | None = None,
         pixel_format: str | None = None,
         **asked: Unpack[Asked],
     ) -> Generator[SegmentReply, None, None]:
@@ -196,6 +197,8 @@ class Client:
             queue: frames that may wait at the server, 1 to 64; 1 with "latest", 4 with "block" where None.
             heartbeat_ms: between heartbeats; 1000 where None.
             on_heartbeat: called with "" while the server has an engine, else with the reason why not.
+            on_unsent: called, from the other thread, with a frame that cannot be sent and why: it is left out, and the
+                next ones are sent. Where None, it ends the stream.
             pixel_format: of all arrays, as for `segment`.
             asked: of every frame, see `Asked`.
 
@@ -208,7 +211,7 @@ class Client:
             ConnectionLostError: the stream broke off; its text says how many frames, the last ones, have no answer.
         """
         opening = camera_stream(camera_id, policy, queue, heartbeat_ms, request_of(instruction, asked))
-        return self._answers(_Sent(opening, frames, pixel_format), on_heartbeat)
+        return self._answers(_Sent(opening, frames, pixel_format, on_unsent), on_heartbeat)
 
     def scan(
         self,
@@ -346,12 +349,14 @@ class _Sent:
         opening: pb.CameraStream,
         frames: Iterable[ImageLike | tuple[ImageLike, FrameIdentity]],
         pixel_format: str | None,
+        on_unsent: Callable[[FrameIdentity | None, InputError], None] | None,
     ) -> None:
         self.at: deque[float] = deque()
         """Of the frames that have no answer yet, the oldest first."""
         self.failure: Exception | None = None
         """What the frames' iterator raised, which ended the stream."""
         self._opening, self._frames, self._pixel_format = opening, frames, pixel_format
+        self._on_unsent = on_unsent
 
     def messages(self) -> Iterator[pb.InspectRequest]:
         """All of them; gRPC iterates them in a thread of its own."""
@@ -360,7 +365,13 @@ class _Sent:
             for image in self._frames:
                 of_image, identity = image if isinstance(image, tuple) else (image, None)
                 request = pb.SegmentRequest()
-                _add_frame(request, of_image, self._pixel_format, identity)
+                try:
+                    _add_frame(request, of_image, self._pixel_format, identity)
+                except InputError as error:
+                    if self._on_unsent is None:
+                        raise
+                    self._on_unsent(identity, error)
+                    continue
                 self.at.append(perf_counter())
                 yield pb.InspectRequest(frame=request)
         except Exception as error:
@@ -372,7 +383,20 @@ def _add_frame(
 ) -> None:
     put_image(request.frame, image, pixel_format)
     if identity is not None:
-        request.frame.identity.CopyFrom(identity_to(identity))
+        put_identity(request.frame, identity)
+
+
+def put_identity(frame: pb.Frame, identity: FrameIdentity) -> None:
+    """Say where a frame comes from; raises InputError for what the protocol cannot say."""
+    try:
+        frame.identity.CopyFrom(identity_to(identity))
+    except (TypeError, ValueError):
+        for name, value in vars(identity).items():
+            try:
+                identity_to(FrameIdentity(**{name: value}))
+            except (TypeError, ValueError) as error:
+                raise InputError(f"identity.{name}: found {value!r}: {error}") from None
+        raise
 
 
 def _text_of(error: grpc.RpcError) -> str:

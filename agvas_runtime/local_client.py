@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_runtime.asked import Asked, request_of
-from agvas_runtime.client import ConnectionLostError, DeadlineMissedError, camera_stream
+from agvas_runtime.client import ConnectionLostError, DeadlineMissedError, camera_stream, put_identity
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.local_wire import (
     END,
@@ -42,7 +42,6 @@ from agvas_runtime.wire import (
     ImageLike,
     RawFrame,
     SegmentReply,
-    identity_to,
     put_format,
     put_image,
     reply_from,
@@ -133,12 +132,13 @@ class LocalClient:
         queue: int | None = None,
         heartbeat_ms: int | None = None,
         on_heartbeat: Callable[[str], None] = lambda reason: None,
+        on_unsent: Callable[[FrameIdentity | None, InputError], None] | None = None,
         pixel_format: str | None = None,
         **asked: Unpack[Asked],
     ) -> Generator[SegmentReply, None, None]:
         """Stream a camera's frames, see `Client.inspect`."""
         opening = camera_stream(camera_id, policy, queue, heartbeat_ms, request_of(instruction, asked))
-        return self._answers(opening, frames, pixel_format, on_heartbeat)
+        return self._answers(opening, frames, pixel_format, on_heartbeat, on_unsent)
 
     def _answers(
         self,
@@ -146,6 +146,7 @@ class LocalClient:
         frames: Iterable[ImageLike | tuple[ImageLike, FrameIdentity]],
         pixel_format: str | None,
         on_heartbeat: Callable[[str], None],
+        on_unsent: Callable[[FrameIdentity | None, InputError], None] | None,
     ) -> Generator[SegmentReply, None, None]:
         stream = _Stream(self.path, self.timeout_s, self._slot_bytes, SLOTS, opening)
         failures, request = list[Exception](), pb.SegmentRequest()
@@ -154,7 +155,12 @@ class LocalClient:
             try:
                 for image in frames:
                     of_image, identity = image if isinstance(image, tuple) else (image, None)
-                    stream.send(request, of_image, pixel_format, identity)
+                    try:
+                        stream.send(request, of_image, pixel_format, identity)
+                    except InputError as error:
+                        if on_unsent is None:
+                            raise
+                        on_unsent(identity, error)
             except ConnectionLostError:  # whoever reads the answers finds out, too
                 pass
             except Exception as error:
@@ -315,7 +321,7 @@ def _parted(
     message = pb.InspectRequest(frame=request)
     frame = message.frame.frame
     if identity is not None:
-        frame.identity.CopyFrom(identity_to(identity))
+        put_identity(frame, identity)
     if isinstance(image, np.ndarray | RawFrame):
         content = put_format(frame.raw, image, pixel_format).reshape(-1).view(np.uint8)
     else:

@@ -224,7 +224,7 @@ def other_bundle(root: Path) -> None:
     write_manifest(root / "other", manifest.model_copy(update={"name": f"{manifest.name}-other"}))
 
 
-def drill(seconds: float, kills: int = KILLS, shadow: int = 40) -> dict[str, Any]:
+def drill(seconds: float, kills: int = KILLS, shadow: int = 40, idle_s: float = IDLE_S) -> dict[str, Any]:
     """Run it against a server of its own; what happened, what every camera got, what was wrong."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -246,7 +246,7 @@ def drill(seconds: float, kills: int = KILLS, shadow: int = 40) -> dict[str, Any
         admin = admin_pb2_grpc.AdminStub(channel)
 
         _stream(address, min(seconds / 6, 8.0))  # so that the start is that of a server at work
-        time.sleep(IDLE_S)
+        time.sleep(idle_s)
         before = sum(resident_bytes(server.process.pid).values())
 
         events: list[dict[str, Any]] = []
@@ -275,7 +275,7 @@ def drill(seconds: float, kills: int = KILLS, shadow: int = 40) -> dict[str, Any
 
         cameras = _stream(address, seconds, run_plan)
         reader.close()
-        time.sleep(IDLE_S)
+        time.sleep(idle_s)
         after = sum(resident_bytes(server.process.pid).values())
         statistics = admin.GetStatistics(admin_pb2.GetStatisticsRequest())
         faults += [fault for camera in cameras for fault in camera.faults()]

@@ -167,7 +167,7 @@ def _names_a_field(text: str) -> bool:
     return bool(FIELDS & set(re.findall(r"\w+", text)))
 
 
-def fuzz(port: int, pid: int, seed: int, count: int, first: int = 0) -> dict[str, Any]:
+def fuzz(port: int, pid: int, seed: int, count: int, first: int = 0, idle_s: float = IDLE_S) -> dict[str, Any]:
     """Send the cases; what they got, what was wrong, and the server's memory before and after."""
     sender, counts = Sender(port), Counter[tuple[str, str]]()
     wrong: list[dict[str, Any]] = []
@@ -199,11 +199,11 @@ def fuzz(port: int, pid: int, seed: int, count: int, first: int = 0) -> dict[str
     _fill_caches(port)
     warm = max(count // 20, min(count // 2, 1000))
     run(first, first + warm, "first cases")
-    time.sleep(IDLE_S)
+    time.sleep(idle_s)
     before, began = sum(resident_bytes(pid).values()), time.perf_counter()
     run(first + warm, first + count, "cases")
     seconds = time.perf_counter() - began
-    time.sleep(IDLE_S)
+    time.sleep(idle_s)
     after = sum(resident_bytes(pid).values())
     wrong += [{"case": None, "error": error} for error in _faults_after(port, counts, began_restarts)]
     return {

@@ -16,6 +16,9 @@ PAGE = 4096
 PRESENT, OF_A_FILE = np.uint64(1 << 63), np.uint64(1 << 61)
 """Bits of an entry in /proc/PID/pagemap. Shared memory is a file's, too; a changed private page is not."""
 
+TRIMMED_S = 6.5
+"""After so long without a call a server has given back what it keeps for the next one: it waits for 5."""
+
 Pages = dict[tuple[str, str], set[int]]
 """(device, inode) to the pages of the file."""
 

@@ -224,19 +224,24 @@ def _own_resident_bytes() -> int:
     return pages * 4096
 
 
-def stitching(rows: int, width: int, heights: tuple[int, ...]) -> dict[str, Any]:
-    """The stitching alone, over blocks of all heights."""
+def stitching(rows: int, width: int, heights: tuple[int, ...], *, timed: bool = True) -> dict[str, Any]:
+    """The stitching alone, over blocks of all heights; `timed`: once more without tracing memory, by the clock."""
     tiling = Tiling()
     web = make_web(rows, width, tiling)
     runs = {}
     for height in console.progress(list(heights), "heights", len(heights)):
+        gc.collect()
+        gc.freeze()  # what was there before is not traced, and not looked through at each mark
         tracemalloc.start()
         found, held = inspect(web, height, tiling)
         tracemalloc.stop()
-        began = time.perf_counter()
-        for _ in find_defects(web.blocks(height), threshold, tiling, web.width):
-            pass
-        runs[height] = {"seconds": time.perf_counter() - began, "held_bytes": held, "found": found}
+        gc.unfreeze()
+        runs[height] = {"held_bytes": held, "found": found}
+        if timed:
+            began = time.perf_counter()
+            for _ in find_defects(web.blocks(height), threshold, tiling, web.width):
+                pass
+            runs[height]["seconds"] = time.perf_counter() - began
     expected = whole(web)  # last: it takes more memory than all the others
     for run in runs.values():
         run.update(compare(web, run.pop("found"), expected))

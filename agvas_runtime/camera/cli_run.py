@@ -47,6 +47,9 @@ def run_cameras(
     local: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Socket of a server on this machine, instead of --server.")
     ] = None,
+    largest_frame_mb: Annotated[
+        int, typer.Option(min=1, max=4096, help="With --local: the largest frame, in MiB; others are invalid.")
+    ] = 64,
     deadline_ms: Annotated[
         float, typer.Option(min=1, help="From a part's capture to its decision, whatever the server does.")
     ] = 1000.0,
@@ -126,7 +129,7 @@ def run_cameras(
 
     def connect() -> AnyClient:
         if local is not None:
-            return LocalClient(local, timeout_s=SILENCE_S)
+            return LocalClient(local, timeout_s=SILENCE_S, largest_frame_mb=largest_frame_mb)
         return Client(server, token=token, ca=ca, cert=cert, key=key)
 
     rule: Any = (on_no_answer or OnNoAnswer.REJECT).value

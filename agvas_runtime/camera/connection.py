@@ -10,6 +10,7 @@ from time import monotonic
 
 from agvas_runtime.camera.gate import Gate, Part
 from agvas_runtime.client import Client
+from agvas_runtime.errors import InputError
 from agvas_runtime.local_client import LocalClient
 from agvas_runtime.wire import FrameIdentity, ImageLike
 
@@ -66,6 +67,14 @@ class Session:
             image = part.captured.image
             if image is not None and self._gate.is_open(part):
                 yield image, self._gate.identity(part)
+
+    def unsent(self, identity: FrameIdentity | None, error: InputError) -> None:
+        """The client cannot send a frame: its part is decided at once."""
+        number = None if identity is None else identity.sequence
+        with self._changed:
+            part = None if number is None else self._sent.pop(number, None)
+        if part is not None:
+            self._gate.no_answer(part, "invalid", str(error))
 
     def silent_at(self) -> float | None:
         """When the server counts as silent unless it says something; None once it was given up."""

@@ -88,6 +88,7 @@ class GenTLSource:
             if incomplete:
                 incomplete.clear()
                 pulse.beat()
+                numbers.unnamed()
                 yield Captured(None, broken="the producer delivered an incomplete buffer")
             elif buffer is not None:
                 pulse.beat()

@@ -175,9 +175,14 @@ class Line:
         while not self._closing.is_set():
             try:
                 client = self._connect()
-            except (InputError, EngineError) as error:
-                self._fail(error)
-                return
+            except Exception as error:  # once there was a server, its files are just being replaced
+                if "server" not in self._ever:
+                    self._fail(error)
+                    return
+                self._away = str(error)
+                self._tell("server", False, self._away)
+                pause()
+                continue
             session = self._session = Session(client, self.gate, self._plan.silence_s)
             if self._closing.is_set():  # nobody else would end this one
                 session.close()
@@ -190,6 +195,7 @@ class Line:
                     policy=self._plan.policy,
                     heartbeat_ms=HEARTBEAT_MS,
                     on_heartbeat=self._hear(session, pause),
+                    on_unsent=session.unsent,
                     **self._plan.asked,
                 ):
                     session.heard = monotonic()

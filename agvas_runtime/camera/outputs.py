@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, Full, Queue
 from threading import Thread
-from typing import Any, Generic, TextIO, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +35,7 @@ Item = TypeVar("Item")
 COMMAND_S = 10.0
 """A command that runs longer is ended."""
 END_S = 5.0
+"""How long the end waits for what is not done yet."""
 SUFFIX = "_reject.png"
 
 
@@ -60,10 +63,19 @@ class Worker(Generic[Item]):
         except Full:
             self.skipped += 1
 
-    def close(self, timeout_s: float = END_S) -> None:
-        """Handle what waits, then end; what is not done by then stays undone."""
+    def close(self, timeout_s: float = END_S) -> int:
+        """Handle what waits, then end; what is not done by then stays undone.
+
+        Returns how many items were not done, those included that were skipped or failed.
+        """
         self._ended = True
         self._thread.join(timeout_s)
+        lost = self.skipped + self.failed + self._thread.is_alive()
+        with suppress(Empty):
+            while True:
+                self._items.get_nowait()
+                lost += 1
+        return lost
 
     def _work(self) -> None:
         while True:
@@ -112,8 +124,9 @@ class Rejects:
 class OnReject:
     """Runs a command for every part that the gate does not pass; raises InputError for one that is none.
 
-    No shell reads it. The facts are in its environment: AGVAS_CAMERA, AGVAS_SEQUENCE, AGVAS_PART, AGVAS_TRIGGER,
-    AGVAS_GATE, AGVAS_VERDICT, AGVAS_STATUS, AGVAS_REASON, AGVAS_CAPTURE_TIME, AGVAS_AREA_PX, AGVAS_LATENCY_MS.
+    No shell reads it; its session is its own, so a Ctrl-C does not reach it. The facts are in its environment:
+    AGVAS_CAMERA, AGVAS_SEQUENCE, AGVAS_PART, AGVAS_TRIGGER, AGVAS_GATE, AGVAS_VERDICT, AGVAS_STATUS, AGVAS_REASON,
+    AGVAS_CAPTURE_TIME, AGVAS_AREA_PX, AGVAS_LATENCY_MS.
     """
 
     def __init__(self, command: str) -> None:
@@ -123,24 +136,33 @@ class OnReject:
             raise InputError(f"--on-reject: found {command!r}, expected a command: {error}") from None
         if not self._command:
             raise InputError("--on-reject: found nothing, expected a command")
+        self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self, decision: Decision) -> None:
         """Run it to its end; raises OSError where it cannot be run, RuntimeError where it fails or takes too long."""
-        process = subprocess.Popen(
+        process = self._process = subprocess.Popen(
             self._command,
             env={**os.environ, **facts(decision)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         try:
             code = process.wait(COMMAND_S)
         except subprocess.TimeoutExpired:
-            process.kill()
+            self.stop()
             process.wait()
             raise RuntimeError(f"{self._command[0]} took longer than {COMMAND_S:g} s") from None
         if code:
             raise RuntimeError(f"{self._command[0]} ended with exit code {code}")
+
+    def stop(self) -> None:
+        """End the command that runs, and whatever it has started."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def facts(decision: Decision) -> dict[str, str]:
@@ -165,20 +187,30 @@ def facts(decision: Decision) -> dict[str, str]:
 class JsonLines:
     """Writes events as JSON, one a line, as soon as they come.
 
+    Unbuffered and under a number of its own: who hangs in a write holds no lock that the end of the process needs.
+
     Args:
         path: appended to; stdout where None. Raises InputError where it cannot be opened.
     """
 
     def __init__(self, path: Path | None) -> None:
+        self._torn = False
+        """The last line was not written to its end."""
+        if path is None:
+            self._file = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+            return
         try:
-            self._file: TextIO = sys.stdout if path is None else open(path, "a", encoding="utf-8")  # noqa: SIM115
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115
         except OSError as error:
             raise InputError(f"{path}: cannot write: {error.strerror}") from None
 
     def __call__(self, line: str) -> None:
-        """Write a line."""
-        self._file.write(f"{line}\n")
-        self._file.flush()
+        """Write a line; raises OSError."""
+        text = f"\n{line}\n" if self._torn else f"{line}\n"
+        rest = text.encode("utf-8", "backslashreplace")  # names of files may be no valid text
+        while rest:
+            rest = rest[os.write(self._file.fileno(), rest) :]
+            self._torn = bool(rest)
 
 
 def decision_event(decision: Decision) -> dict[str, Any]:

@@ -16,7 +16,16 @@ from agvas_runtime import console
 from agvas_runtime.camera.connection import AnyClient
 from agvas_runtime.camera.gate import Decision, Gate, GateAction
 from agvas_runtime.camera.line import Line, LinePlan, Turn
-from agvas_runtime.camera.outputs import JsonLines, OnReject, Rejects, Worker, decision_event, is_reject
+from agvas_runtime.camera.outputs import (
+    COMMAND_S,
+    END_S,
+    JsonLines,
+    OnReject,
+    Rejects,
+    Worker,
+    decision_event,
+    is_reject,
+)
 from agvas_runtime.camera.source import Source
 from agvas_runtime.camera.watch import Board, summary, summary_line
 from agvas_runtime.server.signals import heard
@@ -46,11 +55,12 @@ class Office:
         self._files = [
             JsonLines(path) for path in ([None] if outputs.as_json else []) + ([outputs.jsonl] if outputs.jsonl else [])
         ]
-        self._rejects = self._command = None
+        self._rejects = self._command = self._on_reject = None
         if outputs.rejects is not None:
             self._rejects = Worker("--rejects", Rejects(outputs.rejects, outputs.keep), MOST_PICTURES)
         if outputs.on_reject is not None:
-            self._command = Worker("--on-reject", OnReject(outputs.on_reject), MOST_COMMANDS)
+            self._on_reject = OnReject(outputs.on_reject)
+            self._command = Worker("--on-reject", self._on_reject, MOST_COMMANDS)
         self._events: Worker[Decision | Turn | dict[str, Any]] = Worker("events", self._write, MOST_EVENTS)
 
     def decided(self, decision: Decision) -> None:
@@ -66,14 +76,13 @@ class Office:
         self._events.offer(event)
 
     def close(self) -> dict[str, int]:
-        """Finish what waits; returns how much was not done, by name."""
-        workers = {"pictures": self._rejects, "commands": self._command, "events": self._events}
-        for worker in workers.values():
-            if worker is not None:
-                worker.close()
-        return {
-            name: lost for name, each in workers.items() if each is not None and (lost := each.skipped + each.failed)
-        }
+        """Finish what waits, for some seconds at most; returns how much was not done, by name."""
+        lost = {"pictures": 0 if self._rejects is None else self._rejects.close(END_S)}
+        if self._command is not None and self._on_reject is not None:
+            lost["commands"] = self._command.close(COMMAND_S)  # one that has just begun has its time
+            self._on_reject.stop()
+        lost["events"] = self._events.close(END_S)
+        return {name: count for name, count in lost.items() if count}
 
     def _write(self, event: Decision | Turn | dict[str, Any]) -> None:
         if isinstance(event, Turn):
@@ -85,8 +94,14 @@ class Office:
             event = decision_event(event)
         if self._files:
             line = json.dumps(console.finite(event), ensure_ascii=False)
+            failures = []
             for file in self._files:
-                file(line)
+                try:
+                    file(line)
+                except OSError as error:  # the others get the line in any case
+                    failures.append(error)
+            if failures:
+                raise failures[0]
 
     @staticmethod
     def _note(turn: Turn) -> None:
@@ -138,7 +153,7 @@ def run_lines(
     for line in lines if not outputs.as_json else []:
         screen.print(summary_line(line), soft_wrap=True, highlight=False, markup=False)
     for name, count in undone.items():
-        console.note(f"{count} {name} were left out: they came too fast, or failed")
+        console.note(f"{count} {name} were left out: they came too fast, failed, or were not done at the end")
     failures = [line.failure for line in lines if line.failure is not None]
     if failures:
         raise failures[0]

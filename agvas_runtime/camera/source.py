@@ -123,6 +123,11 @@ class FrameNumbers:
         for each in range(last + 1, number):
             yield Captured(None, str(each), broken=f"frame {each} of the camera never arrived")
 
+    def unnamed(self) -> None:
+        """A frame has come that does not say its number: the next one."""
+        if self._last is not None:
+            self._last += 1
+
 
 class Pulse:
     """Notices that a camera which runs by itself gives nothing any more; one that waits for triggers may be silent."""

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def heard(tell: Callable[[], None]) -> Iterator[None]:
-    """Call `tell`, in a thread, for every signal that comes while the block lasts; further ones do nothing.
+    """Call `tell`, in a thread, for every signal that comes while the block lasts.
 
-    To be entered in the main thread.
+    To be entered in the main thread. Behind the block signals do what they did before it.
     """
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
@@ -26,8 +26,7 @@ def heard(tell: Callable[[], None]) -> Iterator[None]:
             while ours.recv(1):
                 tell()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: None)
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=listen, name="signals", daemon=True).start()
     with theirs:
@@ -35,3 +34,5 @@ def heard(tell: Callable[[], None]) -> Iterator[None]:
             yield
         finally:
             signal.set_wakeup_fd(-1)
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)

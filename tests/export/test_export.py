@@ -112,7 +112,8 @@ def test_no_file_holds_a_path_of_the_machine_it_was_made_on(exported: Exported) 
         assert str(Path.cwd()) not in (folder / CARD).read_text("utf-8")
 
 
-def test_a_failing_parity_fails_the_export_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_failing_parity_fails_the_export_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "IMAGES", 8)
     impossible = Limits(other_answers=0, mask_iou=2, score_change=1)
     with pytest.raises(EngineError, match=r"the whole is not: mask_iou is .* the limit is 2; nothing was written"):
         export_bundle(default_checkpoint_path(), tmp_path / "bundle", name="x", limits=impossible)
@@ -326,7 +327,8 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
                 break
         time.sleep(rng.uniform(0, 0.3))
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        code = process.wait()
+        assert code == -signal.SIGKILL or (code == 0 and stop_at == "manifest")  # it may be done before the signal
         process.stderr.close()
         kept.append(shutil.copytree(bundle.parent, root / stop_at))
         shutil.rmtree(bundle, ignore_errors=True)  # only there if it was done before the signal
@@ -335,6 +337,8 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def test_an_export_killed_at_any_point_leaves_nothing_that_loads(killed: list[Path]) -> None:
     """Every start removes what the one before left."""
+    assert not (killed[0] / "bundle").exists()
+    assert any(killed[0].iterdir())
     for folder in killed:
         if (folder / "bundle").exists():  # it was done before the signal: then it is whole
             Bundle.open(folder / "bundle")

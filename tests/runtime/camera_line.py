@@ -7,9 +7,10 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -73,7 +74,12 @@ class Watched:
 
 @contextmanager
 def running(
-    source: Source, address: str | Path, deadline_s: float = 20.0, on_no_answer="reject", keep_images=False, **plan
+    source: Source,
+    address: str | Path | Callable[[], AnyClient],
+    deadline_s: float = 20.0,
+    on_no_answer="reject",
+    keep_images=False,
+    **plan,
 ) -> Iterator[Watched]:
     """A line at work; it has ended when the block has."""
     decisions: list[Decision] = []
@@ -86,7 +92,8 @@ def running(
             gate.changed.notify_all()
 
     plan.setdefault("asked", {"recipe": Recipe(on_no_answer=on_no_answer), "mask": "packed_bits"})
-    line = Line(source, gate, lambda: client_of(address), LinePlan(**plan), turned)
+    connect = address if callable(address) else partial(client_of, address)
+    line = Line(source, gate, connect, LinePlan(**plan), turned)
     line.start()
     try:
         yield Watched(line, decisions, turns)

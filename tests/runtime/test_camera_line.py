@@ -1,5 +1,6 @@
 """A camera's line: one decision for every part, whatever becomes of the server and of the camera."""
 
+import json
 import os
 import signal
 from collections import Counter
@@ -9,12 +10,17 @@ from pathlib import Path
 
 import psutil
 import pytest
+import trustme
+from PIL import Image
 
 from agvas_runtime.camera.folder import FolderSource
 from agvas_runtime.camera.gate import MOST_IMAGES, Gate
 from agvas_runtime.camera.source import Captured, CaptureOptions, FrameNumbers, SourceLostError
+from agvas_runtime.client import Client
 from agvas_runtime.demo.server_process import server_process
 from agvas_runtime.errors import InputError
+from agvas_runtime.local_client import LocalClient
+from agvas_runtime.server.tls import read_ca
 from agvas_runtime.verdict import Verdict
 from agvas_runtime.wire import FrameIdentity, RawFrame
 from tests.conftest import DEMO_FRAMES
@@ -219,6 +225,66 @@ def test_a_server_of_this_machine_gets_its_frames_through_its_socket(own_server)
         decisions = line.finish()
     assert [each.status for each in decisions] == ["ok"] * 4
     assert len({each.reply.answer for each in decisions}) == 1
+
+
+def test_a_file_of_the_connection_that_is_being_replaced_is_tried_again(own_server, tmp_path):
+    ca = tmp_path / "ca.pem"
+    whole = trustme.CA().cert_pem.bytes()
+    ca.write_bytes(whole)
+
+    def connect():
+        read_ca(ca)  # as every connection with TLS does
+        return Client(own_server.address)
+
+    frames = FolderSource(DEMO_FRAMES, CaptureOptions(fps=10, loop=True))
+    with running(frames, connect, deadline_s=0.3, silence_s=1.0) as line:
+        line.until(lambda: line.statuses.count("ok") >= 1)
+        ca.write_bytes(whole[:300])
+        with own_server.hanging():
+            line.until(lambda: any("found no certificate" in each.reason for each in line.decisions))
+        assert line.line.failure is None
+        ca.write_bytes(whole)
+        answered = line.statuses.count("ok")
+        line.until(lambda: line.statuses.count("ok") > answered)
+    assert one_decision_each(line.decisions, line.line.gate.parts)
+    ca.write_bytes(whole[:300])
+    with running(Scripted([Captured(FRAME)]), connect) as line:
+        line.finish()
+    assert isinstance(line.line.failure, InputError)
+
+
+@pytest.mark.parametrize("way", ["address", "socket"])
+def test_a_part_whose_name_is_no_text_is_invalid_and_its_neighbours_are_answered(own_server, way):
+    source = Scripted([Captured(FRAME, part_id=name) for name in ("a.png", "\udce4.png", "b.png")])
+    with running(source, getattr(own_server, way), policy="block") as line:
+        decisions = sorted(line.finish(), key=lambda each: each.sequence)
+    assert [each.status for each in decisions] == ["ok", "invalid", "ok"]
+    assert decisions[1].reason.startswith(r"identity.part_id: found '\udce4.png': 'utf-8' codec can't encode")
+    assert [turn.up for turn in line.turns if turn.what == "server"] == [True]
+
+
+def test_a_frame_larger_than_the_memory_is_invalid_and_the_next_one_answered(own_server):
+    large = RawFrame(bytes(3_000_000), 1000, 1000, "RGB8")
+    source = Scripted([Captured(FRAME), Captured(large), Captured(FRAME)])
+    with running(source, lambda: LocalClient(own_server.socket, largest_frame_mb=1), policy="block") as line:
+        decisions = sorted(line.finish(), key=lambda each: each.sequence)
+    assert [each.status for each in decisions] == ["ok", "invalid", "ok"]
+    assert "found a frame of 3000000 bytes, expected at most largest_frame_mb, 1 MiB" in decisions[1].reason
+    assert [turn.up for turn in line.turns if turn.what == "server"] == [True]
+
+
+def test_the_command_says_how_large_a_frame_may_be(own_server, run_module, tmp_path):
+    large = tmp_path / "large.bmp"
+    Image.new("RGB", (1000, 1000)).save(large)
+    statuses = []
+    for largest in ("1", "3"):
+        done = run_module(
+            *("agvas_runtime.camera.cli", "run", large, "--local", own_server.socket, "--deadline-ms", "20000"),
+            *("--largest-frame-mb", largest, "--json"),
+        )
+        assert done.returncode == 0, done.stderr
+        statuses.append(json.loads(done.stdout.splitlines()[-1])["statuses"])
+    assert statuses == [{"invalid": 1}, {"ok": 1}]
 
 
 def test_the_newest_part_counts_where_the_camera_is_faster_than_the_answers(address):

@@ -1,8 +1,11 @@
 """`agvas-camera run`, as users run it: outputs, pictures, commands, exit codes."""
 
+import fcntl
 import json
 import os
 import pty
+import re
+import resource
 import shutil
 import signal
 import stat
@@ -10,17 +13,21 @@ import subprocess
 import sys
 from threading import Event
 
+import psutil
 import pytest
 from PIL import Image
 
+from agvas_runtime.camera import run as camera_run
 from agvas_runtime.camera.gate import Decision
-from agvas_runtime.camera.outputs import OnReject, Worker, facts
+from agvas_runtime.camera.outputs import JsonLines, OnReject, Worker, facts
+from agvas_runtime.camera.run import Office, Outputs
 from agvas_runtime.camera.source import Captured
 from agvas_runtime.errors import InputError
 from agvas_runtime.frames import read_image
+from agvas_runtime.server.signals import heard
 from agvas_runtime.verdict import Verdict
 from tests.runtime.camera_line import port_free
-from tests.runtime.live_server import IMAGES, NORMAL
+from tests.runtime.live_server import IMAGES, NORMAL, until
 
 CAMERA = "agvas_runtime.camera.cli"
 
@@ -136,6 +143,58 @@ def test_a_signal_ends_an_endless_line_with_its_summary_and_exit_code_0(server, 
     assert sorted(event["sequence"] for event in events(text)) == list(range(summary["parts"]))
 
 
+def test_a_signal_ends_the_command_although_the_reader_of_its_lines_hangs(folder):
+    ours, theirs = os.pipe()
+    os.write(theirs, bytes(fcntl.fcntl(theirs, fcntl.F_GETPIPE_SZ)))  # no room for anything more
+    command = [sys.executable, "-m", CAMERA, "run", folder, "--loop", "--fps", "50", "--json"]
+    command += ["--server", f"127.0.0.1:{port_free()}"]
+    usual = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    process = subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, text=True, env=usual)
+    try:
+        assert process.stderr.readline()  # its JSON line is next
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+        os.close(ours)
+        os.close(theirs)
+    assert process.returncode == 0
+    assert re.search(r"^[1-9]\d* events were left out", err, re.MULTILINE), err
+
+
+def test_behind_the_block_signals_do_what_they_did_before():
+    numbers, heard_of = (signal.SIGINT, signal.SIGTERM), Event()
+    before = [signal.getsignal(number) for number in numbers]
+    with heard(heard_of.set):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert heard_of.wait(60)
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_signal_for_all_of_a_terminal_leaves_the_command_that_runs_its_time(folder, tmp_path):
+    begun, go_on, script = tmp_path / "begun", tmp_path / "go_on", tmp_path / "eject"
+    for pipe in (begun, go_on):
+        os.mkfifo(pipe)
+    script.write_text(f"#!/bin/sh\necho begun > {begun}\nread line < {go_on}\necho $line > {tmp_path}/done\n")
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    command = [sys.executable, "-m", CAMERA, "run", folder / "a.jpg", "--loop", "--fps", "0.02", "--json"]
+    command += ["--on-reject", script, "--server", f"127.0.0.1:{port_free()}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    more = os.open(go_on, os.O_RDWR)  # it can be written to although nobody reads
+    with subprocess.Popen(command, start_new_session=True, **pipes) as process:
+        assert begun.read_text() == "begun\n"
+        os.killpg(process.pid, signal.SIGINT)
+        assert any(events(line, "summary") for line in process.stdout)
+        os.write(more, b"done\n")
+        _, err = process.communicate(timeout=60)
+    os.close(more)
+    assert process.returncode == 0
+    assert "on-reject" not in err
+    assert "commands" not in err
+    assert (tmp_path / "done").read_text() == "done\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -212,3 +271,66 @@ def test_what_finds_no_room_is_skipped_and_counted_at_once():
     go_on.set()
     worker.close()
     assert done == [0, 1, 2]
+
+
+def test_what_is_not_done_at_the_end_is_counted_and_left():
+    begun, go_on, done = Event(), Event(), []
+
+    def slow(item: int) -> None:
+        begun.set()
+        go_on.wait()
+        done.append(item)
+
+    worker = Worker("slow", slow, 2)
+    worker.offer(0)
+    begun.wait()
+    for item in (1, 2, 3):
+        worker.offer(item)
+    assert worker.close(0) == 4  # one runs, two wait, one found no room
+    go_on.set()
+    assert worker.close() == 1  # the one that found no room
+    assert done == [0]
+
+
+def test_a_command_that_still_runs_at_the_end_is_ended_with_what_it_started_and_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(camera_run, "COMMAND_S", 0.1)
+    pipe, script = tmp_path / "pid", tmp_path / "eject"
+    os.mkfifo(pipe)
+    script.write_text(f"#!/bin/sh\nsleep 1000 &\necho $! > {pipe}\nwait\n")
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    office = Office(Outputs(on_reject=str(script)))
+    for _ in range(3):
+        office.decided(decision())
+    child = psutil.Process(int(pipe.read_text()))
+    assert office.close() == {"commands": 3}
+    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_a_reader_that_is_gone_costs_the_file_nothing(tmp_path, monkeypatch, capsys):
+    ours, theirs = os.pipe()
+    with open(theirs, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        office = Office(Outputs(as_json=True, jsonl=tmp_path / "lines"))
+        os.close(ours)
+        for sequence in range(3):
+            office.decided(decision(sequence=sequence))
+        assert office.close() == {"events": 3}
+        assert [event["sequence"] for event in events((tmp_path / "lines").read_text())] == [0, 1, 2]
+    assert capsys.readouterr().err == "events: [Errno 32] Broken pipe; further ones are counted only\n"
+
+
+def test_a_line_behind_one_that_was_torn_begins_anew(tmp_path):
+    path = tmp_path / "lines"
+    lines = JsonLines(path)
+    lines("a")
+    size, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4, hard))
+        with pytest.raises(OSError, match="File too large"):
+            lines("bcd")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    lines("\udce4")
+    assert path.read_bytes() == b"a\nbc\n\\udce4\n"

@@ -114,6 +114,24 @@ def test_a_gentl_producer_goes_to_a_verdict(address):
     assert (grey.image.pixel_format, len(grey.image.data)) == ("MONO8", 160_000)
 
 
+def test_an_incomplete_buffer_of_a_gentl_producer_is_one_part(monkeypatch):
+    needs("harvesters")
+    genicam = pytest.importorskip("genicam.gentl")
+    is_complete, asked = genicam.Buffer.is_complete, []
+
+    def third_is_not(buffer):
+        asked.append(buffer)
+        return is_complete(buffer) and len(asked) != 3
+
+    monkeypatch.setattr(genicam.Buffer, "is_complete", third_is_not)
+    found = first_frames(source_of("gentl:viky.cti#1"), 6)
+    assert "the producer delivered an incomplete buffer" in [each.broken for each in found]
+    first = int(found[0].trigger_id)
+    numbers = {place: int(each.trigger_id) - first for place, each in enumerate(found) if each.trigger_id}
+    assert numbers == {place: place for place in numbers}
+    assert len(numbers) == len(found) - 1
+
+
 def test_what_a_gentl_producer_has_not_got_is_said():
     needs("harvesters")
     with pytest.raises(SourceLostError, match=r"gentl:viky.cti#9: found the cameras 0, 1, 2, expected 9"):

@@ -53,6 +53,25 @@ def test_frames_that_are_no_frames_end_the_stream_with_their_own_error(client, t
         next(stream)
 
 
+def test_frames_that_cannot_be_sent_are_left_out_where_somebody_wants_to_know(client, tmp_path):
+    unsent = []
+    names = FILES[0], tmp_path / "absent.png", FILES[1]
+    frames = [(file, FrameIdentity(part_id=file.name)) for file in names]
+    frames.insert(1, (FILES[2], FrameIdentity(part_id="\udce4")))
+    replies = list(client.inspect(frames, on_unsent=lambda *told: unsent.append(told)))
+    assert [(reply.status, reply.identity.part_id) for reply in replies] == [
+        ("ok", FILES[0].name),
+        ("ok", FILES[1].name),
+    ]
+    assert [identity.part_id for identity, _ in unsent] == ["\udce4", "absent.png"]
+    assert "No such file" in str(unsent[1][1])
+
+
+def test_an_identity_that_the_protocol_cannot_say_is_refused_by_name(client):
+    with pytest.raises(InputError, match=r"identity\.sequence: found -1: Value out of range"):
+        client.segment(FILES[0], identity=FrameIdentity(part_id="p", sequence=-1))
+
+
 def test_what_frames_raise_is_raised(client):
     def frames():
         yield FILES[0]

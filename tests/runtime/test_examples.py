@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -115,9 +116,12 @@ class Example:
 def commands(tmp_path_factory) -> dict[str, list[str] | str]:
     """How each example is started, or why it cannot be."""
     found: dict[str, list[str] | str] = {}
-    for name, prepare in PREPARE.items():
+    with ThreadPoolExecutor(len(PREPARE)) as side_by_side:  # one downloads while the other compiles
+        folders = {name: tmp_path_factory.mktemp(name) for name in PREPARE}
+        prepared = {name: side_by_side.submit(prepare, folders[name]) for name, prepare in PREPARE.items()}
+    for name, done in prepared.items():
         try:
-            found[name] = prepare(tmp_path_factory.mktemp(name))
+            found[name] = done.result()
         except pytest.skip.Exception as reason:
             found[name] = str(reason)
     return found

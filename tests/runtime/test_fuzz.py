@@ -6,17 +6,16 @@ import sys
 import grpc
 import pytest
 
-from agvas_runtime.demo.server_process import server_process
-from tools.fuzz import MOST_GROWTH, Wrong, _allowed, fuzz
+from tools.fuzz import MOST_GROWTH, Wrong, _allowed, fuzz, fuzzed_server
 from tools.fuzz_cases import KINDS, cases
-from tools.resident import resident_bytes
+from tools.resident import TRIMMED_S, resident_bytes
 
 CASES, SEED = 1500, 1
 
 
 def test_hostile_requests_get_what_is_documented_and_leave_the_server_as_it_was():
-    with server_process(["--log-level", "error"]) as server:
-        report = fuzz(server.port, server.process.pid, SEED, CASES)
+    with fuzzed_server() as server:
+        report = fuzz(server.port, server.process.pid, SEED, CASES, idle_s=TRIMMED_S)
         assert server.process.poll() is None
     assert report["wrong"] == []
     assert report["wrong_count"] == 0

@@ -163,6 +163,18 @@ def test_a_frame_larger_than_its_memory_is_refused(live, path):
         assert client.segment(IMAGES[DEFECT]).verdict is Verdict.REJECT
 
 
+def test_frames_that_cannot_be_sent_are_left_out_where_somebody_wants_to_know(live, path):
+    large, unsent = np.zeros((1000, 1000, 3), np.uint8), []
+    frames = [(image, FrameIdentity(sequence=number)) for number, image in enumerate([large, IMAGES[NORMAL]])]
+    with LocalClient(path, largest_frame_mb=1) as client:
+        (reply,) = client.inspect(frames, on_unsent=lambda *told: unsent.append(told))
+        assert (reply.status, reply.identity.sequence) == ("ok", 1)
+        ((identity, error),) = unsent
+        assert (identity.sequence, "found a frame of 3000000 bytes" in str(error)) == (0, True)
+        with pytest.raises(InputError, match="found a frame of 3000000 bytes"):
+            list(client.inspect(frames))
+
+
 def test_an_opening_that_makes_no_sense_ends_the_stream_naming_the_field(client):
     with pytest.raises(InputError, match=r"open\.queue: found 99, expected 1 to 64"):
         list(client.inspect([IMAGES[DEFECT]], queue=99))

@@ -134,8 +134,6 @@ def test_every_part_has_a_share_of_what_is_possible(measured):
     for part in parts.values():
         assert 0 < part["best_ms"] <= part["ms"]
         assert 0 < part["peak_share"] <= part["roof_share"]
-    for name in ("spam", "llm"):
-        assert parts[name]["peak_share"] < 1.5
 
 
 def test_bytes_are_weights_and_the_tensors_of_a_run(measured):

@@ -349,8 +349,8 @@ def test_a_block_without_rows_says_only_that_the_camera_is_there(scan):
     stream = scan()
     stream.send(pb.ScanRequest(rows=pb.RowBlock()), WEB[:96], pb.ScanRequest(rows=pb.RowBlock()))
     stream.finish()
-    skipped, summary = stream.all("skipped"), None
-    assert (skipped, summary) == ([], None)
+    (summary,) = stream.all("skipped", "summary")
+    assert (summary.rows, summary.rows_skipped, summary.tiles) == (96, 0, 2)
 
 
 def test_with_latest_rows_that_come_too_fast_are_skipped_and_the_newest_are_inspected(live, scan):

@@ -64,16 +64,16 @@ def statuses(answers: list[pb.SegmentResponse]) -> list[str]:
 
 
 def test_a_heartbeat_comes_at_once_and_the_next_ones_at_the_interval_that_was_asked_for(live):
+    began = monotonic()
     slow, fast, silent = live.open(), live.open(heartbeat_ms=100), live.open(heartbeat_ms=60_000)
     beats = []
     reader = threading.Thread(target=lambda: beats.extend(fast.call))
     assert silent.heartbeat().serving
     assert fast.heartbeat() == pb.Heartbeat(serving=True)
-    began = monotonic()
     reader.start()
     for _ in range(2):
         slow.heartbeat()
-    assert monotonic() - began > 0.5  # a second less what its start was earlier
+    assert monotonic() - began > 0.9  # one at once, the other after a second
     assert len(beats) >= 3
     silent.send(request())
     assert next(silent.call).WhichOneof("event") == "answer"

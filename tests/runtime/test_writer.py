@@ -47,15 +47,18 @@ def test_known_answers_change_the_time_and_nothing_else(
     segmenter: Segmenter, plain: Segmenter, frames: list[np.ndarray], request_: Request
 ) -> None:
     """The bundle's products are 8-bit: scales depend on what runs together, so only clear answers are compared."""
+    clear = 0
     for frame in frames:
         found, expected = ask(segmenter, frame, request_), ask(plain, frame, request_)
         if min(found.scores.min_margin, expected.scores.min_margin) > 0.5:
             assert found.answer == expected.answer
             assert (found.verdict, found.answer_kind) == (expected.verdict, expected.answer_kind)
+            clear += 1
         assert expected.scores == Scores.unknown(expected.scores.min_margin)
         assert found.tokens >= found.proved_tokens
         if found.one_pass:
             assert found.proved_tokens == found.tokens
+    assert clear or request_.mode not in (Mode.DIRECT, Mode.EXPLAIN)  # long texts may have a close choice in all three
 
 
 def test_frames_together_are_answered_as_alone(segmenter: Segmenter, frames: list[np.ndarray]) -> None:
@@ -111,9 +114,10 @@ def test_without_text_nothing_behind_the_first_group_counts(segmenter: Segmenter
     for limit in (None, 3):
         model = scripted(segmenter, text)
         cut = model.segment(photo, decoding=Decoding(text=False, max_new_tokens=limit))
+        assert "See [NOR][ANO]".startswith(cut.answer)
+        assert cut.group_maps == ()
         if limit is None:
-            assert cut.answer == "See [NOR][ANO]"
-            assert (cut.group_maps, cut.verified) == ((), "anchors")
+            assert (cut.answer, cut.verified) == ("See [NOR][ANO]", "anchors")
     twice = scripted(segmenter, "[SEG][SEG].").segment(photo, decoding=Decoding(text=False, max_new_tokens=2))
     assert (twice.answer, twice.verified, twice.answer_kind) == ("[SEG]", "anchors", AnswerKind.SEGMENTED)
 

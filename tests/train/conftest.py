@@ -54,3 +54,9 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small() -> Checkpoint:
     return small_checkpoint()
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """torch's own generator is at the same place before every test, whatever ran before."""
+    torch.manual_seed(0)

@@ -21,7 +21,8 @@ def one_thread() -> Iterator[None]:
 
 
 @torch.inference_mode()
-def test_compiled_decoding_is_the_references() -> None:
+def test_compiled_decoding_is_the_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_DEBUG_COMPILE", "1")  # g++ need not optimise what runs a few times
     reference = ReferenceSegmenter.open(threads=1, template_scores=False)
     compiled = CompiledDecodeSegmenter.open(threads=1, template_scores=False)
     for index in range(4):  # the cache is used again: nothing of the last image may be seen
