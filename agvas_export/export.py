@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -159,10 +159,10 @@ def _quantised(
                 calibrate_int4(model, path, feeds, cache, head=head)
         return quantize_int4(model, head=head, body=GPTQ4 if feeds else HQQ4, cache=cache)
     if precision in STATIC.values():
-        names = activations(model, head=head)
+        kind: Literal["fp8", "int8"] = "fp8" if precision == "fp8" else "int8"
         with _written(name, model, folder) as path:
-            ranges = collect_ranges(path, names, feeds)
-        return add_qdq(model, ranges, "fp8" if precision == "fp8" else "int8", head=head)
+            ranges = collect_ranges(path, activations(model, kind, head=head), feeds)
+        return add_qdq(model, ranges, kind, head=head)
     return model
 
 

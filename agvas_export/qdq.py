@@ -12,6 +12,7 @@ precision comes after this pass.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import Literal
 
@@ -36,10 +37,16 @@ OLDEST = {"int8": 13, "fp8": 19}
 LARGEST = {"int8": 127.0, "fp8": 448.0}
 """What the largest |x| becomes: int8 is used symmetrically, fp8 is e4m3fn."""
 
+FP8_CHANNELS_ABOVE, FP8_KERNEL_UP_TO = 16, 32
+"""TensorRT has fp8 kernels for convolutions of more channels, in and out, and of kernels of so many places."""
 
-def activations(model: ir.Model, *, head: int | None = None) -> list[str]:
-    """Names of the activation inputs of every product that `add_qdq` with the same head would quantise."""
-    return list(dict.fromkeys(str(node.inputs[0].name) for node, _ in _targets(model, head)))
+
+def activations(model: ir.Model, kind: Kind = "int8", *, head: int | None = None) -> list[str]:
+    """Names of the activation inputs of every product that `add_qdq` of the same kind and head would quantise.
+
+    Those of int8 are all that any kind needs.
+    """
+    return list(dict.fromkeys(str(node.inputs[0].name) for node, _ in _targets(model, kind, head)))
 
 
 def collect_ranges(path: Path, tensors: Iterable[str], feeds: Iterable[Mapping[str, NDArray]]) -> dict[str, float]:
@@ -66,9 +73,11 @@ def collect_ranges(path: Path, tensors: Iterable[str], feeds: Iterable[Mapping[s
 def add_qdq(model: ir.Model, ranges: Mapping[str, float], kind: Kind, *, head: int | None = None) -> ir.Model:
     """Quantise every MatMul, Gemm and Conv with a constant float32 weight: activations by tensor, weights by channel.
 
+    In fp8 convolutions that TensorRT has no kernels for, such as those that cut patches, stay as they are.
+
     Args:
         model: float32; is left as it was.
-        ranges: largest |x| of every name in `activations(model, head=head)`.
+        ranges: largest |x| of every name in `activations(model, kind, head=head)`.
         kind: int8 or fp8 (e4m3fn).
         head: a product with as many output channels is the output head and stays as it is. None: it is quantised too.
 
@@ -80,7 +89,7 @@ def add_qdq(model: ir.Model, ranges: Mapping[str, float], kind: Kind, *, head: i
         raise ValueError(f"opset {opset}: must be {OLDEST[kind]} or later for {kind}")
     made = model.clone()
     rounded: dict[ir.Value, ir.Value] = {}
-    for node, axis in _targets(made, head):
+    for node, axis in _targets(made, kind, head):
         activation, weight = node.inputs[0], node.inputs[1]
         if activation not in rounded:
             if activation.name not in ranges:
@@ -117,8 +126,8 @@ def _largest(name: str, result: str) -> list[onnx.NodeProto]:
     ]
 
 
-def _targets(model: ir.Model, head: int | None) -> Iterator[tuple[ir.Node, int]]:
-    """Every MatMul and Gemm with a constant float32 matrix and every Conv, and the axis of the weight's channels."""
+def _targets(model: ir.Model, kind: Kind, head: int | None) -> Iterator[tuple[ir.Node, int]]:
+    """What a kind quantises: products with a constant float32 weight, each with the axis of the weight's channels."""
     for node in list(model.graph):
         if node.domain or node.op_type not in ("MatMul", "Gemm", "Conv"):
             continue
@@ -127,12 +136,21 @@ def _targets(model: ir.Model, head: int | None) -> Iterator[tuple[ir.Node, int]]
             continue
         if node.op_type != "Conv" and len(weight.shape) != 2:  # SAM's tables of relative positions are attention's own
             continue
+        if node.op_type == "Conv" and kind == "fp8" and not _fp8_runs(node):
+            continue
         if node.op_type == "Conv" or (node.op_type == "Gemm" and node.attributes.get_int("transB", 0)):
             axis = 0
         else:
             axis = len(weight.shape) - 1
         if node.op_type == "Conv" or weight.shape[axis] != head:
             yield node, axis
+
+
+def _fp8_runs(conv: ir.Node) -> bool:
+    """Whether TensorRT has an fp8 kernel for a convolution; a strongly typed network takes no other instead."""
+    outputs, inputs, *kernel = conv.inputs[1].shape.numpy()
+    few = min(outputs, inputs) <= FP8_CHANNELS_ABOVE or conv.attributes.get_int("group", 1) > 1
+    return not few and prod(kernel) <= FP8_KERNEL_UP_TO
 
 
 def _step(largest: NDArray, kind: Kind) -> NDArray:

@@ -132,6 +132,6 @@ TABLE = (
     ("--llm fp8", "fp32", "fp8", "fp32", "ONNX Runtime; in 8 bits on TensorRT only", "needs --calibration"),
     ("--trt fp16", "fp16", "fp16", "fp16", "TensorRT", "--llm int8, int4, fp8 instead"),
     ("--trt int8", "int8", "int8", "fp16", "TensorRT", "needs --calibration"),
-    ("--trt fp8", "fp8", "fp8", "fp16", "TensorRT 10 and newer", "needs --calibration"),
+    ("--trt fp8", "fp8", "fp8", "fp16", "TensorRT 10.6 and newer", "needs --calibration"),
 )
 """Option, precision of encoders, language model and mask decoder, where the graphs run, what goes with it."""

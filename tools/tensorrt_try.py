@@ -32,7 +32,7 @@ def parse(arguments: "list[str] | None" = None) -> argparse.Namespace:
     parser.add_argument("onnx", type=Path, help="typed graph; its external data lies beside it")
     parser.add_argument("--range", action="append", default=[], metavar="NAME=MIN,USUAL,MAX", help="of a dimension")
     parser.add_argument(
-        "--precision", choices=("fp16", "int8", "fp8"), default="fp16", help="counts on TensorRT 8 only"
+        "--precision", choices=("fp16", "int8", "fp8"), default="fp16", help="of the typed graph"
     )
     parser.add_argument("--workspace-mb", type=int, help="most memory that one layer may use")
     parser.add_argument("--inputs", type=Path, metavar="NPZ", help="inputs by name; random ones by default")

@@ -28,6 +28,8 @@ SMALL_DEVICE_BYTES = 17 * GIB
 """Up to this much memory a device counts as small: the workspace leaves most of it to others."""
 RESERVE_BYTES = 256 << 20
 """For what the driver and TensorRT take for themselves."""
+OLDEST_FP8 = (10, 6)
+"""The first TensorRT with a scale for every channel of fp8 weights."""
 
 
 @dataclass
@@ -122,9 +124,11 @@ def build_plan(
         progress: is told how far the build is, where TensorRT says so (10 and later).
 
     Raises:
-        EngineError: one line with the graph, and the node where it is the parser that refuses.
+        EngineError: one line with the graph, and the node where it is the parser that refuses; fp8 before 10.6.
         InputError: a range is missing or wrong.
     """
+    if options.precision == "fp8" and _version(device.tensorrt) < OLDEST_FP8:
+        raise EngineError(f"graph {name}: fp8 needs TensorRT 10.6 or later, this is {device.tensorrt}")
     trt = import_module("tensorrt")
     free = free_memory(device.integrated)
     workspace = options.workspace_bytes or default_workspace(free, device.memory_bytes)
@@ -145,7 +149,8 @@ def build_plan(
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     config.clear_flag(trt.BuilderFlag.TF32)  # what the graph keeps in fp32, it keeps for its precision
     if not strong:
-        _set_weak_types(trt, config, network, options.precision, name)
+        _share_profile(trt, config)
+        _set_weak_types(trt, config, network, options.precision)
     _add_profile(builder, config, network, name, inputs, options.ranges)
     _set_timing_cache(config, options.timing_cache)
     monitor = _monitor(trt, progress, device.integrated) if hasattr(trt, "IProgressMonitor") else None
@@ -168,6 +173,11 @@ def build_plan(
         peak_device_bytes=None if lowest is None else device.memory_bytes - lowest,
         warnings=warnings[:20],
     )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """Major and minor of "10.9.0.34"."""
+    return tuple(int(number) for number in text.split(".")[:2])
 
 
 def _check_memory(name: str, free: int, weight_bytes: int, asked_workspace: int, device: Device) -> None:
@@ -210,14 +220,19 @@ def _let_attention_decompose(trt: Any, network: Any) -> None:
             layer.attention.decomposable = True
 
 
-def _set_weak_types(trt: Any, config: Any, network: Any, precision: str, name: str) -> None:
+def _share_profile(trt: Any, config: Any) -> None:
+    """TensorRT 8: let several contexts, one for each set of shapes, run with the one profile; later ones always do."""
+    sharing = getattr(getattr(trt, "PreviewFeature", None), "PROFILE_SHARING_0806", None)
+    if sharing is not None:
+        config.set_preview_feature(sharing, True)
+
+
+def _set_weak_types(trt: Any, config: Any, network: Any, precision: str) -> None:
     """TensorRT 8: allow half (and int8), and bind to fp32 whatever the graph computes in fp32.
 
     Nothing that takes its values from a dequantiser is bound: that is what is to run in int8. Layers that only move
     values are: in half they would round them.
     """
-    if precision == "fp8":
-        raise EngineError(f"graph {name}: fp8 needs TensorRT 10 or later, this is {trt.__version__}")
     config.set_flag(trt.BuilderFlag.FP16)
     config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
     if precision == "int8":

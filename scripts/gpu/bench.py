@@ -123,7 +123,6 @@ class Bench:
         began = time.perf_counter()
         frame = self.new_frame()
         found["compiled_and_recorded_s"] = round(time.perf_counter() - began, 2)
-        found["attention"] = frame.how
         frame.times(found, self.repeats)
         found["memory"] = memory()
         found["clock"] = clock()
@@ -150,10 +149,12 @@ class Bench:
 
     def checks(self, found: dict[str, Any]) -> None:
         """Against decoding token by token."""
-        found["images"] = compare(self.ready(), ReferenceSegmenter(self.checkpoint, template_scores=False), self.shown)
+        frame = self.ready()
+        found["images"] = compare(frame, ReferenceSegmenter(self.checkpoint, template_scores=False), self.shown)
         found["equal"] = sum(each["equal"] for each in found["images"])
         found["of"] = len(found["images"])
         found["smallest_margin"] = min(each["min_margin"] for each in found["images"])
+        found |= frame.told()
 
     def route(self, run: Callable[[dict[str, Any], Checkpoint, int], None], frames: int, found: dict[str, Any]) -> None:
         """A route that decodes token by token, as it was built and without a frame's memory beside it."""
@@ -171,11 +172,12 @@ class Bench:
         frame()
         found["memory"] = memory()
         found["frame"] = timed(frame, repeats=self.repeats, wall=True)
+        found |= frame.told()
 
     def profile(self, found: dict[str, Any], language: str | None = None, rest: str | None = None) -> None:
         """The kernels that take the time."""
         frame = self.ready(language, rest)
-        found |= {"language_model": self.kinds["language"], "rest": self.kinds["rest"]}
+        found |= {"language_model": self.kinds["language"], "rest": self.kinds["rest"], **frame.told()}
         found["frame"] = kernels(frame)
         found["frame_after"] = timed(frame, repeats=5, wall=True)
 
@@ -189,7 +191,7 @@ class Bench:
         self.to(self.exact, self.kinds["rest"], self.exact)
         self.drop_frame()
         self.embeddings_on(self.device)
-        passes(found, self.checkpoint, self.language, self.plan, self.repeats // 2)
+        passes(found, self.checkpoint, self.language, self.plan, self.repeats // 2, self.options.attention)
         found["not_compiled"] = dict(ERRORS)
 
     def fewer_bits(self, language: str, rest: str, found: dict[str, Any]) -> None:
@@ -218,13 +220,14 @@ class Bench:
         found["answers_equal"] = sum(answer == ANSWER for answer in answers)
         found["not_compiled"] = dict(ERRORS)
 
-    def throughput(self, found: dict[str, Any]) -> None:
-        """Frames together, each with its own walk."""
+    def throughput(self, batch: int, found: dict[str, Any]) -> None:
+        """So many frames together, each with its own walk."""
         self.to(self.exact, self.exact)
-        for batch in (1, 2, 4, 8):
-            about = timed(self.new_frame(batch=batch), repeats=max(self.repeats // 2, 3), wall=True)
-            about["frames_a_second"] = round(batch / about["ms"] * 1e3, 1)
-            found[str(batch)] = about | memory()
+        frame = self.new_frame(batch=batch)
+        found |= timed(frame, repeats=max(self.repeats // 2, 3), wall=True)
+        found["frames_a_second"] = round(batch / found["ms"] * 1e3, 1)
+        found |= {"memory": memory(), **frame.told()}
+        self.drop_frame()  # other steps want one of a single image
 
     def steps(self) -> dict[str, Callable[[dict[str, Any]], None]]:
         """What each name runs."""
@@ -245,6 +248,7 @@ class Bench:
             "int4_all": partial(self.fewer_bits, "int4", "fp8"),
             "passes": self.passes,
             "int8_all": partial(self.fewer_bits, "int8", "fp8"),
-            "throughput": self.throughput,
+            "throughput_1": partial(self.throughput, 1),
+            "throughput_4": partial(self.throughput, 4),
             "compiled-decode": partial(self.route, compiled_decode, 10),
         }

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from attention import FOUND
 from numpy.typing import NDArray
-from single_pass import Language, Masks, Plan, Rows
-from timing import ERRORS, Compiled, Graphed, error, fresh_memory, timed
+from single_pass import Language, Plan, Rows
+from timing import ERRORS, Compiled, Graphed, error, timed
 from torch import Tensor
 from vision import Encoders
 
@@ -80,7 +80,8 @@ class Frame:
         )
         self._side = torch.cuda.Stream() if streams and self.device.type == "cuda" else None
         self.kernel = language.kernel(plan)
-        self.how, self.masks = self._attention(how)
+        visual = torch.zeros(batch, config.visual_tokens, config.hidden_size, device=self.device).to(plan.before)
+        self.how, self.masks = language.way(visual, plan, how, self.kernel)
         resized = config.pixel_view.resized(*SIZE)
         canvas, cells = config.pixel_view.size, 4 * config.grid
         self._taps = tuple(
@@ -99,23 +100,6 @@ class Frame:
         self._greedy = torch.empty(batch, plan.rows, dtype=torch.int64, **pinned)
         self._margin = torch.empty(batch, plan.rows, **pinned)
         self._wanted = torch.zeros(batch, 3, dtype=torch.int64, **pinned)
-
-    def _attention(self, how: str) -> tuple[str, Masks]:
-        """The way that is taken, and its masks."""
-        if how == "one":
-            return how, self.plan.with_whole()
-        if how == "flex":
-            config, before = self.checkpoint.config.model, self.plan.before
-            visual = torch.zeros(self.batch, config.visual_tokens, config.hidden_size, device=self.device).to(before)
-            try:
-                masks = self.plan.with_blocks()
-                self.language.try_out(visual, self.plan, how, self.kernel, masks)
-                return how, masks
-            except Exception as failure:
-                ERRORS["attention by blocks"] = f"{type(failure).__name__}: {failure}"[:800]
-            finally:
-                fresh_memory()
-        return "split", self.plan.masks
 
     def _see(self) -> tuple[Rows, Tensor]:
         if self._side is None:
@@ -176,6 +160,10 @@ class Frame:
         path = (0, *found.rows)
         return [path[place + self.shift] for group in anchor_groups(tokens, self._anchors)[:1] for _, place in group]
 
+    def told(self) -> dict[str, Any]:
+        """What its figures belong to: its attention, and what runs eagerly."""
+        return {"attention": self.how, "not_compiled": dict(ERRORS)}
+
     def times(self, found: dict[str, Any], repeats: int) -> None:
         """Milliseconds of the graphs, of the frame with its walk, and of all that with copies from and to the host."""
         found["first_graph"] = timed(self.first, repeats=repeats)
@@ -192,7 +180,7 @@ class Frame:
             out.copy_(self.second.outputs[1], non_blocking=True)
 
         found["frame_with_copies"] = timed(with_copies, repeats=repeats, wall=True)
-        found["attention_kernels"], found["not_compiled"] = dict(FOUND), dict(ERRORS)
+        found |= {"attention_kernels": dict(FOUND), **self.told()}
 
 
 def compare(frame: Frame, reference: ReferenceSegmenter, images: list[NDArray[np.uint8]]) -> list[dict[str, Any]]:

@@ -1,10 +1,10 @@
 """One preset's figures in one process: whole frame, checks against decoding token by token, parts, precisions.
 
     python scripts/gpu/measure.py --preset 7b --out figures/7b.json --seconds 160
-    python scripts/gpu/measure.py --preset 7b --reduce --device cpu --dtype float32 --out figures/try.json
+    python scripts/gpu/measure.py --preset 7b --reduce --device cpu --dtype float32 --out runs/try/7b.json
 
 Steps run in the order of STEPS; the JSON is written after each, and what stands in it is not measured again. Compiled
-code is kept in a folder `compiled` beside the JSON, unless TORCHINDUCTOR_CACHE_DIR names another.
+code is kept in `agvas/compiled` of $XDG_CACHE_HOME or ~/.cache, unless TORCHINDUCTOR_CACHE_DIR names another folder.
 """
 
 from __future__ import annotations
@@ -12,11 +12,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+BEGAN = time.monotonic()  # what is imported from here on is within the budget
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from agvas_runtime.errors import InputError
+from agvas_runtime.errors import InputError  # noqa: E402
+
+if TYPE_CHECKING:
+    from record import Record
 
 STEPS = {
     "peaks": 12.0,
@@ -32,13 +38,36 @@ STEPS = {
     "fp8_all": 15.0,
     "profile_fp8_all": 3.0,
     "int4_all": 12.0,
-    "passes": 15.0,
+    "passes": 25.0,
     "int8_all": 12.0,
-    "throughput": 20.0,
+    "throughput_1": 20.0,
+    "throughput_4": 50.0,
     "compiled-decode": 60.0,
 }
-"""Every step and about the seconds it needs; one that needs more than is left is put off."""
-DEFAULT = [step for step in STEPS if step not in ("throughput", "compiled-decode")]
+"""Every step and about the seconds it needs behind those before it; one that needs more than is left is put off."""
+BEHIND = {"profile_fp8": "fp8", "profile_fp8_all": "fp8_all"}
+"""Steps that need little because the model is in their numbers already, when it is the other's that just ran."""
+ALONE = 40.0
+"""Seconds that they need else."""
+DEFAULT = [step for step in STEPS if not step.startswith("throughput") and step != "compiled-decode"]
+BUILD_FAILED = 4
+"""Exit code where there is no model: another process would get no further."""
+
+
+def needs(step: str, before: str | None) -> float:
+    """About the seconds that a step needs when `before` is what the model was last measured by."""
+    return ALONE if step in BEHIND and BEHIND[step] != before else STEPS[step]
+
+
+def open_steps(record: Record, steps: list[str]) -> list[str]:
+    """Those of the steps to run now: what was cut off twice waits until nothing else is open."""
+    tries = {step: max(record.tries(step), 1) for step in STEPS if step in steps and not record.done(step)}
+    return [step for step, count in tries.items() if count == min(tries.values())]
+
+
+def compiled_folder() -> Path:
+    """Where compiled code lies, apart from figures."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agvas" / "compiled"
 
 
 def keep_compiled(folder: Path) -> None:
@@ -80,8 +109,8 @@ def read_options() -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure what is open. Raises InputError where the file, or the folder beside it, is not fit for that."""
-    keep_compiled(options.out.resolve().parent / "compiled")
+    """Measure what is open. Raises InputError where the file, or the folder of compiled code, is not fit for that."""
+    keep_compiled(compiled_folder())
     # a profiler that comes and goes breaks recorded graphs
     os.environ.setdefault("DISABLE_CUPTI_LAZY_REINIT", "1")
     os.environ.setdefault("TEARDOWN_CUPTI", "0")
@@ -90,15 +119,22 @@ def run(options: argparse.Namespace) -> None:
     import attention  # these import torch, which reads the environment
     import torch
     from bench import Bench
-    from record import UNUSABLE, Record
+    from record import Record
     from timing import Compiled, allow_compiling
 
     attention.TRIED = tuple(options.kernels or attention.TRIED)
     Compiled.on = not options.eager
     allow_compiling()
-    record = Record(options.out, options.seconds, preset=options.preset, dtype=options.dtype, reduced=options.reduce)
-    wanted = [step for step in STEPS if step in options.steps and not record.done(step)]
-    if not [step for step in wanted if step != "build"] and record.done("build"):
+    record = Record(
+        options.out,
+        options.seconds - (time.monotonic() - BEGAN),
+        by={"kernels": list(attention.TRIED), "attention": options.attention},
+        preset=options.preset,
+        dtype=options.dtype,
+        reduced=options.reduce,
+    )
+    wanted = open_steps(record, [step for step in options.steps if step != "build"])
+    if not wanted and record.done("build"):
         return
     steps = Bench(options).steps()
     with torch.inference_mode():
@@ -108,10 +144,12 @@ def run(options: argparse.Namespace) -> None:
         with torch.inference_mode(False), torch.no_grad():
             built = record.run("build", STEPS["build"], steps["build"])
         if not built:
-            sys.exit(UNUSABLE)
+            sys.exit(BUILD_FAILED)
+        before = None
         for step in wanted:
-            if step not in ("peaks", "build"):
-                record.run(step, STEPS[step], steps[step])
+            if step != "peaks":
+                ran = record.run(step, needs(step, before), steps[step])
+                before = step if ran else before
 
 
 def main() -> None:

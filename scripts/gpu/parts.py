@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,8 +59,13 @@ def encoders_and_decoder(found: dict[str, Any], frame: Frame, repeats: int) -> N
             found[name]["error_to_library"] = str(failure)[:300]
 
 
-def passes(found: dict[str, Any], checkpoint: Checkpoint, language: Language, plan: Plan, repeats: int) -> None:
-    """The language model's pass: with the whole trie, with the cut one, without nodes; and other ways of attention."""
+def passes(
+    found: dict[str, Any], checkpoint: Checkpoint, language: Language, plan: Plan, repeats: int, attention: str
+) -> None:
+    """The language model's pass: with the whole trie, with the cut one, without nodes, all by one way of attention.
+
+    That is `attention`, or "split" where one of them does not run by it. The whole trie's by the other ways too.
+    """
     device, config = plan.before.device, checkpoint.config.model
     shape = (1, config.visual_tokens, config.hidden_size)
     visual = torch.randn(shape, device=device, dtype=plan.before.dtype)
@@ -69,23 +75,24 @@ def passes(found: dict[str, Any], checkpoint: Checkpoint, language: Language, pl
         "none": Plan(checkpoint, None, str(device)),
         "cut": Plan(checkpoint, Known.CUT, str(device)),
     }
+    for each in plans.values():
+        attention, _ = language.way(visual, each, attention, kernel)
+    found["attention"] = attention
     for name, each in plans.items():
-        call = lambda each=each: language(visual, each, "split", kernel)  # noqa: E731
+        call = partial(language, visual, each, attention, kernel, each.masks_for(attention))
         found[name] = {"nodes": each.rows - 1, "tokens": each.tokens, "prompt": each.length}
-        if name == "trie":
-            found[name] |= ways(call, call, repeats)
-        else:
-            found[name]["compiled_graph"] = timed(Graphed(call), repeats=repeats)
+        found[name]["compiled_graph"] = timed(Graphed(call), repeats=repeats)
     plain = found["none"]["compiled_graph"]["ms"]
     found["trie_over_none_ms"] = round(found["trie"]["compiled_graph"]["ms"] - plain, 4)
     found["cut_over_none_ms"] = round(found["cut"]["compiled_graph"]["ms"] - plain, 4)
-    split = language(visual, plan, "split", kernel)
-    for how, masks in (("one", plan.with_whole), ("flex", plan.with_blocks)):
-        about: dict[str, Any] = {}
+    call = partial(language, visual, plan, "split", kernel)
+    found["trie_split"] = {"attention": "split", **ways(call, call, repeats)}
+    split = call()
+    for how in ("one", "flex"):
+        about: dict[str, Any] = {"attention": how}
         found[f"trie_{how}"] = about
         try:
-            given = masks()
-            call = lambda how=how, given=given: language(visual, plan, how, kernel, given)  # noqa: E731
+            call = partial(language, visual, plan, how, kernel, plan.masks_for(how))
             other = call()
             about["states_error"] = error(other.states, split.states)
             about["rows_greedy_differs"] = int((other.greedy != split.greedy).sum())

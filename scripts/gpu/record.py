@@ -34,19 +34,24 @@ class Record:
     Args:
         path: is read where it exists: its steps are not repeated.
         seconds: wall-clock budget; steps that need more than is left are put off.
+        by: what belongs to the steps of this process.
         about: what belongs to all steps.
 
-    Raises InputError where the file there is about something else, or of another GPU.
+    Raises InputError where the file there is about something else, or a file beside it of another GPU.
     """
 
-    def __init__(self, path: Path, seconds: float, **about: Any) -> None:
+    def __init__(self, path: Path, seconds: float, by: dict[str, Any] | None = None, **about: Any) -> None:
         self.path, self.end, self.environment = path, time.monotonic() + seconds, environment()
+        self.by = by or {}
         self.found: dict[str, Any] = {**about, **self.environment, "steps": {}}
         if path.is_file():
-            here, self.found = self.found, json.loads(path.read_text())
-            for key in about:
-                expect(path, key, self.found.get(key), here[key])
-            expect(path, "gpu", gpu_name(self.found), gpu_name(here))
+            self.found = json.loads(path.read_text())
+            for key, value in about.items():
+                expect(path, key, self.found.get(key), value)
+        for other in sorted(path.parent.glob("*.json")):
+            there = json.loads(other.read_text())
+            if "steps" in there:
+                expect(other, "gpu", gpu_name(there), gpu_name(self.environment), "folder")
         self.write()
 
     @property
@@ -55,16 +60,24 @@ class Record:
         return self.end - time.monotonic()
 
     def done(self, step: str) -> bool:
-        """Whether a step is there, with figures or with its error; one that was cut off gets a second try."""
+        """Whether a step is there, with figures or with its error; one that lost the device gets a second try.
+
+        One that was cut off has neither, however often.
+        """
         found = self.found["steps"].get(step)
-        if found is None or "put_off" in found:
+        if found is None or "put_off" in found or found.get("error") == CUT_OFF:
             return False
-        return not (found.get("error") == CUT_OFF or found.get("lost_device")) or found["tries"] > 1
+        return not found.get("lost_device") or found["tries"] > 1
+
+    def tries(self, step: str) -> int:
+        """How often a step was begun."""
+        return self.found["steps"].get(step, {}).get("tries", 0)
 
     def made(self) -> dict[str, Any]:
         """What a step that begins now is made by, and when, beside how much else."""
         kept = {key: self.environment[key] for key in ("commit", "scripts")}
-        return {"date": now(), **kept, "load_average": round(os.getloadavg()[0], 2), "gpu": gpu_name(self.environment)}
+        load = round(os.getloadavg()[0], 2)
+        return {"date": now(), **kept, "load_average": load, "gpu": gpu_name(self.environment), **self.by}
 
     def write(self) -> None:
         """Write the file whole, never half."""
@@ -80,15 +93,14 @@ class Record:
         """
         if self.done(step):
             return "error" not in self.found["steps"][step]
-        tries = self.found["steps"].get(step, {}).get("tries", 0)
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {"tries": self.tries(step)}
         self.found["steps"][step] = found
         if self.left < needs:
             found["put_off"] = f"{self.left:.0f} s left, needs about {needs:.0f}"
             self.write()
             print(f"{step}: put off, {found['put_off']}", flush=True)
             return False
-        found |= {"made": self.made(), "error": CUT_OFF, "tries": tries + 1}  # what a killed process leaves
+        found |= {"made": self.made(), "error": CUT_OFF, "tries": found["tries"] + 1}  # what a killed process leaves
         self.write()
         began = time.monotonic()
         try:
@@ -140,10 +152,10 @@ def gpu_name(environment: dict[str, Any]) -> str | None:
     return environment.get("gpu", {}).get("name")
 
 
-def expect(path: Path, what: str, there: object, here: object) -> None:
-    """Raises InputError where a file is of another kind than what would be put into it."""
+def expect(path: Path, what: str, there: object, here: object, instead: str = "file") -> None:
+    """Raises InputError where a file is of another kind than what would be put into it, or beside it."""
     if there != here:
-        raise InputError(f"{path}: {what}: found {there}, expected {here}; give another file")
+        raise InputError(f"{path}: {what}: found {there}, expected {here}; give another {instead}")
 
 
 def now() -> str:

@@ -2,10 +2,10 @@
 # All figures of a GPU machine, the most important first: scripts/gpu/run_all.sh OUT [SECONDS]
 # What stands in OUT already is not measured again. AGVAS_COMMIT names the commit where there is no git.
 #
-# Every process below is reached within ten minutes (SECONDS is 590 unless told). On an H100 7b took 100 s and 0.5b 50 s
-# with their compiled code in the cache, and about half a minute more without. `compiled-decode` of 7b did not compile
-# in 96 s: what its limit cuts off is told so in its file, and gets a second try in the next run.
-# Compiled code stays in OUT/compiled, or in TORCHINDUCTOR_CACHE_DIR; only OUT's JSON files are to be kept.
+# Every process below is reached within ten minutes (SECONDS is 590 unless told); the last one has what is left. On an
+# H100 7b took 100 s and 0.5b 50 s with their compiled code in the cache, and about half a minute more without.
+# `compiled-decode` of 7b did not compile in 96 s: what its limit cuts off is told so in its file, and tried again in
+# the next run. OUT gets JSON files only; compiled code stays in ~/.cache/agvas/compiled, or TORCHINDUCTOR_CACHE_DIR.
 set -u
 out=${1:?the folder for the JSON files}
 total=${2:-590}
@@ -15,8 +15,8 @@ began=$SECONDS
 mkdir -p "$out"
 export PYTHONPATH="$here/../..${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=PASSIVE
 
-# step NAME SECONDS ARGUMENTS...: one process with a time limit of its own, never beyond the whole; where an error leaves
-# the device unusable, a second process does the rest, without the attention kernels that could be at fault
+# step NAME SECONDS ARGUMENTS...: one process with a time limit of its own, never beyond the whole; where it lost the
+# device (code 3, or a signal), a second one does the rest, without the attention kernels that could be at fault
 step() {
   local name=$1 limit=$2 left try code kernels=()
   shift 2
@@ -27,14 +27,18 @@ step() {
     echo "== $name: at most $limit s of $left"
     timeout -k 5 "$limit" "$python" "$here/measure.py" --out "$out/$name.json" --seconds $((limit - 3)) "$@" "${kernels[@]}"
     code=$?
-    [ "$code" -eq 3 ] || [ "$code" -gt 127 ] || return
+    case $code in
+      3) ;;
+      124 | 137) return ;; # its time was up
+      *) [ "$code" -gt 127 ] || return ;;
+    esac
     kernels=(--kernels flash efficient --attention split)
   done
 }
 
 step 7b 190 --preset 7b
 step 0.5b 80 --preset 0.5b --steps build frame checks reference memory profile parts passes
-step 0.5b-throughput 60 --preset 0.5b --steps build throughput
+step 0.5b-throughput 130 --preset 0.5b --steps build throughput_1 throughput_4
 step 0.5b-routes 90 --preset 0.5b --steps build compiled-decode
 step 7b-routes 160 --preset 7b --steps build compiled-decode
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from attention import attend, fastest_for
-from timing import Compiled
+from timing import ERRORS, Compiled, fresh_memory
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, apply_rotary_pos_emb
@@ -178,6 +178,10 @@ class Plan:
         self.edge_rows, self.edge_tokens = (torch.from_numpy(each.copy()).to(device) for each in edges)
         self.rotary = model.llava.model.language_model.rotary_emb(self.before, self.positions)
 
+    def masks_for(self, how: str) -> Masks:
+        """Those that a way of attention needs."""
+        return {"one": self.with_whole, "flex": self.with_blocks}.get(how, lambda: self.masks)()
+
     def with_whole(self) -> Masks:
         """Masks for attention by one mask."""
         whole = torch.full((self.tokens, self.apart), HIDDEN, device=self.sees.device, dtype=self.sees.dtype).triu(1)
@@ -228,6 +232,18 @@ class Language(nn.Module):
             self(visual, plan, how, kernel, masks)
         if failure := self._block.failure(*block):
             raise RuntimeError(failure)
+
+    def way(self, visual: Tensor, plan: Plan, how: str, kernel: str) -> tuple[str, Masks]:
+        """The way of attention to take for a plan, and its masks: "split" where "flex" fails, and ERRORS says why."""
+        if how == "flex":
+            try:
+                self.try_out(visual, plan, how, kernel, plan.with_blocks())
+            except Exception as failure:
+                ERRORS["attention by blocks"] = f"{type(failure).__name__}: {failure}"[:800]
+                how = "split"
+            finally:
+                fresh_memory()
+        return how, plan.masks_for(how)
 
     def forward(
         self, visual: Tensor, plan: Plan, how: str = "split", kernel: str = "flash", masks: Masks | None = None

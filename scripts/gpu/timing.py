@@ -60,16 +60,17 @@ def memory() -> dict[str, float]:
 
     `held_gb` is what tensors hold now, `peak_gb` the most that they held since `fresh_memory`, `reserved_gb` the most
     that PyTorch's allocator had taken from the driver for them since then, the graphs' pools among it, `device_gb` what
-    the driver counts as taken on the whole device now: that, CUDA's context, loaded kernels, and other processes.
+    the driver then counts as taken on the whole device: that, CUDA's context, loaded kernels, and other processes.
     """
     if not torch.cuda.is_available():
         return {}
     free, total = torch.cuda.mem_get_info()
+    most = torch.cuda.max_memory_reserved()
     return {
         "held_gb": round(torch.cuda.memory_allocated() / 1e9, 3),
         "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 3),
-        "reserved_gb": round(torch.cuda.max_memory_reserved() / 1e9, 3),
-        "device_gb": round((total - free) / 1e9, 3),
+        "reserved_gb": round(most / 1e9, 3),
+        "device_gb": round((total - free + most - torch.cuda.memory_reserved()) / 1e9, 3),
     }
 
 

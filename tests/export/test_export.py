@@ -307,7 +307,7 @@ def test_the_targets_are_shown(tmp_path: Path) -> None:
     result = run("--targets", cwd=tmp_path)
     assert result.returncode == 0
     assert "--llm int4" in result.stdout
-    assert "TensorRT 10 and newer" in result.stdout
+    assert "TensorRT 10.6 and newer" in result.stdout
 
 
 SHORT_PROOF = "import agvas_export.export as export; export.IMAGES = 1; from agvas_export.cli import main; main()"

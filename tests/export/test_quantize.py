@@ -342,17 +342,51 @@ def test_a_qdq_graph_is_valid_and_near_the_graph(
     ir.save(small, tmp_path / "small.onnx")
     ranges = collect_ranges(tmp_path / "small.onnx", activations(small), [image])
     made = add_qdq(small, ranges, kind)  # type: ignore[arg-type]
+    count = len(activations(small, kind))  # type: ignore[arg-type]
+    assert count == {"int8": 5, "fp8": 4}[kind]  # fp8 leaves the convolution
     onnx.checker.check_model(ir.to_proto(made), full_check=True)
     expected, found = run(small, image), run(made, image)
     assert all(relative_error(found[name], expected[name]) < limit for name in expected)
-    assert operators(made).count("QuantizeLinear") == 5
-    assert operators(made).count("DequantizeLinear") == 5 + 5
+    assert operators(made).count("QuantizeLinear") == count
+    assert operators(made).count("DequantizeLinear") == 2 * count
     largest = {"int8": 127, "fp8": 448}[kind]
     assert made.graph.initializers["flat.scale"].const_value.numpy() == np.float16(ranges["flat"] / largest)
     scale = made.graph.initializers[f"wide.{kind}.scale"].const_value.numpy()
     wide = small.graph.initializers["wide"].const_value.numpy()
     np.testing.assert_allclose(scale, np.abs(wide).max(axis=1) / largest, rtol=2**-11)
-    assert made.graph.initializers[f"kernel.{kind}.scale"].shape == (4,)
+    if kind == "int8":
+        assert made.graph.initializers["kernel.int8.scale"].shape == (4,)
+
+
+CONVOLUTIONS = {
+    "patch": ((64, 3, 14, 14), 1),
+    "square": ((64, 64, 3, 3), 1),
+    "large": ((64, 64, 6, 6), 1),
+    "grouped": ((64, 32, 3, 3), 2),
+    "last": ((16, 64, 1, 1), 1),
+}
+"""Weight [out, in a group, h, w] and groups, one behind the other."""
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("int8", list(CONVOLUTIONS)), ("fp8", ["square"])])
+def test_fp8_leaves_convolutions_that_tensorrt_has_no_kernel_for(kind: str, expected: list[str]) -> None:
+    x = ir.val("x", ir.DataType.FLOAT, (1, 3, 224, 224))
+    nodes, weights = [], []
+    for name, (shape, group) in CONVOLUTIONS.items():
+        weights.append(ir.val(f"{name}.w", const_value=ir.tensor(np.ones(shape, np.float32), name=f"{name}.w")))
+        source = nodes[-1].outputs[0] if nodes else x
+        stride = shape[2] if name == "patch" else 1
+        nodes.append(ir.node("Conv", [source, weights[-1]], {"group": group, "strides": [stride, stride]}, name=name))
+        nodes[-1].outputs[0].name = f"{name}.y"
+    graph = ir.Graph([x], nodes[-1].outputs, nodes=nodes, initializers=weights, opset_imports={"": 19})
+    model = ir.Model(graph, ir_version=10)
+    names = activations(model, kind)  # type: ignore[arg-type]
+    made = add_qdq(model, dict.fromkeys(names, 1.0), kind)  # type: ignore[arg-type]
+    rounded = ["DequantizeLinear"] * 2
+    found = [node.name for node in made.graph if [getattr(x.producer(), "op_type", "") for x in node.inputs] == rounded]
+    assert found == expected
+    assert len(names) == len(expected)
+    assert set(names) <= set(activations(model))
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])

@@ -8,6 +8,7 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -29,6 +30,7 @@ from agvas_runtime.engines.tensorrt_build import (
     GIB,
     Built,
     Options,
+    _share_profile,
     build_plan,
     default_workspace,
     needed_memory,
@@ -440,6 +442,23 @@ def test_a_small_device_keeps_more_of_its_memory_for_others():
     assert default_workspace(40 * GIB, 80 * GIB) == 20 * GIB
     assert default_workspace(4 * GIB, 8 * GIB) == 1 * GIB
     assert needed_memory(GIB, integrated=True) > 3 * GIB > 2 * GIB > needed_memory(GIB, integrated=False) > GIB
+
+
+@pytest.mark.parametrize("version", ["8.6.1", "10.5.0.18"])
+def test_fp8_is_refused_before_a_tensorrt_that_has_scales_by_channel(tmp_path, version):
+    old = replace(DEVICE, tensorrt=version)
+    with pytest.raises(EngineError) as caught:
+        build_plan(tmp_path / "x.onnx", old, Options(precision="fp8"), name="llm", weight_bytes=1)
+    assert str(caught.value) == f"graph llm: fp8 needs TensorRT 10.6 or later, this is {version}"
+
+
+def test_contexts_share_a_profile_where_tensorrt_asks_to_be_told():
+    asked = []
+    config = SimpleNamespace(set_preview_feature=lambda *given: asked.append(given))
+    _share_profile(SimpleNamespace(PreviewFeature=SimpleNamespace(PROFILE_SHARING_0806=0)), config)
+    _share_profile(SimpleNamespace(PreviewFeature=SimpleNamespace()), config)
+    _share_profile(SimpleNamespace(), config)
+    assert asked == [(0, True)]
 
 
 # From here on: only where there is a GPU with TensorRT.
