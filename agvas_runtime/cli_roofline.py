@@ -31,10 +31,12 @@ def roofline(
       agvas-runtime roofline --runs 200 --json
     """
     from agvas_runtime.bundle import Bundle, default_bundle_path
-    from agvas_runtime.files import write_whole
+    from agvas_runtime.files import check_place, write_whole
     from agvas_runtime.roofline.plot import draw_plot
     from agvas_runtime.roofline.report import measure, print_report
 
+    if plot is not None:
+        check_place(plot)
     report = measure(Bundle.open(bundle or default_bundle_path()), threads=threads, runs=runs)
     if as_json:
         console.print_json(report)

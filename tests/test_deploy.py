@@ -106,6 +106,10 @@ def test_the_unit_s_sandbox_leaves_what_the_server_needs():
     assert {"AF_INET", "AF_INET6", "AF_UNIX"} <= set(settings["RestrictAddressFamilies"].split())
 
 
+def test_the_unit_leaves_clients_of_the_server_s_user_their_shared_memory():
+    assert unit().get("RemoveIPC", "no") == "no"
+
+
 def test_the_service_manager_is_told(tmp_path, monkeypatch):
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:

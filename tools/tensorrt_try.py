@@ -31,9 +31,7 @@ def parse(arguments: "list[str] | None" = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("onnx", type=Path, help="typed graph; its external data lies beside it")
     parser.add_argument("--range", action="append", default=[], metavar="NAME=MIN,USUAL,MAX", help="of a dimension")
-    parser.add_argument(
-        "--precision", choices=("fp16", "int8", "fp8"), default="fp16", help="of the typed graph"
-    )
+    parser.add_argument("--precision", choices=("fp16", "int8", "fp8"), default="fp16", help="of the typed graph")
     parser.add_argument("--workspace-mb", type=int, help="most memory that one layer may use")
     parser.add_argument("--inputs", type=Path, metavar="NPZ", help="inputs by name; random ones by default")
     parser.add_argument("--compare", type=Path, metavar="NPZ", help="outputs by name to compare with")

@@ -12,7 +12,15 @@ from rich.text import Text
 from agvas_runtime import console
 from agvas_runtime.bench.compare.beside import beside
 from agvas_runtime.bench.compare.by_turns import changes_by_turns, pairs_of
-from agvas_runtime.bench.compare.change import Change, Verdict, load_changes, more_missed, stage_changes, together
+from agvas_runtime.bench.compare.change import (
+    Change,
+    Verdict,
+    carried_verdict,
+    load_changes,
+    more_missed,
+    stage_changes,
+    together,
+)
 from agvas_runtime.bench.compare.circumstances import differences
 from agvas_runtime.bench.compare.series import fastest, misses_of, quiet_turns, series_of
 from agvas_runtime.bench.report.schema import read_report
@@ -64,7 +72,8 @@ def compare(
 def compared(old: dict[str, Any], new: dict[str, Any], old_name: str, new_name: str) -> dict[str, Any]:
     """The comparison of two reports. Raises InputError where they have nothing in common.
 
-    `unclear` are figures that cannot be told, and contenders or loads that the new report does not have.
+    `unclear` are figures that cannot be told, and contenders or loads that the new report does not have. Of two ramps
+    what they carry is judged instead of steps that only the old one took.
     """
     if old["kind"] != new["kind"]:
         raise InputError(
@@ -77,12 +86,17 @@ def compared(old: dict[str, Any], new: dict[str, Any], old_name: str, new_name: 
         found = changes_by_turns(old, new, pairs)
     else:
         found = (stage_changes if old["kind"] == "engine" else load_changes)(before, after)
-    if not found:
-        raise InputError(f"{new_name}: found no contender or load of {old_name}, expected the same names")
+    if not before.keys() & after.keys():
+        expected = "expected the same names, or cameras of the same rates and deadlines"
+        raise InputError(f"{new_name}: found no contender or load of {old_name}, {expected}")
+    ramps = carried_verdict(old, new)
     gone = [name for name in dict.fromkeys(of for of, _ in before) if all(of != name for of, _ in after)]
+    if ramps is not None:  # which steps a ramp takes depends on what it finds
+        gone = []
 
     def those(verdict: Verdict) -> list[str]:
-        return [f"{each.of}: {each.what}" for each in found if each.verdict is verdict]
+        told = [f"{each.of}: {each.what}" for each in found if each.verdict is verdict]
+        return told + (["ramp: cameras carried"] if ramps is verdict else [])
 
     return {
         "schema": 1,
@@ -91,7 +105,9 @@ def compared(old: dict[str, Any], new: dict[str, Any], old_name: str, new_name: 
         "new": new_name,
         "pairs": len(pairs),
         "different": differences(old, new),
-        "left_out": {"old": _left_out(old, fastest_ms), "new": _left_out(new, fastest_ms)},
+        "left_out": {
+            which: 0.0 if pairs else _left_out(each, fastest_ms) for which, each in (("old", old), ("new", new))
+        },
         "slower": those(Verdict.SLOWER) + [f"{name}: misses" for name in more_missed(misses_of(old), misses_of(new))],
         "faster": those(Verdict.FASTER),
         "unclear": those(Verdict.UNCLEAR)

@@ -112,7 +112,7 @@ def serve(
     token = None if token_file is None else read_token(token_file)
     connection = Connection(target, token, ca, cert, key)
     server = _target(connection, pictures, protocol, policy, model, input_name, output_name or [])
-    found = empty_report(server, load, pictures)
+    found = empty_report(server, load, pictures, policy.value if protocol is Protocol.AGVAS else None)
     try:
         found["carried"] = measure(server, cameras, load, max_cameras if ramp else None, found["steps"])
     except (KeyboardInterrupt, EngineError):

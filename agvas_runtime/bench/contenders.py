@@ -33,8 +33,8 @@ class Contender:
     @classmethod
     def parse(cls, text: str) -> "Contender":
         """From `[NAME=]ENGINE[:PATH]`. Raises InputError."""
-        name, equals, rest = text.rpartition("=") if "=" in text.partition(":")[0] else ("", "", text)
-        engine, _, path = rest.partition(":")
+        head, _, path = text.partition(":")
+        name, equals, engine = head.rpartition("=")
         if not engine or (equals and not name):
             raise InputError(f"contender {text!r}: must be [NAME=]ENGINE[:PATH]")
         return cls.of(engine, Path(path) if path else None, name)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -55,10 +57,12 @@ class RecipeText:
         if _read(self.path) != self.old:
             raise EngineError(f"{self.path}: was changed since it was read; it is left as it is")
         real = self.path.resolve()  # a link stays one
-        mode = real.stat().st_mode if self.old is not None else None
+        before = real.stat() if self.old is not None else None
         write_whole(real, new)
-        if mode is not None:
-            real.chmod(mode & 0o7777)
+        if before is not None:
+            with suppress(PermissionError):  # where root calibrates, the server's user must still be able to read it
+                os.chown(real, before.st_uid, before.st_gid)
+            real.chmod(before.st_mode & 0o7777)
 
     def _checked(self, data: bytes) -> pb.SegmentRequest:
         try:

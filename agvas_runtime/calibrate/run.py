@@ -16,7 +16,7 @@ from agvas_runtime.calibrate.recipe_text import RecipeText
 from agvas_runtime.calibrate.report import Report, calibrated, conclusion, print_report
 from agvas_runtime.engines.choice import open_bundle
 from agvas_runtime.errors import EngineError, InputError
-from agvas_runtime.files import write_whole
+from agvas_runtime.files import check_place, write_whole
 from agvas_runtime.modes import Mode
 from agvas_runtime.server.engine.task import Task
 from agvas_runtime.verdict import AnswerKind
@@ -68,9 +68,12 @@ def run(
         InputError: an image, the recipe or the wish cannot be used; nothing was written.
         EngineError: no setting will do, or a graph or the disk failed; the recipe is as it was.
     """
+    if plot is not None:
+        check_place(plot)  # what cannot be written is said at once
     text = None if recipe is None else RecipeText(recipe)
     if text is not None:
-        text.with_values({"threshold": 0.5, "min_area_px": 1})  # what cannot be written is said at once
+        check_place(text.path.resolve())
+        text.with_values({"threshold": 0.5, "min_area_px": 1})
     task = Task() if text is None else text.task()
     if task.request.mode is Mode.CONVERSATION:
         raise InputError(f"{recipe}: mode: found conversation, which has no verdict, expected a mode that inspects")

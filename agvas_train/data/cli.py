@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +13,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from agvas_runtime import console
+from agvas_runtime.errors import InputError
+from agvas_runtime.files import write_whole
 from agvas_train.data.cli_check import check
 from agvas_train.data.cli_instruct import instruct
 from agvas_train.data.cli_mixture import mixture
 from agvas_train.data.cli_standardize import standardize
+from agvas_train.data.mixture.sheet import FORMATS, check_sheet
 from agvas_train.data.synth import Families, SynthConfig, generate
 from agvas_train.data.synth.folder import FolderError, write_folder
 from agvas_train.data.synth.preview import contact_sheet
@@ -45,7 +49,9 @@ def synth(
     ] = Families.TRAINING,
     preview: Annotated[
         Path | None,
-        typer.Option(help="Also write a contact sheet of the first 64 images, masks outlined.", show_default=False),
+        typer.Option(
+            help="Also write a contact sheet (PNG, JPEG) of the first 64 images, masks outlined.", show_default=False
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts as one JSON object.")] = False,
 ) -> None:
@@ -55,15 +61,17 @@ def synth(
     config = replace(SynthConfig(), normal_share=normal_share, families=families)
     counts: dict[str, int] = {}
     try:
+        if preview is not None:
+            check_sheet(preview)
         if out is not None:
             counts = _with_progress(count, lambda step: write_folder(out, count, seed, config, step))
         if preview is not None:
             samples = [generate(seed, index, config) for index in range(min(count, 64))]
-            contact_sheet(samples).save(preview)
-    except FolderError as error:
+            held = BytesIO()
+            contact_sheet(samples).save(held, FORMATS[preview.suffix.lower()])
+            write_whole(preview, held.getvalue())
+    except (FolderError, InputError) as error:
         _fail(str(error))
-    except (OSError, ValueError) as error:
-        _fail(f"{preview}: {getattr(error, 'strerror', None) or error}")
     if as_json:
         print(json.dumps(counts | {"out": str(out) if out else None, "preview": str(preview) if preview else None}))
     elif counts:

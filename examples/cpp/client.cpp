@@ -165,7 +165,8 @@ int main(int count, char** arguments) {
       std::cout << "segment " << path.substr(path.rfind('/') + 1) << ": " << Told(Segment(stub.get(), path)) << std::endl;
     }
     const pb::InspectRequest frame = FrameFor(path, number);
-    const Found found = line.Decide(frame);
+    const bool readable = std::ifstream(path, std::ios::binary).good();
+    const Found found = readable ? line.Decide(frame) : Found{std::nullopt, "cannot read " + path};
     const pb::FrameIdentity& identity = frame.frame().frame().identity();
     const std::string status =
         found.answer ? Name(pb::FrameStatus_Name(found.answer->status()), "FRAME_STATUS_") : "LOST";

@@ -85,9 +85,20 @@ function told(found) {
   return `${verdict}, gate ${gate}, ${found.defect_area_px} px${reason}`;
 }
 
+// The file's content, or a text that says why there is none.
+function contentOf(file) {
+  try {
+    return fs.readFileSync(file);
+  } catch (error) {
+    return error.message;
+  }
+}
+
 // One call for one image, without a stream.
 function segment(file) {
-  const request = { frame: { encoded: fs.readFileSync(file) }, mask_format: 'MASK_FORMAT_NONE' };
+  const encoded = contentOf(file);
+  if (typeof encoded === 'string') return encoded;
+  const request = { frame: { encoded }, mask_format: 'MASK_FORMAT_NONE' };
   return new Promise((resolve) => {
     client.Segment(request, { deadline: Date.now() + DEADLINE_MS }, (error, reply) =>
       resolve(error ? error.details || error.message : reply),
@@ -105,7 +116,7 @@ function frameFor(file, number) {
     encoder_count: 4000 * number,
     capture_time: { seconds: Math.floor(now / 1000), nanos: (now % 1000) * 1e6 },
   };
-  return { identity, encoded: fs.readFileSync(file) };
+  return { identity, encoded: contentOf(file) };
 }
 
 async function main() {
@@ -116,7 +127,7 @@ async function main() {
     number += 1;
     if (number === 1) console.log(`segment ${path.basename(file)}: ${told(await segment(file))}`);
     const frame = frameFor(file, number);
-    const found = await line.decide(frame);
+    const found = typeof frame.encoded === 'string' ? frame.encoded : await line.decide(frame);
     const status = typeof found === 'string' ? 'LOST' : String(found.status).replace('FRAME_STATUS_', '');
     console.log(`${frame.identity.part_id} ${frame.identity.trigger_id}: ${status} ${told(found)}`);
   }

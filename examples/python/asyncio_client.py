@@ -2,8 +2,10 @@
 
     python examples/python/asyncio_client.py part1.png part2.png
 
-The stubs come with agvas; elsewhere: python -m grpc_tools.protoc -Iprotos --python_out=. --grpc_python_out=. \
-protos/agvas/v1/inspection.proto
+The stubs come with agvas; elsewhere they are made in the folder of this file, with `pip install grpcio-tools`:
+
+    python -m grpc_tools.protoc -Iprotos --python_out=examples/python --grpc_python_out=examples/python \
+        protos/agvas/v1/inspection.proto
 """
 
 import asyncio
@@ -13,8 +15,12 @@ from pathlib import Path
 
 import grpc
 
-from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
-from agvas_runtime.proto.agvas.v1 import inspection_pb2_grpc as pb_grpc
+try:
+    from agvas.v1 import inspection_pb2 as pb
+    from agvas.v1 import inspection_pb2_grpc as pb_grpc
+except ModuleNotFoundError:
+    from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
+    from agvas_runtime.proto.agvas.v1 import inspection_pb2_grpc as pb_grpc
 
 SERVER = os.environ.get("AGVAS_SERVER", "127.0.0.1:50051")
 DEADLINE_S = float(os.environ.get("AGVAS_DEADLINE_MS", "2000")) / 1000
@@ -98,11 +104,13 @@ def told(found: pb.SegmentResponse | str) -> str:
 
 async def segment(stub: pb_grpc.InspectionStub, image: Path) -> pb.SegmentResponse | str:
     """One call for one image, without a stream."""
-    request = pb.SegmentRequest(frame=pb.Frame(encoded=image.read_bytes()), mask_format=pb.MASK_FORMAT_NONE)
     try:
+        request = pb.SegmentRequest(frame=pb.Frame(encoded=image.read_bytes()), mask_format=pb.MASK_FORMAT_NONE)
         return await stub.Segment(request, timeout=DEADLINE_S)
     except grpc.RpcError as error:
         return error.details() or error.code().name
+    except OSError as error:
+        return str(error)
 
 
 async def main(arguments: list[str]) -> None:
@@ -114,8 +122,10 @@ async def main(arguments: list[str]) -> None:
             image, number = Path(given), number + 1
             if number == 1:
                 print(f"segment {image.name}: {told(await segment(stub, image))}", flush=True)
-            request = request_for(image, number)
-            found = await line.decide(request)
+            try:
+                found = await line.decide(request_for(image, number))
+            except OSError as error:  # no image: a part without an answer, as any other
+                found = str(error)
             status = "LOST" if isinstance(found, str) else name(pb.FrameStatus, found.status, "FRAME_STATUS_")
             print(f"part-{number} trigger-{number}: {status} {told(found)}", flush=True)
         line.close()

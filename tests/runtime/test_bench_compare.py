@@ -158,6 +158,12 @@ def test_runs_that_took_turns_are_compared_bout_by_bout_whatever_the_machine_s_m
     assert (said["slower"], said["faster"], said["unclear"]) == (["ort: llm"], [], [])
 
 
+def test_of_bouts_that_are_compared_in_pairs_no_turns_are_left_out(report):
+    busy = {**report, "elsewhere_ms": [1e6] * len(report["elsewhere_ms"])}
+    assert compared_as_they_are(busy, busy, "old", "new")["left_out"] == {"old": 0.0, "new": 0.0}
+    assert compared(busy, busy, "old", "new")["left_out"] == {"old": 1.0, "new": 1.0}
+
+
 def test_bouts_of_other_times_are_no_pairs(report):
     ends = {**report, "bouts_began_s": [at + 4.9 for at in report["bouts_began_s"]]}
     assert len(pairs_of(report, ends)) == len(report["bouts_began_s"])
@@ -167,7 +173,7 @@ def test_bouts_of_other_times_are_no_pairs(report):
 
 def test_loads_on_a_server_are_compared_by_their_cameras():
     old = serve_report((1, 4))
-    for times, slower in ((4.0, ["cameras: 4 x 10 Hz: latency"]), (1.2, [])):
+    for times, slower in ((4.0, ["cameras: 4 x 10 Hz in 100 ms: latency"]), (1.2, [])):
         new = copy.deepcopy(old)
         samples = new["steps"][1]["samples"]
         samples["latency_ms"] = [value and value * times for value in samples["latency_ms"]]
@@ -179,8 +185,43 @@ def test_frames_without_a_result_are_misses_however_fast_the_others_are():
     new = copy.deepcopy(old)
     new["steps"][0]["miss_share"] += 0.3
     said = compared(old, new, "old", "new")
-    assert said["slower"] == ["cameras: 4 x 10 Hz: misses"]
+    assert said["slower"] == ["cameras: 4 x 10 Hz in 100 ms: misses"]
     assert not compared(new, old, "old", "new")["slower"]
+
+
+def test_a_server_that_does_not_tell_the_engine_s_time_is_compared_by_its_latency(tmp_path):
+    report = serve_report((4,))
+    for name in ("engine_ms", "overhead_ms"):
+        report["steps"][0]["samples"][name] = [None] * report["steps"][0]["sent"]
+    said = compared(report, report, "old", "new")
+    assert [each["what"] for each in said["changes"]] == ["latency"]
+    path = written(tmp_path, "report.json", report)
+    assert CliRunner().invoke(app, ["compare", path, path, "--fail-on-slower"]).exit_code == 0
+    told = compared(serve_report((4,)), report, "old", "new")["unclear"]
+    assert [line.rpartition(": ")[2] for line in told] == ["overhead", "engine"]  # the new one alone does not
+
+
+def test_of_two_ramps_that_took_other_steps_what_they_carry_is_judged():
+    old, new = serve_report((1, 2, 4, 3)), serve_report((1, 2, 4, 8))
+    for report, cameras, broken in ((old, 3, 4), (new, 4, 8)):
+        report["carried"] = {"cameras": cameras, "first_broken": broken}
+    there, back = compared(old, new, "old", "new"), compared(new, old, "new", "old")
+    assert (there["slower"], there["unclear"], there["faster"]) == ([], [], ["ramp: cameras carried"])
+    assert (back["slower"], back["unclear"]) == (["ramp: cameras carried"], [])
+    old["carried"]["first_broken"] = None
+    assert compared(new, old, "new", "old")["unclear"] == ["ramp: cameras carried"]  # more were not tried
+    old["carried"] = None
+    assert [line for line in compared(new, old, "new", "old")["unclear"] if "8 x 10 Hz" in line]
+
+
+def test_loads_of_other_deadlines_are_other_loads():
+    old = serve_report((1, 4))
+    new = copy.deepcopy(old)
+    for camera in new["steps"][1]["per_camera"]:
+        camera["deadline_ms"] = 33.0
+    said = compared({**old, "carried": None}, {**new, "carried": None}, "old", "new")
+    assert {each["of"] for each in said["changes"]} == {"cameras: 1 x 10 Hz in 100 ms"}
+    assert said["unclear"] == ["cameras: 4 x 10 Hz in 100 ms: not in new"]
 
 
 def test_what_one_report_does_not_have_is_unclear(report):
@@ -198,7 +239,7 @@ def test_what_there_is_one_value_of_stands_side_by_side():
     assert peak["new"] == 2 * peak["old"]
     assert ("ort", "iou_mean") in rows
     loads = compared(serve_report((1, 4)), serve_report((1, 4)), "old", "new")["beside"]
-    assert {"ramp", "cameras: 4 x 10 Hz"} <= {each["of"] for each in loads}
+    assert {"ramp", "cameras: 4 x 10 Hz in 100 ms"} <= {each["of"] for each in loads}
 
 
 def test_what_else_is_different_is_told(report):
@@ -210,6 +251,18 @@ def test_what_else_is_different_is_told(report):
     assert any(line.startswith("onnxruntime: nothing, before ") for line in lines)
     assert any(line.startswith("ort.model_sha256: ffff") for line in lines)
     assert differences(report, copy.deepcopy(report)) == []
+    limited = {"gpus": ["NVIDIA L4"], "gpu_driver": "550.1", "cores_limit": 4.0, "memory_limit_bytes": 1 << 30}
+    lines = differences(report, {**report, "machine": {**report["machine"], **limited}})
+    assert [line.partition(":")[0] for line in lines] == [
+        "machine.cores_limit",
+        "machine.memory_limit_bytes",
+        "machine.gpus",
+        "machine.gpu_driver",
+    ]
+    served = serve_report((1,))
+    other = {**served, "target": {**served["target"], "model_sha256": "f" * 64}}
+    other["load"] = {**served["load"], "policy": "block"}
+    assert [line.partition(":")[0] for line in differences(served, other)] == ["load", "target.model_sha256"]
 
 
 def test_reports_without_anything_in_common_are_refused(report):

@@ -24,6 +24,7 @@ from tests.runtime.diary import Diary
         ("fast=ort:a/b", ("fast", "ort", "a/b")),
         ("slow=reference", ("slow", "reference", None)),
         ("ort:a=b", ("ort:a=b", "ort", "a=b")),
+        ("b=ort:runs/rate=0.1", ("b", "ort", "runs/rate=0.1")),
     ],
 )
 def test_contenders_are_read_from_the_command_line(text, expected):

@@ -71,6 +71,7 @@ def test_one_load_on_our_server_over_both_protocols(capfd, server, tmp_path):
         )
     assert ours["steps"][0]["samples"]["due_s"] == theirs["steps"][0]["samples"]["due_s"]
     assert ours["target"]["model_sha256"] == theirs["target"]["model_sha256"]
+    assert (ours["load"]["policy"], theirs["load"]["policy"]) == ("block", None)
     assert (ours["target"]["model"], theirs["target"]["model"]) == ("agvas-tiny", "agvas")
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import resource
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from scipy.stats import beta, binomtest
 
 from agvas_runtime.calibrate import bounds
+from agvas_runtime.calibrate import run as calibration
 from agvas_runtime.calibrate.areas import GRID, Areas, collect, largest_regions
 from agvas_runtime.calibrate.choose import Line, choose
 from agvas_runtime.calibrate.plot import CHOSEN, draw_plot
@@ -269,6 +271,18 @@ def test_a_link_stays_a_link_and_rights_stay(tmp_path):
     assert (real.read_text(), real.stat().st_mode & 0o777) == ("threshold: 0.65\nmin_area_px: 57\n", 0o640)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_recipe_stays_its_owner_s(tmp_path):
+    path = tmp_path / "bolt.yaml"
+    path.write_text("threshold: 0.4\n")
+    os.chown(path, 12345, 12346)
+    path.chmod(0o640)
+    text = RecipeText(path)
+    text.write(text.with_values(VALUES))
+    found = path.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (12345, 12346, 0o640)
+
+
 def test_copies_of_an_image_count_once(photo, tmp_path):
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / name).write_bytes(photo.read_bytes())
@@ -333,6 +347,18 @@ def test_bad_usage_and_bad_images_are_one_line(command, photo, tmp_path):
         assert (code, out, err.count("\n")) == (2, "", 1), arguments
         assert text in err
     assert not recipe.exists()
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(command, photo, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    recipe = tmp_path / "bolt.yaml"
+    recipe.write_text("threshold: 0.4\n")
+    monkeypatch.setattr(calibration, "_measured", lambda *_: pytest.fail("it began"))
+    for place in (tmp_path, tmp_path / "file" / "rates.png"):
+        code, out, err = command(photo, "--plot", place, "--recipe", recipe)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert str(tmp_path) in err
+    assert recipe.read_text() == "threshold: 0.4\n"
 
 
 def test_a_recipe_below_a_file_cannot_be(tmp_path):

@@ -1,9 +1,10 @@
-"""The clients in `examples/` through one shift of a line: parts, a broken image, a server that hangs, dies, returns.
+"""The clients in `examples/` through one shift of a line: parts, images that are none, a server that hangs and dies.
 
 All go through it side by side, so that the server hangs once for all of them.
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -150,6 +151,7 @@ def shift(commands, tmp_path_factory) -> dict[str, list[str]]:
 
         part(DEFECT, lines=2)
         part(NORMAL)
+        part(broken.with_name("missing.png"))
         part(broken)
         server.process.send_signal(signal.SIGSTOP)
         try:
@@ -179,11 +181,12 @@ def expectation(server: ServerProcess, broken: Path) -> list[str]:
         f"segment {DEFECT.name}: {defect}",
         f"part-1 trigger-1: OK {defect}",
         f"part-2 trigger-2: OK {normal}",
-        f"part-3 trigger-3: INVALID NO_ANSWER, gate reject, 0 px: {refused.value}",
-        "part-4 trigger-4: LOST NO_ANSWER, gate reject, 0 px: no answer by the deadline",
-        f"part-5 trigger-5: OK {defect}",
-        "part-6 trigger-6: LOST NO_ANSWER, gate reject, 0 px",
-        f"part-7 trigger-7: OK {defect}",
+        "part-3 trigger-3: LOST NO_ANSWER, gate reject, 0 px",
+        f"part-4 trigger-4: INVALID NO_ANSWER, gate reject, 0 px: {refused.value}",
+        "part-5 trigger-5: LOST NO_ANSWER, gate reject, 0 px: no answer by the deadline",
+        f"part-6 trigger-6: OK {defect}",
+        "part-7 trigger-7: LOST NO_ANSWER, gate reject, 0 px",
+        f"part-8 trigger-8: OK {defect}",
     ]
 
 
@@ -192,10 +195,11 @@ def test_an_example_decides_about_every_part(shift, commands, name):
     if name not in shift:
         pytest.skip(commands[name])
     lines = list(shift[name])
-    lines[6], _, reason = lines[6].partition(" px: ")
-    lines[6] += " px"
+    for place in (3, 7):  # in the words of its files and its gRPC
+        lines[place], px, reason = lines[place].partition(" px")
+        lines[place] += px
+        assert reason.startswith(": ")
     assert lines == shift["expected"]
-    assert reason  # in the words of its gRPC
 
 
 @pytest.mark.parametrize("name", PREPARE)
@@ -206,3 +210,30 @@ def test_an_example_takes_images_from_its_command_line(server, commands, name):
     example.finish()
     assert [line.partition(" ")[0] for line in example.lines] == ["segment", "part-1", "part-2"]
     assert [line.split()[3] for line in example.lines[1:]] == ["REJECT,", "PASS,"]
+
+
+@pytest.mark.parametrize("name", PREPARE)
+def test_an_example_that_begins_without_an_image_decides_all_the_same(server, commands, name, tmp_path):
+    if isinstance(commands[name], str):
+        pytest.skip(commands[name])
+    example = Example(commands[name], server.port, tmp_path / "missing.png", NORMAL)
+    example.finish()
+    assert example.lines[0].startswith("segment missing.png: NO_ANSWER, gate reject, 0 px: ")
+    assert [line.split()[2:4] for line in example.lines[1:]] == [["LOST", "NO_ANSWER,"], ["OK", "PASS,"]]
+
+
+def test_the_asyncio_client_s_own_command_makes_the_stubs_that_it_takes(tmp_path):
+    pytest.importorskip("grpc_tools", reason="grpcio-tools is not installed; `make test` installs it")
+    client = EXAMPLES / "python" / "asyncio_client.py"
+    (tmp_path / "examples" / "python").mkdir(parents=True)
+    shutil.copy(client, tmp_path / "examples" / "python")
+    (tmp_path / "protos").symlink_to(REPOSITORY / "protos")
+    command = re.search(r"^    python (-m grpc_tools.*) \\\n(.*)$", client.read_text("utf-8"), re.MULTILINE)
+    subprocess.run([sys.executable, *" ".join(command.groups()).split()], cwd=tmp_path, check=True)
+    script = "import asyncio_client as client; print(client.pb.__file__, client.pb_grpc.__file__)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "examples" / "python")}
+    told = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    made = tmp_path / "examples" / "python" / "agvas" / "v1"
+    assert told.stdout.split() == [str(made / "inspection_pb2.py"), str(made / "inspection_pb2_grpc.py")]

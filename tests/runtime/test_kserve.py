@@ -1,5 +1,6 @@
 """Triton's Python client, as it is published, against a running server: what is asked, answered and refused."""
 
+import math
 from collections import Counter
 from queue import Queue
 
@@ -11,9 +12,11 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from agvas_runtime import __version__
 from agvas_runtime.client import Client
+from agvas_runtime.errors import InputError
+from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.proto.inference import open_inference_pb2 as oi
 from agvas_runtime.proto.inference import open_inference_pb2_grpc as oi_grpc
-from agvas_runtime.server.kserve.parameters import PARAMETERS
+from agvas_runtime.server.kserve.parameters import PARAMETERS, read_parameters
 from agvas_runtime.verdict import Recipe
 from tests.runtime.live_server import DEFECT, IMAGES, NORMAL, live_server, request, until
 
@@ -290,6 +293,29 @@ def test_a_request_s_time_bounds_its_wait(asking, live, asked):
         message = refused(asking, [frame()], status="DEADLINE_EXCEEDED", **asked)
     assert message == "the deadline of 20 ms passed before an engine was free"
     busy.result()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "deadline_ms"),
+    [("int64_param", 20_000, 20), ("uint64_param", 20_000, 20), ("string_param", "20000", 20),
+     ("double_param", 2500.0, 2.5), ("string_param", "0", None), ("int64_param", 0, None)],
+)  # fmt: skip
+def test_a_timeout_may_be_any_kind_of_number(kind, value, deadline_ms):
+    asked, request = oi.ModelInferRequest(), pb.SegmentRequest()
+    setattr(asked.parameters["timeout"], kind, value)
+    read_parameters(asked, request)
+    assert (request.deadline_ms if request.HasField("deadline_ms") else None) == deadline_ms
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [("bool_param", True), ("string_param", "soon"), ("string_param", "nan"), ("double_param", math.nan)],
+)
+def test_a_timeout_that_is_no_number_is_refused(kind, value):
+    asked = oi.ModelInferRequest()
+    setattr(asked.parameters["timeout"], kind, value)
+    with pytest.raises(InputError, match=r"parameter timeout: found .*, expected a number"):
+        read_parameters(asked, pb.SegmentRequest())
 
 
 def test_statistics_count_what_was_asked(asking):

@@ -40,6 +40,15 @@ def test_tensors_are_not_copied():
     assert raw.obj is data
 
 
+def test_a_tensor_s_length_may_need_five_bytes():
+    size = 1 << 28
+    head = oi.ModelInferRequest(model_name="agvas").SerializeToString()
+    data = b"".join((head, b"\x3a\x80\x80\x80\x80\x01", bytes(size)))
+    found = decode(data)
+    assert [len(raw) for raw in found.raw] == [size]
+    assert found.message.model_name == "agvas"
+
+
 def test_parts_that_come_twice_are_merged_as_protobuf_does():
     first, second = request(b"a"), oi.ModelInferRequest(id="8", inputs=[FRAME], raw_input_contents=[b"b"])
     data = first.SerializeToString() + second.SerializeToString()

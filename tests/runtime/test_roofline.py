@@ -216,6 +216,11 @@ def test_the_plot_is_a_picture(command, bundle, tmp_path):
         assert (image.format, image.size) == ("PNG", (900, 560))
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(command, bundle, tmp_path):
+    message = f"error: {tmp_path}: found a folder, expected a file to write\n"
+    assert command(bundle.folder, "--runs", 1, "--plot", tmp_path) == (2, "", message)
+
+
 def test_the_plot_bears_figures_of_any_size(measured):
     part = measured["parts"][0]
     for intensity, speed in ((1e-3, 1e6), (1e6, 1e16), (1.0, 1e9)):

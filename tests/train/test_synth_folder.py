@@ -1,6 +1,7 @@
 """`agvas-data synth`: the folder it writes can be read back, and mistakes cost one line."""
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from agvas_runtime.errors import EngineError
 from agvas_train.data.cli import app
 from agvas_train.data.synth import SynthConfig, folder, generate
 from agvas_train.data.synth.folder import write_folder
@@ -91,13 +93,37 @@ def test_a_preview_alone_writes_one_picture(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["synth"], ["synth", "--preview", "/nowhere/sheet.png", "--count", "1"], ["synth", "/proc/x/y", "--count", "1"]],
+    [["synth"], ["synth", "--preview", "/proc/x/sheet.png", "--count", "1"], ["synth", "/proc/x/y", "--count", "1"]],
 )
 def test_mistakes_cost_one_line(arguments: list[str]):
     result = runner.invoke(app, arguments)
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("preview", ["folder.png", "sheet.exe", "file/sheet.png"])
+def test_a_preview_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path, preview: str):
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").write_text("x")
+    arguments = ["synth", str(tmp_path / "set"), "--count", "1", "--preview", str(tmp_path / preview)]
+    result = runner.invoke(app, arguments)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert str(tmp_path) in result.stderr
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_preview_is_whole_or_the_old_one(tmp_path: Path):
+    sheet = tmp_path / "sheet.png"
+    sheet.write_bytes(b"the old one")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        result = runner.invoke(app, ["synth", "--count", "2", "--preview", str(sheet)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert isinstance(result.exception, EngineError)
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("sheet.png", b"the old one")]
 
 
 @pytest.mark.parametrize("option", [["--count", "0"], ["--normal-share", "1.5"], ["--seed", "-1"]])

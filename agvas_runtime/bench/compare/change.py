@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 import numpy as np
 
@@ -101,9 +102,9 @@ def agreed(fastest: Verdict, fast: Verdict) -> Verdict:
 
 
 def load_changes(old: Found, new: Found) -> list[Change]:
-    """All figures of loads that both reports of `serve` have."""
+    """All figures of loads that both reports of `serve` have; not what neither server tells, as an engine's time."""
     found = []
-    for key in (key for key in old if key in new):
+    for key in (key for key in old if key in new and (old[key].values_ms or new[key].values_ms)):
         before, after = (_percentile(each[key], 50) for each in (old, new))
         few = min(len(each[key].values_ms) for each in (old, new)) < FEWEST
         verdict = Verdict.UNCLEAR if few else judged(after / before, ALLOWED_SERVED)
@@ -114,6 +115,20 @@ def load_changes(old: Found, new: Found) -> list[Change]:
 def more_missed(old: dict[str, float], new: dict[str, float]) -> list[str]:
     """Loads of which a larger share is missed now than noise explains."""
     return [name for name in old if name in new and new[name] - old[name] > MOST_MORE_MISSES]
+
+
+def carried_verdict(old: dict[str, Any], new: dict[str, Any]) -> Verdict | None:
+    """Whether the ramp of the new report carries fewer cameras, or more; None where not both have one to its end.
+
+    A ramp that ended at its `--max-cameras` does not tell how many more there could be.
+    """
+    before, after = old.get("carried"), new.get("carried")
+    if not before or not after:
+        return None
+    if after["cameras"] < before["cameras"]:
+        return Verdict.UNCLEAR if after["first_broken"] is None else Verdict.SLOWER
+    more = after["cameras"] > before["cameras"] and before["first_broken"] is not None
+    return Verdict.FASTER if more else Verdict.SAME
 
 
 def together(found: Iterable[Change]) -> dict[str, float]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-MACHINE = ("cpu", "cores_usable", "memory_bytes", "system", "python", "agvas", "commit")
+MACHINE = (
+    *("cpu", "cores_usable", "cores_limit", "memory_bytes", "memory_limit_bytes", "gpus", "gpu_driver"),
+    *("system", "python", "agvas", "commit"),
+)
 MEASURED = {"engine": ("threads", "images", "frame_bytes_mean"), "serve": ("load",)}
-OF_TARGET = ("protocol", "model")
+OF_TARGET = ("protocol", "model", "model_sha256")
 OF_CONTENDER = ("engine", "model_sha256", "mode", "instruction")
 
 
@@ -23,8 +26,10 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
             pairs += [(f"{each['name']}.{name}", each.get(name), same.get(name)) for name in OF_CONTENDER if same]
     else:
         pairs += [(f"target.{name}", old["target"].get(name), new["target"].get(name)) for name in OF_TARGET]
-    return [f"{name}: {_said(found)}, before {_said(was)}" for name, was, found in pairs if was != found]
+    return [
+        f"{name}: {_said(found)}, before {_said(was)}" for name, was, found in pairs if (was or None) != (found or None)
+    ]
 
 
 def _said(value: Any) -> str:
-    return "nothing" if value is None else str(value)
+    return str(value or "nothing")

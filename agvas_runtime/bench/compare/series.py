@@ -84,9 +84,13 @@ def misses_of(report: dict[str, Any]) -> dict[str, float]:
 
 
 def load_name(step: dict[str, Any]) -> str:
-    """What a step's load is called: its cameras and their rates."""
-    rates = Counter(camera["rate_hz"] for camera in step["per_camera"])
-    return "cameras: " + ", ".join(f"{count} x {rate:g} Hz" for rate, count in sorted(rates.items()))
+    """What a step's load is called: its cameras, their rates and deadlines."""
+    kinds = Counter((camera["rate_hz"], camera["deadline_ms"] or 0) for camera in step["per_camera"])
+    told = (
+        f"{count} x {rate:g} Hz" + (f" in {deadline:g} ms" if deadline else "")
+        for (rate, deadline), count in sorted(kinds.items())
+    )
+    return "cameras: " + ", ".join(told)
 
 
 def quiet_turns(report: dict[str, Any], fastest_ms: float | None) -> NDArray[np.bool_]:

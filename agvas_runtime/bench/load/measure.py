@@ -17,8 +17,8 @@ from agvas_runtime.bench.load.table import remarks
 from agvas_runtime.bench.machine import describe_machine
 
 
-def empty_report(target: Target, load: Load, pictures: Sequence[Picture]) -> dict[str, Any]:
-    """The head of a report without any step so far."""
+def empty_report(target: Target, load: Load, pictures: Sequence[Picture], policy: str | None) -> dict[str, Any]:
+    """The head of a report without any step so far; `policy` is of our streams, None by another protocol."""
     began = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     names = ("address", "protocol", "model", "model_sha256")
     return {
@@ -27,7 +27,7 @@ def empty_report(target: Target, load: Load, pictures: Sequence[Picture]) -> dic
         "began": began,
         "machine": describe_machine(),
         "target": {name: getattr(target, name) for name in names},
-        "load": {**asdict(load), "arrivals": load.arrivals.value, "frame": described(pictures)},
+        "load": {**asdict(load), "arrivals": load.arrivals.value, "policy": policy, "frame": described(pictures)},
         "steps": [],
         "carried": None,
     }

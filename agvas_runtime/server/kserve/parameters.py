@@ -70,8 +70,8 @@ def read_parameters(asked: oi.ModelInferRequest, request: pb.SegmentRequest) -> 
     for name, value in asked.parameters.items():
         found = _value(value)
         if name == "timeout":  # microseconds, as Triton's clients send it; 0 for none
-            if isinstance(found, int) and found > 0:
-                timeout_ms = found / 1000
+            timeout_us = _number(name, found)
+            timeout_ms = timeout_us / 1000 if timeout_us > 0 else math.inf
         elif name == "pixel_format":
             if found not in PIXEL_FORMATS:
                 raise _wrong(name, found, " or ".join(PIXEL_FORMATS))
@@ -125,6 +125,17 @@ def _put(request: pb.SegmentRequest, name: str, value: object) -> None:
         setattr(message, last, value if is_text else int(str(value)) if is_whole else float(str(value)))
     except (TypeError, ValueError):  # a text that is no number, or a number out of the field's range
         raise _wrong(name, value, expected) from None
+
+
+def _number(name: str, value: object) -> float:
+    """A number of any kind, or a string that is one; raises InputError."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(str(value))
+    except ValueError:
+        number = math.nan
+    if math.isnan(number):
+        raise _wrong(name, value, "a number")
+    return number
 
 
 def _value(parameter: oi.InferParameter) -> object:

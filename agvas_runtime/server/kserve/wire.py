@@ -84,9 +84,9 @@ def _content(message: memoryview, kind: int, at: int) -> tuple[int, int]:
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """A number of up to 28 bits, more than any request has bytes, and where the next thing begins."""
+    """A number of up to 35 bits, more than any request has bytes, and where the next thing begins."""
     value = 0
-    for shift in (0, 7, 14, 21):
+    for shift in (0, 7, 14, 21, 28):
         value |= (message[at] & 0x7F) << shift
         at += 1
         if message[at - 1] < 0x80:

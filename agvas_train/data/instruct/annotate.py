@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from agvas_runtime.errors import InputError
 from agvas_runtime.frames import read_bytes
-from agvas_train.data.instruct.endpoint import Endpoint, EndpointConfig
+from agvas_train.data.instruct.endpoint import Endpoint, EndpointConfig, Rejected, Unavailable
 from agvas_train.data.instruct.pace import Pace
 from agvas_train.data.instruct.pictures import boxed, data_uri, jpeg, painted, shrunk, shrunk_mask
 from agvas_train.data.instruct.prompt import first_ask, second_ask
@@ -80,7 +80,11 @@ class EndpointAnnotator:
         messages = first_ask([data_uri(picture) for picture in pictures.encoded(self._max_side)], anomalous)
         result = Annotation()
         for _ in range(2):
-            reply = self._endpoint.complete(messages)
+            try:
+                reply = self._endpoint.complete(messages)
+            except (Rejected, Unavailable) as error:
+                error.paid = result if result.asks else None
+                raise
             result.asks += 1
             result.tokens_in += reply.tokens_in or 0
             result.tokens_out += reply.tokens_out or 0

@@ -11,12 +11,15 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agvas_runtime.console import note, one_line
 from agvas_runtime.errors import EngineError, InputError
 from agvas_train.data.instruct.pace import Pace, retry_after
 from agvas_train.data.instruct.prompt import Message
+
+if TYPE_CHECKING:
+    from agvas_train.data.instruct.annotate import Annotation
 
 MOST_BYTES = 8 * 2**20
 """Of a reply; a longer one is none."""
@@ -28,9 +31,15 @@ _MISTAKES = {401, 403, 404, 405}
 class Rejected(Exception):
     """The endpoint does not take this request, whatever is tried; it may take others."""
 
+    paid: Annotation | None = None
+    """What came of an ask before it about the same image; None where this was the first."""
+
 
 class Unavailable(EngineError):
     """No usable reply came, however often it was tried."""
+
+    paid: Annotation | None = None
+    """As Rejected.paid."""
 
 
 class _Passing(Exception):

@@ -36,7 +36,7 @@ class Outcome:
     annotation: Annotation | None = None
     """None where nobody answered."""
     failed: bool = False
-    """Whether the endpoint gave no answer."""
+    """Whether the endpoint gave no answer, not even to a first ask."""
     notes: tuple[str, ...] = ()
     """What a worker on another machine had to say meanwhile."""
 
@@ -118,15 +118,22 @@ def annotated(task: Task, normals: NormalImages, annotator: Annotator) -> Outcom
     try:
         result = annotator.annotate(task, pictures)
     except Unavailable as error:
-        return Outcome(task, None, str(error), failed=True)
+        return Outcome(task, None, str(error), error.paid, failed=error.paid is None)
     except Rejected as error:
-        return Outcome(task, {**head, "reason": str(error), "provenance": origin}, str(error), failed=True)
-    origin |= {"asks": result.asks, "tokens_in": result.tokens_in, "tokens_out": result.tokens_out}
+        line = {**head, "reason": str(error), "provenance": origin}
+        if error.paid is not None:
+            line |= {"answers": error.paid.refused, "provenance": origin | _cost(error.paid)}
+        return Outcome(task, line, str(error), error.paid, failed=error.paid is None)
+    origin |= _cost(result)
     if result.fields is None:
         reason = "; ".join(result.faults)
         line = {**head, "reason": reason, "answers": result.refused, "provenance": origin}
         return Outcome(task, line, reason, result)
     return Outcome(task, {**head, **result.fields.model_dump(), "provenance": origin}, annotation=result)
+
+
+def _cost(result: Annotation) -> Line:
+    return {"asks": result.asks, "tokens_in": result.tokens_in, "tokens_out": result.tokens_out}
 
 
 def _outcomes(tasks: Sequence[Task], annotate: Callable[[Task], Outcome], threads: int) -> Iterator[Outcome]:

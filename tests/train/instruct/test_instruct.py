@@ -126,6 +126,33 @@ def test_a_request_that_is_not_taken_among_others_is_set_aside(root: Path):
     assert [line["reason"] for line in lines(root.parent / "out" / ASIDE)] == ["HTTP 400"]
 
 
+def test_an_answer_is_paid_for_also_where_the_second_ask_gets_none(root: Path):
+    def behave(_: int, body: Body) -> Sent:
+        return GARBAGE if len(body["messages"]) == 2 else Sent(status=500)
+
+    with VisionServer(behave) as server:
+        code, out, err = instruct(root, server, "--concurrency", 1, "--retries", 0, "--json", "--price-in", 2)
+    assert code == 1
+    assert err.splitlines()[-1].startswith("error: 6 images got no answer")  # it answered, so the run goes on
+    summary = json.loads(out)
+    assert (summary["failed"], summary["asks"], summary["tokens_in"], summary["tokens_out"]) == (6, 6, 6000, 600)
+    assert summary["cost"] == pytest.approx(6000 * 2 / 1e6)
+    assert [lines(root.parent / "out" / name) for name in (RECORDS, ASIDE)] == [[], []]
+
+
+def test_an_answer_is_paid_for_also_where_the_second_ask_is_not_taken(root: Path):
+    def behave(_: int, body: Body) -> Sent:
+        return GARBAGE if len(body["messages"]) == 2 else Sent(b"", 400)
+
+    with VisionServer(behave) as server:
+        code, out, _ = instruct(root, server, "--limit", 2, "--json")
+    assert (code, json.loads(out)["tokens_in"]) == (0, 2000)
+    for aside in lines(root.parent / "out" / ASIDE):
+        assert aside["reason"] == "HTTP 400"
+        assert aside["answers"] == ["I cannot see any pictures."]
+        assert aside["provenance"]["tokens_in"] == 1000
+
+
 def test_broken_files_are_set_aside_unasked(root: Path):
     (root / "part/test/spot/000.png").write_bytes(b"no image")
     Image.new("L", (48, 48)).save(root / "part/ground_truth/spot/001_mask.png")
