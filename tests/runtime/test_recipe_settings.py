@@ -167,8 +167,7 @@ def test_a_batch_needs_a_recipe_for_each_image(segmenter: Segmenter, photo: Path
 
 
 def test_an_answer_without_anchors_has_an_empty_map_inside_the_roi_too(segmenter: Segmenter, photo: Path) -> None:
-    word = segmenter.prompter.answer("Yes", anchors=False)[0]
-    result = _answering(segmenter, word).segment(photo, recipe=Recipe(threshold=0, roi=(0, 0, 5, 5)))
+    result = scripted(segmenter, "Yes, it is.").segment(photo, recipe=Recipe(threshold=0, roi=(0, 0, 5, 5)))
     assert result.answer_kind is AnswerKind.OTHER
     assert not result.mask.any()
 

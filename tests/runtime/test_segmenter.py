@@ -13,6 +13,7 @@ from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.result import AnswerKind, Verdict
 from agvas_runtime.segmenter import Segmenter
 from agvas_runtime.verdict import Recipe
+from tests.runtime.test_writer import scripted
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (37, 5), (96, 96), (300, 200)])
@@ -120,8 +121,7 @@ def _answering(segmenter: Segmenter, token: int) -> Segmenter:
 
 
 def test_an_answer_outside_the_templates_is_no_answer(segmenter: Segmenter, photo: Path) -> None:
-    word = segmenter.prompter.answer("Yes", anchors=False)[0]
-    result = _answering(segmenter, word).segment(photo, recipe=Recipe(min_area_px=1))
+    result = scripted(segmenter, "Yes, it is.").segment(photo, recipe=Recipe(min_area_px=1))
     assert result.verdict is Verdict.NO_ANSWER
     assert result.answer_kind is AnswerKind.OTHER
     assert not result.mask.any()
