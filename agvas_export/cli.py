@@ -65,6 +65,8 @@ def export(
     """
     from agvas_export.targets import resolve
 
+    if targets and as_json:
+        raise InputError("can't use both --targets and --json; choose one")
     if targets:
         _print_targets()
         return

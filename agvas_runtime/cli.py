@@ -143,6 +143,8 @@ def info(
     """
     from agvas_runtime.bundle_info import print_bundle, summary
 
+    if card and as_json:
+        raise InputError("can't use both --card and --json; choose one")
     opened = Bundle.open(bundle or default_bundle_path(), verify_full=verify_full)
     if card:
         print(opened.path(CARD).read_text("utf-8"), end="")

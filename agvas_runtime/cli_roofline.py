@@ -38,10 +38,12 @@ def roofline(
     if plot is not None:
         check_place(plot)
     report = measure(Bundle.open(bundle or default_bundle_path()), threads=threads, runs=runs)
-    if as_json:
-        console.print_json(report)
-    else:
-        print_report(report)
-    if plot is not None:
-        write_whole(plot, draw_plot(report))
-        console.note(f"written: {plot}")
+    try:
+        if plot is not None:
+            write_whole(plot, draw_plot(report))
+            console.note(f"written: {plot}")
+    finally:
+        if as_json:
+            console.print_json(report)
+        else:
+            print_report(report)

@@ -42,10 +42,10 @@ def token(
     entry = "- " + "\n  ".join(lines) + "\n"
     if access is None:
         console.note(f"for the access file:\n{entry}".rstrip())
+        print(made)
     else:
-        _append(access, entry)
+        _append(access, entry, made)
         console.note(f"{name} is in {access}")
-    print(made)
 
 
 def _check(name: str, rights: list[str]) -> None:
@@ -56,8 +56,8 @@ def _check(name: str, rights: list[str]) -> None:
         raise InputError(f"--rights: found {','.join(rights)!a}, expected inspect, admin or inspect,admin")
 
 
-def _append(path: Path, entry: str) -> None:
-    """Add an entry in one step, so that a server never reads half of it. Only the file's owner may read it then.
+def _append(path: Path, entry: str, token: str) -> None:
+    """Print the token and add its entry in one step: a server never reads half of it. Only its owner may read the file.
 
     Raises:
         InputError: the file would not be one any more, or another command is writing it.
@@ -77,7 +77,6 @@ def _append(path: Path, entry: str) -> None:
             os.fsync(file.fileno())
             if before:
                 _keep_owner(path, file.fileno())
-        os.replace(part, path)
     except FileExistsError:
         raise InputError(
             f"{part}: found it, expected none: another command is writing, or was stopped doing so"
@@ -85,6 +84,11 @@ def _append(path: Path, entry: str) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise EngineError(f"{path}: cannot write: {error.strerror}") from None
+    try:
+        print(token, flush=True)  # first: nobody is let in whose token was lost
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _keep_owner(path: Path, descriptor: int) -> None:

@@ -51,7 +51,7 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
     try:
         _mark_paragraphs(app)
         result = typer.main.get_command(app).main(args=args, standalone_mode=False)
-        sys.stdout.flush()
+        _flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -71,8 +71,20 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
             raise
         fail(f"{error.name} is not installed, which this command needs: pip install 'agvas[{EXTRA_OF[error.name]}]'", 1)
     except OSError as error:
+        _flush()  # it may have been stdout that failed
         fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _flush() -> None:
+    """Bring out what stdout holds; where that fails, leave, and nothing is tried again at the interpreter's end."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            sys.exit(1)
+        fail(f"stdout: {error.strerror}", 1)
 
 
 def _open_streams() -> None:
@@ -138,8 +150,9 @@ def progress(items: Iterable[Item], label: str, total: int | None = None) -> Ite
 
 
 def print_json(value: object) -> None:
-    """One JSON document on stdout; numbers that are not finite become null."""
-    print(json.dumps(finite(value), indent=2, ensure_ascii=False))
+    """One JSON document on stdout, all ASCII unless that is UTF-8; numbers that are not finite become null."""
+    ascii_only = (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8")
+    print(json.dumps(finite(value), indent=2, ensure_ascii=ascii_only))
 
 
 def finite(value: Any) -> Any:

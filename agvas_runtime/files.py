@@ -42,6 +42,15 @@ def check_place(path: Path) -> None:
         raise InputError(f"{path}: found a folder, expected a file to write")
 
 
+def check_replaceable(folder: Path) -> None:
+    """Raise InputError where a finished folder could not take this one's place: a mount point, the current folder."""
+    real = folder.resolve()
+    if os.path.ismount(real):
+        raise InputError(f"{folder}: is a mount point; name a folder in it")
+    if real.exists() and real.samefile("."):
+        raise InputError(f"{folder}: is the current folder; name a folder in it")
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file in one step: readers see the old file or the new one, never half of it.
 
@@ -63,9 +72,11 @@ def whole_folder(place: Path) -> Iterator[Path]:
     """A hidden folder beside the place that takes its name at the end; goes where anything fails.
 
     Raises:
-        InputError: the folder around the place cannot be made.
+        InputError: the place cannot be replaced, or the folder around it cannot be made.
         EngineError: a file cannot be written.
     """
+    check_replaceable(place)
+    place = place.resolve()
     make_folder(place.parent)
     work = None
     try:

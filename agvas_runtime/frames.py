@@ -4,10 +4,11 @@ Reads PNG, JPEG, BMP, TIFF and WebP; of several frames or pages the first. Colou
 knows what the image is for.
 """
 
+import struct
 import threading
 from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +26,25 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 MAX_PIXELS = 200_000_000
 MOST_SCANS = 100
 """Of a JPEG file: a few bytes are one, and one goes over all pixels. libtiff has the same limit for JPEG in TIFF."""
+MOST_EXIF = 16
+"""Blocks of a JPEG file, of 64 KB each: PIL puts them together one by one, and unpacks some values at once."""
+MOST_LISTED = 65_536
+"""Values of a TIFF file's tag: PIL makes a Python object of each, and two of each strip."""
+MOST_TILE_SIDE, MOST_BESIDE = 65_536, 4096**2
+"""Pixels of a TIFF tile's side; and of all tiles beyond `max_pixels`, because those at the edges are unpacked whole."""
 
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"RIFF")
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274
+_WIDTH, _LENGTH, _BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 262, 274
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+_TIFF = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0")
+"""How files begin that PIL takes for TIFF; the last one is BigTIFF."""
+_BIG_ENDIAN_BIGTIFF = b"MM\0+"
+_RAW_KINDS = (1, 2, 7)
+"""Of values: bytes, text, anything. PIL makes one object of all of them, and goes through those of some tags."""
+_GONE_THROUGH = frozenset({258, 273, 279, 320, 324, 325, 338, 339})
+_RUN_LENGTHS = (1, 2)
+"""Compressions of BMP that PIL unpacks in Python, pixel by pixel."""
+_EXIF = b"Exif\0\0"
 _PIL_LIMIT = threading.Lock()
 
 
@@ -36,14 +53,16 @@ def read_image(path: Path | str) -> NDArray[np.uint8]:
     return decode_image(read_bytes(path), str(path))
 
 
-def decode_image(data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def decode_image(
+    data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS, most_side: int | None = None
+) -> NDArray[np.uint8]:
     """Encoded image -> uint8 RGB [H,W,3], upright by its EXIF orientation; the array may be read-only.
 
-    One of more pixels is refused by its header, before anything is unpacked. Grey deeper than 8 bits is scaled by its
-    nominal depth, never by what a frame holds (of 16-bit colour PIL gives the upper byte); alpha is dropped, the colour
-    kept. Raises InputError with the name and the reason.
+    One of more pixels, or of a longer side, is refused by its header, before anything is unpacked. Grey deeper than
+    8 bits is scaled by its nominal depth, never by what a frame holds (of 16-bit colour PIL gives the upper byte);
+    alpha is dropped, the colour kept. Raises InputError with the name and the reason.
     """
-    image = open_image(data, name, max_pixels)
+    image = open_image(data, name, max_pixels, most_side)
     pixels = np.asarray(_to_rgb(image, name))
     if pixels.dtype != np.uint8:
         top = nominal_range(image, name)
@@ -81,12 +100,26 @@ def read_bytes(path: Path | str) -> bytes:
     return data
 
 
-def open_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS, most_side: int | None = None) -> Image.Image:
     """The decoded first frame as PIL has it, in its own mode. Raises InputError."""
+    if data.startswith(_BIG_ENDIAN_BIGTIFF):  # libtiff reads other tags in it than PIL, whose tags are checked below
+        raise InputError(f"{name}: found a big-endian BigTIFF file, expected a little-endian one or a TIFF file")
+    if (listed := _listed(data)) > MOST_LISTED:
+        raise InputError(f"{name}: found a TIFF file with a list of {listed} values, expected at most {MOST_LISTED}")
+    if data.startswith(b"\xff\xd8") and (blocks := data.count(_EXIF)) > MOST_EXIF:
+        raise InputError(f"{name}: found a JPEG file of {blocks} EXIF blocks, expected at most {MOST_EXIF}")
     image = _open(data, name)
     if image.width * image.height > max_pixels:
         limit = f"the limit of {max_pixels / 10**6:g} megapixels"
         raise InputError(f"{name}: {image.width} x {image.height} pixels are more than {limit}")
+    if most_side is not None and max(image.size) > most_side:
+        found = f"found {image.width} x {image.height} pixels, expected at most {most_side} along either side"
+        raise InputError(f"{name}: {found}")
+    if image.format == "BMP" and image.info.get("compression") in _RUN_LENGTHS:
+        raise InputError(f"{name}: found a BMP file of run lengths, expected one without compression")
+    if image.format == "TIFF":
+        _check_tiles(image, name, max_pixels)
+        image.is_animated = True  # type: ignore[attr-defined]  # else PIL unpacks all of its EXIF, which nobody asks for
     if (scans := _scans(data)) > MOST_SCANS:
         raise InputError(f"{name}: found a JPEG file of {scans} scans, expected at most {MOST_SCANS}")
     try:
@@ -108,7 +141,8 @@ def nominal_range(image: Image.Image, name: str) -> int:
 def upright(pixels: NDArray[Scalar], image: Image.Image) -> NDArray[Scalar]:
     """The array [H,W,...] turned as the image's EXIF orientation (1 to 8) says."""
     try:
-        orientation = image.getexif().get(_ORIENTATION, 1)
+        exif = image.info.get("exif", b"").removeprefix(_EXIF).removeprefix(_EXIF)  # PIL takes two, too
+        orientation = image.getexif().get(_ORIENTATION, 1) if _listed(exif) <= MOST_LISTED else 1
     except Exception:  # a broken EXIF block does not make the pixels worse
         orientation = 1
     if orientation in (5, 6, 7, 8):
@@ -123,12 +157,15 @@ def upright(pixels: NDArray[Scalar], image: Image.Image) -> NDArray[Scalar]:
 def find_images(path: Path | str) -> list[Path]:
     """The file itself, or the folder's image files by name, without its subfolders. Raises InputError when none."""
     path = Path(path)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise InputError(f"{path}: no such file or folder")
-    found = (item for item in path.iterdir() if item.suffix.lower() in SUFFIXES and not item.name.startswith("."))
-    images = sorted(item for item in found if item.is_file())
+    try:
+        if path.is_file():
+            return [path]
+        if not path.is_dir():
+            raise InputError(f"{path}: no such file or folder")
+        found = (item for item in path.iterdir() if item.suffix.lower() in SUFFIXES and not item.name.startswith("."))
+        images = sorted(item for item in found if item.is_file())
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
     if not images:
         suffixes = ", ".join(sorted(SUFFIXES))
         raise InputError(f"{path}: no images in this folder ({suffixes}; subfolders are not searched)")
@@ -160,6 +197,39 @@ def _scans(data: bytes) -> int:
     if not data.startswith(b"\xff\xd8"):
         return 0
     return sum(data.count(bytes((0xFF, 0xDA, 0, 6 + 2 * components, components))) for components in range(5))
+
+
+def _listed(data: bytes) -> int:
+    """The longest list on a TIFF file's first page that PIL makes objects of, its tags included; 0 for other files."""
+    if not data.startswith(_TIFF):
+        return 0
+    order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
+    at, size, head, entry = (8, 8, 8, "HHQ8x") if data[2] == 43 else (4, 4, 2, "HHI4x")
+    start = int.from_bytes(data[at : at + size], order)
+    tags = int.from_bytes(data[start : start + head], order)
+    entries = struct.Struct(("<" if order == "little" else ">") + entry)
+    held = data[start + head : start + head + min(tags, MOST_LISTED) * entries.size]
+    held = held[: len(held) // entries.size * entries.size]
+    counts = [n for tag, kind, n in entries.iter_unpack(held) if kind not in _RAW_KINDS or tag in _GONE_THROUGH]
+    return int(max(tags, *counts, 0))
+
+
+def _check_tiles(image: Image.Image, name: str, max_pixels: int) -> None:
+    """Raise InputError for TIFF tiles that are far larger than the image, and unpacked all the same."""
+    tags = getattr(image, "tag_v2", {})
+    if _TILE_WIDTH not in tags and _TILE_LENGTH not in tags:
+        return
+    covered = 1
+    for side, tag in ((_tiff_tag(image, _WIDTH, 1), _TILE_WIDTH), (_tiff_tag(image, _LENGTH, 1), _TILE_LENGTH)):
+        tile = tags.get(tag, side)
+        tile = tile[0] if isinstance(tile, bytes) else tile
+        if not isinstance(tile, int) or not 1 <= tile <= MOST_TILE_SIDE:
+            found = tile if isinstance(tile, int) else type(tile).__name__
+            raise InputError(f"{name}: found a TIFF tile's side of {found}, expected 1 to {MOST_TILE_SIDE} pixels")
+        covered *= -(-side // tile) * tile
+    if covered > max_pixels + MOST_BESIDE:
+        limit = f"{max_pixels / 10**6:g} megapixels and a tile beside"
+        raise InputError(f"{name}: found a TIFF file whose tiles hold {covered} pixels, expected at most {limit}")
 
 
 def _damage(error: Exception, data: bytes) -> str:

@@ -16,7 +16,7 @@ from agvas_runtime import console, encoding
 from agvas_runtime.engines.choice import open_bundle
 from agvas_runtime.engines.ort import share_threads
 from agvas_runtime.errors import EngineError, InputError
-from agvas_runtime.files import make_folder, result_names, write_whole
+from agvas_runtime.files import check_folder, make_folder, result_names, write_whole
 from agvas_runtime.frames import find_images, read_image
 from agvas_runtime.maps import Box, binarise
 from agvas_runtime.modes import Mode, Request
@@ -60,24 +60,36 @@ def read_roi(text: str) -> Box:
 def segment_files(inputs: list[Path], task: Task, *, as_json: bool) -> int:
     """Process all images and print them as a table or JSON; returns the exit code.
 
-    0 when all were processed, 2 when some could not be read, 1 when the engine or the disk failed on some. Raises
-    InputError, BundleError or EngineError where nothing could be done.
+    0 when all were processed, 2 when some could not be read, 1 when the engine or the disk failed on some, 130 when it
+    was interrupted. A row whose masks could not be written has its verdict and the error. Raises InputError,
+    BundleError or EngineError where nothing could be done.
     """
     task.request.check()
     images, failures = _collect(inputs)
     names = result_names(images)
     if task.out is not None:
         _refuse_overwriting(images, names, make_folder(task.out))
+        check_folder(task.out)
     told = task.request.mode in TOLD and task.decoding.text and not as_json
     aloud = told and len(images) == 1 and task.tiling is None
-    rows = _segmented(list(zip(images, names, strict=True)), task, failures, aloud) if images else []
+    rows: list[dict[str, Any]] = []
     code = 0
+    try:
+        if images:
+            _segment(list(zip(images, names, strict=True)), task, rows, failures, aloud)
+    except KeyboardInterrupt:  # what is done is worth seeing
+        code = 130
+    by_file = {row["file"]: row for row in rows}
     for path, failure in failures:
         text = console.one_line(str(failure))
         name = console.one_line(str(path))
         console.note(f"error: {text if name in text else f'{name}: {text}'}")
-        rows.append({"file": str(path), "error": text})
-        code = 2 if isinstance(failure, InputError) else code or 1
+        if row := by_file.get(str(path)):
+            row["error"] = text
+        else:
+            rows.append({"file": str(path), "error": text})
+        if code != 130:
+            code = 2 if isinstance(failure, InputError) else code or 1
     if as_json:
         console.print_json(rows)
     elif any("verdict" in row for row in rows):
@@ -92,27 +104,31 @@ def segment_files(inputs: list[Path], task: Task, *, as_json: bool) -> int:
     return code
 
 
-def _segmented(
-    images: list[tuple[tuple[Path, Path], str]], task: Task, failures: list[tuple[Path, Exception]], aloud: bool
-) -> list[dict[str, Any]]:
-    """A row for each of the ((folder, image), name of its results); what fails is added to the failures instead.
+def _segment(
+    images: list[tuple[tuple[Path, Path], str]],
+    task: Task,
+    rows: list[dict[str, Any]],
+    failures: list[tuple[Path, Exception]],
+    aloud: bool,
+) -> None:
+    """Add a row for each of the ((folder, image), name of its results); what fails is added to the failures.
 
     Answers are printed as they are written where `aloud`.
     """
     share_threads(task.threads)
-    rows: list[dict[str, Any]] = []
     segmenter = open_bundle(task.engine, task.bundle, task.threads)
     try:
         segmenter.warm([task.request], decoding=task.decoding)  # so that the first image's time is like the others'
         for (_, path), name in images if aloud else console.progress(images, "segmenting", len(images)):
             try:
-                rows.append(_process(segmenter, path, name, task, aloud))
+                result = _result(segmenter, path, task, aloud)
+                rows.append({"file": str(path), **_row(result)})
+                _add_masks(rows[-1], result, path, name, task.out)
             except (InputError, EngineError) as error:
                 failures.append((path, error))
     finally:
         with suppress(EngineError):  # what went wrong is among the failures already
             segmenter.close()
-    return rows
 
 
 def _collect(inputs: list[Path]) -> tuple[list[tuple[Path, Path]], list[tuple[Path, Exception]]]:
@@ -141,28 +157,30 @@ def _refuse_overwriting(images: list[tuple[Path, Path]], names: list[str], out: 
                 raise InputError(f"{path}: a result would replace this input; choose another --out")
 
 
-def _process(segmenter: Segmenter, path: Path, name: str, task: Task, aloud: bool) -> dict[str, Any]:
-    """One image's row; its masks and overlay are on disk when this returns."""
+def _result(segmenter: Segmenter, path: Path, task: Task, aloud: bool) -> Result:
     if aloud:
-        result = _read_aloud(segmenter, path, task)
-    elif task.tiling is not None:
-        result = segment_in_tiles(segmenter, path, task.tiling, task.request, task.recipe, task.decoding)
-    else:
-        (result,) = segmenter.segment_batch([path], task.request, task.recipe, decoding=task.decoding)
-    row = {"file": str(path), **_row(result)}
+        return _read_aloud(segmenter, path, task)
+    if task.tiling is not None:
+        return segment_in_tiles(segmenter, path, task.tiling, task.request, task.recipe, task.decoding)
+    (result,) = segmenter.segment_batch([path], task.request, task.recipe, decoding=task.decoding)
+    return result
+
+
+def _add_masks(row: dict[str, Any], result: Result, path: Path, name: str, out: Path | None) -> None:
+    """Add what an image's row says of its masks; they and the overlay are on disk when this returns."""
     masks = [binarise(each, result.threshold) for each in result.group_maps]
     row["groups"] = [{"defect_area_px": int(mask.sum())} for mask in masks]
-    if task.out is not None:
-        mask_path, overlay_path = task.out / f"{name}_mask.png", task.out / f"{name}_overlay.png"
+    if out is not None:
+        mask_path, overlay_path = out / f"{name}_mask.png", out / f"{name}_overlay.png"
         text = f"{result.defect_area_px} px  {result.confidence:.2f}"
         overlay = draw_overlay(read_image(path), result.mask, result.regions, result.verdict, text)
         write_whole(mask_path, encoding.mask_to_png(result.mask))
         write_whole(overlay_path, encoding.png(overlay))
         row |= {"mask": str(mask_path), "overlay": str(overlay_path)}
         for number, (mask, group) in enumerate(zip(masks, row["groups"], strict=True), 1):
-            group["mask"] = str(task.out / f"{name}_mask_{number}.png")
-            write_whole(Path(group["mask"]), encoding.mask_to_png(mask))
-    return row
+            place = out / f"{name}_mask_{number}.png"
+            write_whole(place, encoding.mask_to_png(mask))
+            group["mask"] = str(place)
 
 
 def _read_aloud(segmenter: Segmenter, path: Path, task: Task) -> Result:
@@ -213,7 +231,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         table.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True)
     colours = {"PASS": "green", "REJECT": "red", "NO_ANSWER": "yellow"}
     for row in rows:
-        if "error" in row:
+        if "verdict" not in row:
             continue
         table.add_row(
             escape(console.one_line(row["file"])),

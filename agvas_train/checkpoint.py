@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agvas_runtime.bundle import PART
 from agvas_runtime.errors import BundleError, EngineError, InputError
+from agvas_runtime.files import check_replaceable
 from agvas_runtime.prompts import Prompter, PromptSpec
 from agvas_runtime.templates import Templates, parse_templates
 from agvas_train.model import AGVAS, ModelConfig
@@ -85,7 +86,8 @@ def default_checkpoint_path() -> Path:
 
 
 def require_new(folder: Path) -> None:
-    """Raise InputError when a folder exists and is not empty; worth knowing before the work that is to fill it."""
+    """Raise InputError when a folder is not empty or cannot be replaced; worth knowing before the work to fill it."""
+    check_replaceable(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists already; expected a new or empty folder")
     above = next((parent for parent in folder.absolute().parents if parent.exists()), None)
@@ -99,7 +101,7 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     The sibling's name ends with ".part", which nothing of ours opens; one that a killed process left is removed.
 
     Raises:
-        InputError: the folder exists and is not empty.
+        InputError: the folder exists and is not empty, or cannot be replaced.
         EngineError: a file cannot be written; nothing is left behind then.
     """
     require_new(folder)

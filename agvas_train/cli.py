@@ -82,6 +82,9 @@ def train(
       agvas-train --config 7b --dry-run
     """
     if context.invoked_subcommand:
+        if option := _given(context):
+            command = context.invoked_subcommand
+            raise InputError(f"{option}: found it in front of {command}, expected options of {command} behind it")
         return
     given = {
         "preset": preset,
@@ -110,6 +113,13 @@ def train(
         _dry_run(settings, as_json)
     elif out is not None:
         _run(settings, out, resume, as_json)
+
+
+def _given(context: typer.Context) -> str | None:
+    """The name of the first option that the command line gives."""
+    options = {param.name: param.opts[0] for param in context.command.params}
+    sources = ((name, context.get_parameter_source(name)) for name in context.params)
+    return next((options[name] for name, source in sources if source and source.name == "COMMANDLINE"), None)
 
 
 def _settings(recipe: Path | None, resumed: Path | None, given: dict[str, Any], data: str | None) -> TrainConfig:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from agvas_train.checkpoint import CheckpointInfo
 
 
+LARGEST_SEED = 2**63 - 1
+
+
 def init(
     preset: Annotated[str, typer.Option(help="tiny, 0.5b or 7b.")],
     out: Annotated[Path, typer.Option(help="Folder of the base checkpoint; must be new.")],
@@ -30,12 +33,15 @@ def init(
     ] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch hub ids that the local cache lacks.")] = False,
     random_weights: Annotated[
-        int | None, typer.Option(help="Random weights from this seed instead of released ones.")
+        int | None,
+        typer.Option(min=0, max=LARGEST_SEED, help="Random weights from this seed instead of released ones."),
     ] = None,
     plant: Annotated[
         str | None, typer.Option(help="With --random-weights: make greedy decoding write this answer or rejection.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of AG-VAS's own fresh parts beside released backbones.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of AG-VAS's own fresh parts beside released backbones.")
+    ] = 0,
     dtype: Annotated[
         str | None, typer.Option(help="float32 or bfloat16 [default: bfloat16, from scratch: float32].")
     ] = None,

@@ -84,7 +84,11 @@ def engine(
     contenders = contenders_of(targets or [], engine, contender or [])
     sizes = parse_batches(batch)
     options = Options(image or (), frames, warmup, spread, by_turns, threads, sizes, alone, data, limit, request)
-    publish(console.finite(bench_engines(contenders, options)), print_report, as_json, out, report)
+    failed: list[BaseException] = []
+    found = bench_engines(contenders, options, failed)
+    publish(console.finite(found), print_report, as_json, out, report)
+    if failed:
+        raise failed[-1]
 
 
 def parse_batches(text: str) -> tuple[int, ...]:

@@ -1,12 +1,14 @@
 """The measurement behind `agvas-bench engine`: contenders side by side, and the report of it."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agvas_runtime import console
 from agvas_runtime.bench.alone import measure_alone
 from agvas_runtime.bench.by_turns import ByTurns
 from agvas_runtime.bench.contenders import Contender
@@ -17,10 +19,12 @@ from agvas_runtime.bench.machine import describe_machine
 from agvas_runtime.bench.quality import compare_masks, data_figures
 from agvas_runtime.bench.throughput import measure_throughput
 from agvas_runtime.datasets import load_dataset
-from agvas_runtime.errors import InputError
+from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.modes import Request
 
 SCHEMA = 3
+
+Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,16 @@ class Options:
     request: Request = field(default_factory=Request)
 
 
-def bench_engines(contenders: Sequence[Contender], options: Options = Options()) -> dict[str, Any]:
+def bench_engines(
+    contenders: Sequence[Contender], options: Options = Options(), failed: list[BaseException] | None = None
+) -> dict[str, Any]:
     """Measure the contenders side by side and return the report; undefined numbers in it are NaN.
+
+    Args:
+        contenders: what takes turns.
+        options: what is measured.
+        failed: what keeps `data` or `alone`, the last ones, from being measured goes there, an interrupt too, and they
+            are None in the report. Where this is None it is raised.
 
     Raises InputError, EngineError.
     """
@@ -72,16 +84,39 @@ def bench_engines(contenders: Sequence[Contender], options: Options = Options())
         "frame_bytes_mean": sum(len(frame.data) for frame in frames) / len(frames),
     }
     by_turns = ByTurns(options.by_turns)
-    found = _together(contenders, frames, options, by_turns)  # what they had loaded is gone by now
+    found = _together(contenders, frames, options, by_turns, failed)  # what they had loaded is gone by now
     for each, contender in zip(found["contenders"], contenders, strict=True):
         if options.alone:
-            with by_turns.turn():
-                each["alone"] = measure_alone(contender, frames, options.threads, options.request)
+            work = partial(measure_alone, contender, frames, options.threads, options.request)
+            each["alone"] = _last(f"{contender.name}: alone", partial(_in_turn, by_turns, work), failed)
     return {**head, **found}
 
 
+def _in_turn(by_turns: ByTurns, work: Callable[[], Figures]) -> Figures:
+    with by_turns.turn():
+        return work()
+
+
+def _last(what: str, measure: Callable[[], Figures], failed: list[BaseException] | None) -> Figures | None:
+    """What is measured last of a contender; None where that failed, and after an interrupt."""
+    if failed and isinstance(failed[-1], KeyboardInterrupt):
+        return None
+    try:
+        return measure()
+    except (InputError, EngineError, OSError, KeyboardInterrupt) as error:
+        if failed is None:
+            raise
+        failed.append(error.with_traceback(None))  # its frames hold what is loaded
+        console.note(f"{what}: not measured: {console.one_line(str(error)) or 'interrupted'}")
+        return None
+
+
 def _together(
-    contenders: Sequence[Contender], frames: Sequence[Frame], options: Options, by_turns: ByTurns
+    contenders: Sequence[Contender],
+    frames: Sequence[Frame],
+    options: Options,
+    by_turns: ByTurns,
+    failed: list[BaseException] | None,
 ) -> dict[str, Any]:
     """All that is measured in this process, with all contenders loaded."""
     dataset = load_dataset(options.data) if options.data else None
@@ -92,7 +127,12 @@ def _together(
     with by_turns.turn():
         throughput = measure_throughput(tracks, frames, options.frames, options.batches)
         quality = compare_masks(tracks, frames[: options.frames])
-        data = [data_figures(track, dataset, options.limit) if dataset else None for track in tracks]
+        data = [
+            _last(f"{track.contender.name}: data", partial(data_figures, track, dataset, options.limit), failed)
+            if dataset
+            else None
+            for track in tracks
+        ]
     results = [
         {
             **_told(track),

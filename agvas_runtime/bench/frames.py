@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from agvas_runtime.frames import find_images, read_bytes
+from agvas_runtime.frames import decode_image, find_images, read_bytes
 
 SIDE_PX, DISTINCT = 256, 8
 NORMAL, DEFECTIVE = "normal", "defective"
@@ -25,7 +25,7 @@ class Frame:
 
 
 def bench_frames(paths: Sequence[Path]) -> list[Frame]:
-    """The files (a folder stands for its images), or eight generated frames. Raises InputError.
+    """The files (a folder stands for its images), each decoded once, or eight generated frames. Raises InputError.
 
     Images in a folder `good` are normal; if there are any, those in other folders are defective.
     """
@@ -34,7 +34,10 @@ def bench_frames(paths: Sequence[Path]) -> list[Frame]:
         return [Frame(generated_frame(seed), DEFECTIVE if seed % 2 else NORMAL) for seed in range(DISTINCT)]
     good = [image.resolve().parent.name == GOOD for image in images]
     kinds = [(NORMAL if each else DEFECTIVE) if any(good) else None for each in good]
-    return [Frame(read_bytes(image), kind) for image, kind in zip(images, kinds, strict=True)]
+    frames = [Frame(read_bytes(image), kind) for image, kind in zip(images, kinds, strict=True)]
+    for image, frame in zip(images, frames, strict=True):
+        decode_image(frame.data, str(image))  # in the race nobody would know which one is broken
+    return frames
 
 
 def generated_frame(seed: int) -> bytes:

@@ -62,7 +62,7 @@ def run(
     *,
     as_json: bool = False,
 ) -> None:
-    """Calibrate, print the report, write the plot, and put both values into the recipe.
+    """Calibrate, write the plot, put both values into the recipe, and print the report.
 
     Raises:
         InputError: an image, the recipe or the wish cannot be used; nothing was written.
@@ -85,15 +85,17 @@ def run(
     line = Line(start, wish.min_area, usual if wish.max_area is None else wish.max_area)
     report = calibrated(areas, line, wish.false_reject, wish.confidence, task.recipe.on_no_answer)
     report["copies"] = copies
-    _show(report, as_json)
-    if plot is not None:
-        write_whole(plot, draw_plot(report))
-        console.note(f"written: {plot}")
-    if not report["reached"]:
-        raise EngineError(f"{conclusion(report)}; no recipe was written: a larger --max-area may do")
-    if text is not None:
-        text.write(text.with_values({"threshold": report["threshold"], "min_area_px": report["min_area_px"]}))
-        console.note(f"written: {text.path}")
+    try:
+        if plot is not None:
+            write_whole(plot, draw_plot(report))
+            console.note(f"written: {plot}")
+        if not report["reached"]:
+            raise EngineError(f"{conclusion(report)}; no recipe was written: a larger --max-area may do")
+        if text is not None:
+            text.write(text.with_values({"threshold": report["threshold"], "min_area_px": report["min_area_px"]}))
+            console.note(f"written: {text.path}")
+    finally:
+        _show(report, as_json)  # last: who reads it may leave before its end
 
 
 def _measured(images: list[Path], task: Task, engine: Engine, threshold: float | None) -> tuple[Areas, float]:

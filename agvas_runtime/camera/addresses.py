@@ -43,6 +43,8 @@ def open_source(address: str, options: CaptureOptions) -> tuple[str, Source]:
 
 
 def _genicam(kind: str, which: str, options: CaptureOptions) -> tuple[str, Source]:
+    if options.runs_free:
+        _refuse_pace(f"{kind}:{which}", options)
     if kind == "gige":
         from agvas_runtime.camera.aravis import AravisSource
 
@@ -76,9 +78,15 @@ def _stream(url: str, options: CaptureOptions) -> tuple[str, Source]:
     parts = urlsplit(url)
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     _refuse_genicam(shown, options)
+    _refuse_pace(shown, options)
     return f"{parts.hostname}{parts.path}", VideoSource(url, shown, options)
 
 
 def _refuse_genicam(name: str, options: CaptureOptions) -> None:
     if options.trigger != "free" or options.features:
         raise InputError(f"{name}: found --trigger or --set, expected neither: it is no machine-vision camera")
+
+
+def _refuse_pace(name: str, options: CaptureOptions) -> None:
+    if options.fps is not None or options.loop:
+        raise InputError(f"{name}: found --fps or --loop, expected neither: it runs at its own pace and never ends")

@@ -46,7 +46,7 @@ def play_folder(
     key: KeyOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    r"""Play image files to a server as a line camera would. Exits with 0 whatever the verdicts.
+    r"""Play image files to a server as a line camera would. Exits with 0 whatever the verdicts, if there are any.
 
     \b
     Examples:
@@ -72,6 +72,8 @@ def play_folder(
     lost = sum(shot.connection_lost for shot in shots)
     if lost:
         raise ConnectionLostError(f"{server}: the connection was lost for {lost} of {len(shots)} frames")
+    if (error := shots[-1].error) and not any(shot.reply for shot in shots):
+        raise error
 
 
 def main() -> None:

@@ -19,6 +19,8 @@ from agvas_runtime.connection_options import (
 )
 from agvas_runtime.errors import InputError
 
+LARGEST_FRAME_MB, KEEP = 64, 1000
+
 
 class OnNoAnswer(str, Enum):
     """What the gate does with a part without a result."""
@@ -49,7 +51,7 @@ def run_cameras(
     ] = None,
     largest_frame_mb: Annotated[
         int, typer.Option(min=1, max=4096, help="With --local: the largest frame, in MiB; others are invalid.")
-    ] = 64,
+    ] = LARGEST_FRAME_MB,
     deadline_ms: Annotated[
         float, typer.Option(min=1, help="From a part's capture to its decision, whatever the server does.")
     ] = 1000.0,
@@ -77,7 +79,7 @@ def run_cameras(
     min_area: MinAreaOption = None,
     min_score: MinScoreOption = None,
     rejects: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for pictures of rejected parts.")] = None,
-    keep: Annotated[int, typer.Option(min=1, help="So many pictures stay in it, the newest.")] = 1000,
+    keep: Annotated[int, typer.Option(min=1, help="So many pictures stay in it, the newest.")] = KEEP,
     on_reject: Annotated[
         str | None,
         typer.Option(metavar="CMD", help="Run for every part that is not passed, without a shell; facts in AGVAS_*."),
@@ -114,6 +116,13 @@ def run_cameras(
     from agvas_runtime.server.channel import read_token
     from agvas_runtime.verdict import Recipe
 
+    given = {"--server": server != DEFAULT_SERVER, "--token-file": token_file, "--ca": ca, "--cert": cert, "--key": key}
+    if local is not None and (beside := next((name for name, value in given.items() if value), None)):
+        raise InputError(f"can't use {beside} beside --local, whose server is on this machine; choose one")
+    if largest_frame_mb != LARGEST_FRAME_MB and local is None:
+        raise InputError(f"--largest-frame-mb: found {largest_frame_mb} without --local, expected both")
+    if keep != KEEP and rejects is None:
+        raise InputError(f"--keep: found {keep} without --rejects, expected both")
     options = CaptureOptions(fps, loop, trigger, _features(settings or []))
     cameras = [open_source(each, options) for each in sources]
     ids = [camera_id for camera_id, _ in cameras]

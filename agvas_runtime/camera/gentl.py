@@ -76,7 +76,8 @@ class GenTLSource:
         pixel_format = format_of(nodes.PixelFormat.value)
         incomplete: list[bool] = []
         acquirer.add_callback(acquirer.Events.INCOMPLETE_BUFFER, self._noter(incomplete))
-        software, pace, numbers = self._options.trigger == "software", Pace(self._options.fps or 1.0), FrameNumbers()
+        fps = 1.0 if self._options.fps is None else self._options.fps
+        software, pace, numbers = self._options.trigger == "software", Pace(fps), FrameNumbers()
         pulse = Pulse(self.name, self._options)
         acquirer.start()
         while not stopping.is_set():

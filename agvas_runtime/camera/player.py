@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from time import perf_counter, sleep
@@ -31,6 +31,8 @@ class Playback:
     recipe: Recipe | None = None
     """Only what was set of it has precedence over the server's recipe."""
     recipe_name: str | None = None
+    masks: bool = True
+    """Have the masks sent."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,22 @@ class Shot:
     late_ms: float
     """How long after its trigger the frame was sent, because the answer before it was still due."""
     reply: SegmentReply | None
-    error: str = ""
+    error: InputError | EngineError | None = None
     """Why there is no reply."""
-    connection_lost: bool = False
+
+    @property
+    def connection_lost(self) -> bool:
+        """Whether no server answered."""
+        return isinstance(self.error, ConnectionLostError)
 
     @property
     def verdict(self) -> Verdict:
         """NO_ANSWER where there is no reply."""
         return Verdict.NO_ANSWER if self.reply is None else self.reply.verdict
+
+    def without_mask(self) -> Shot:
+        """The same without what takes memory."""
+        return replace(self, reply=self.reply and replace(self.reply, mask=None, groups=()))
 
 
 def play(client: Client, playback: Playback) -> Iterator[Shot]:
@@ -70,9 +80,10 @@ def play(client: Client, playback: Playback) -> Iterator[Shot]:
                 recipe=playback.recipe,
                 recipe_name=playback.recipe_name,
                 identity=identity,
+                mask="packed_bits" if playback.masks else "none",
             )
         except (InputError, EngineError) as error:
-            lost = isinstance(error, ConnectionLostError)
-            yield Shot(sequence, path, late_ms, None, str(error), lost)
+            error.__context__ = None  # it holds the frame
+            yield Shot(sequence, path, late_ms, None, error.with_traceback(None))
         else:
             yield Shot(sequence, path, late_ms, reply)

@@ -59,7 +59,8 @@ class PylonSource:
         for name, value in {**self._options.features, **self._options.trigger_features()}.items():
             self._set(camera, name, value)
         pixel_format = format_of(camera.PixelFormat.Value)
-        software, pace, numbers = self._options.trigger == "software", Pace(self._options.fps or 1.0), FrameNumbers()
+        fps = 1.0 if self._options.fps is None else self._options.fps
+        software, pace, numbers = self._options.trigger == "software", Pace(fps), FrameNumbers()
         pulse, returns = Pulse(self.name, self._options), self._pylon.TimeoutHandling_Return
         camera.StartGrabbing(self._pylon.GrabStrategy_OneByOne)
         while not stopping.is_set():

@@ -52,7 +52,7 @@ class LiveTable:
         line = Text(f"{shot.sequence:>4} {_short(shot.path.name):<{NAME_WIDTH}} ")
         line.append(f"{shot.verdict.value:<9}", style=COLOURS[shot.verdict])
         if shot.reply is None:
-            line.append(f" {one_line(shot.error)}")
+            line.append(f" {one_line(str(shot.error))}")
         else:
             area = shot.reply.defect_area_px
             share = 100 * area / (shot.reply.size[0] * shot.reply.size[1])
@@ -124,7 +124,7 @@ def as_json(shots: Sequence[Shot], seconds: float) -> dict[str, Any]:
 def _frame_json(shot: Shot) -> dict[str, Any]:
     row: dict[str, Any] = {"sequence": shot.sequence, "file": str(shot.path), "verdict": shot.verdict.value}
     if shot.reply is None:
-        return {**row, "error": shot.error}
+        return {**row, "error": str(shot.error)}
     return {
         **row,
         "gate": shot.reply.gate,

@@ -100,14 +100,14 @@ def evaluate_dataset(
         resume: go on with what `out` holds of an interrupted evaluation with the same settings.
 
     Raises:
-        InputError: an unusable image, mask or map; `out` holds something else.
+        InputError: an unusable image, mask or map; `out` holds something else, or another process writes there.
         EngineError: the engine failed, a process died, a file cannot be written.
     """
     chosen = choose(dataset, limit)
     settings = settings_of(source, chosen, limit, size)
-    folder = open_unfinished(out, settings, resume) if out else None
+    opened = open_unfinished(out, settings, resume)
     evaluation, note = Evaluation(), ""
-    with _workers(Worker(source, size), jobs) as workers:
+    with opened as folder, _workers(Worker(source, size), jobs) as workers:
         for number, (category, items) in enumerate(chosen.items()):
             done = load_category(folder, number) if folder else None
             if done is None:

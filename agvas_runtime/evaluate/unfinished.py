@@ -2,12 +2,15 @@
 
 Lies in OUT/unfinished: `settings.json`; of every finished category its row and records; of the current one every
 image's record and pixels, 4 bytes a pixel. Goes when the results are written.
+OUT/.lock is held by the process that evaluates.
 """
 
 import io
 import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +18,13 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from agvas_runtime.errors import InputError
+from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.evaluate.rows import Row, row_of, without_nan
 from agvas_runtime.evaluate.score import Record, Scored
-from agvas_runtime.files import write_whole
+from agvas_runtime.files import make_folder, write_whole
 from agvas_runtime.metrics import Pixels
 
-SETTINGS = "settings.json"
+SETTINGS, LOCK = "settings.json", ".lock"
 
 
 class Finished(NamedTuple):
@@ -33,12 +36,40 @@ class Finished(NamedTuple):
     note: str
 
 
-def open_unfinished(out: Path, settings: Mapping[str, Any], resume: bool) -> Path:
-    """The folder OUT/unfinished for an evaluation with these settings, which begins or goes on. Raises InputError."""
-    check_out(out, settings, resume)
-    folder = out / "unfinished"
-    write_whole(folder / SETTINGS, json.dumps(settings, indent=2).encode())
-    return folder
+@contextmanager
+def open_unfinished(out: Path | None, settings: Mapping[str, Any], resume: bool) -> Iterator[Path | None]:
+    """The folder OUT/unfinished for an evaluation with these settings, which begins or goes on; None without OUT.
+
+    While inside, no other process evaluates into OUT. Raises InputError where one does, or OUT holds something else.
+    """
+    if out is None:
+        yield None
+        return
+    lock = _lock(make_folder(out))
+    try:
+        check_out(out, settings, resume)
+        folder = out / "unfinished"
+        write_whole(folder / SETTINGS, json.dumps(settings, indent=2).encode())
+        yield folder
+    finally:
+        os.close(lock)
+
+
+def _lock(out: Path) -> int:
+    import fcntl
+
+    try:
+        handle = os.open(out / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise EngineError(f"{out / LOCK}: cannot write: {error.strerror}") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        if isinstance(error, BlockingIOError):
+            raise InputError(f"{out}: another process evaluates into this folder now; name another --out") from None
+        raise EngineError(f"{out / LOCK}: cannot lock: {error.strerror}") from None
+    return handle
 
 
 def check_out(out: Path, settings: Mapping[str, Any], resume: bool) -> None:

@@ -44,6 +44,7 @@ class Entry(BaseModel):
         return self
 
 
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _ENTRIES = TypeAdapter(list[Entry])
 EXPECTED = {
     "name": "1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit",
@@ -57,14 +58,29 @@ def read(path: Path) -> list[Entry]:
     """Read an access file; raises InputError naming file, entry and field, never showing a token."""
     try:
         with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+            status = os.fstat(file.fileno())
             data = file.read(strict_yaml.MAX_BYTES + 1)
+        folders = {folder: folder.stat().st_mode for folder in (path.parent, path.resolve().parent)}
     except OSError as error:
         raise InputError(f"{path}: found no access file: {(error.strerror or str(error)).lower()}") from None
-    if os.name == "posix" and mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if os.name == "posix":
+        _refuse_others(path, status, folders)
+    return parse(data, str(path))
+
+
+def _refuse_others(path: Path, status: os.stat_result, folders: dict[Path, int]) -> None:
+    """Refuse a file that others than root and this user can have written, or put into its place."""
+    mode, user = status.st_mode, os.geteuid()
+    if mode & _OTHERS_WRITE:
         found = f"found mode {stat.S_IMODE(mode):04o}, with which others than its owner may give themselves rights"
         raise InputError(f"{path}: {found}, expected chmod go-w")
-    return parse(data, str(path))
+    if user and status.st_uid not in (0, user):  # root adds entries to the file of the server's user
+        found = f"found a file of user {status.st_uid}, who may give himself rights"
+        raise InputError(f"{path}: {found}, expected one of root or of user {user}")
+    for folder, mode in folders.items():
+        if mode & _OTHERS_WRITE and not mode & stat.S_ISVTX:
+            found = f"found it in {folder}, mode {stat.S_IMODE(mode):04o}, where others may put another in its place"
+            raise InputError(f"{path}: {found}, expected chmod go-w {folder}")
 
 
 def parse(data: bytes, source: str) -> list[Entry]:

@@ -1,17 +1,19 @@
 """The HTTP port for those who watch a server: /metrics, /healthz, /readyz. GET only, no TLS, no login.
 
 Nobody who reads from it, however slowly, holds up frames: connections are few, and each has few seconds in all.
+Nor does one address keep another one out.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
+from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from socketserver import TCPServer, ThreadingMixIn
-from threading import BoundedSemaphore, Thread
+from threading import Lock, Thread
 from time import monotonic
 from typing import Any
 
@@ -23,7 +25,7 @@ from agvas_runtime.errors import EngineError
 
 CONNECTION_S = 5.0
 """For the whole of a request, and again for the whole of its reply."""
-MOST_CONNECTIONS = 16
+MOST_CONNECTIONS, MOST_OF_ADDRESS = 16, 4
 LOOK_S = 0.1
 """How often it is looked whether the end has come."""
 MOST_HEAD_BYTES = 8192
@@ -65,7 +67,7 @@ class MetricsServer:
 
 
 class _Server(ThreadingMixIn, TCPServer):
-    """A thread a connection, as long as there is room; one more is closed at once."""
+    """A thread a connection, as long as there is room and its address has not too many; one more is closed at once."""
 
     allow_reuse_address = True
     daemon_threads = True
@@ -76,24 +78,39 @@ class _Server(ThreadingMixIn, TCPServer):
     ) -> None:
         self.address_family = family
         self.render, self.why_not_ready = render, why_not_ready
-        self._room = BoundedSemaphore(MOST_CONNECTIONS)
+        self._open: Counter[str] = Counter()
+        """Connections by their addresses."""
+        self._lock = Lock()
         super().__init__(address, _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._room.acquire(blocking=False):
+        if not self._take(client_address[0]):
             self.shutdown_request(request)
             return
         try:
             super().process_request(request, client_address)
         except BaseException:  # no thread could be started
-            self._room.release()
+            self._leave(client_address[0])
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._room.release()
+            self._leave(client_address[0])
+
+    def _take(self, address: str) -> bool:
+        """Take a place for a connection from there; whether there was one."""
+        with self._lock:
+            if self._open.total() >= MOST_CONNECTIONS or self._open[address] >= MOST_OF_ADDRESS:
+                return False
+            self._open[address] += 1
+            return True
+
+    def _leave(self, address: str) -> None:
+        with self._lock:
+            self._open[address] -= 1
+            self._open += Counter()  # without those that have none
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A caller that goes away or is too slow is no event."""

@@ -44,6 +44,11 @@ MOST_SIDE = 65_536
 would take all memory there is."""
 SETTINGS_KEPT = 256
 """Settings that were read and may come again; each is small."""
+MOST_KEY = 4096
+"""Characters and bytes of what is asked; settings of more are not kept."""
+IDS = ("camera_id", "part_id", "trigger_id")
+MOST_ID = 256
+"""Characters of each: they are copied into every answer."""
 NO_MAP = (pb.PROBABILITY_FORMAT_UNSPECIFIED, pb.PROBABILITY_FORMAT_NONE)
 
 
@@ -91,12 +96,17 @@ class Intake:
         """
         named = self._named(request, defaults, camera_id)
         default_bytes = b"" if defaults is None else defaults.SerializeToString(deterministic=True)
-        key = (named and (named.name, named.sha256), default_bytes, _own_values(request), usual)
+        own = _own_values(request)
+        key = (named and (named.name, named.sha256), default_bytes, own, usual)
+        texts = (value for _, value in own if isinstance(value, str | bytes))
+        small = len(default_bytes) + sum(map(len, texts)) <= MOST_KEY  # they may hold what no field is, too
         with self._lock:
-            if key in self._kept:
+            if small and key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
         settings = read_settings(merge(named, defaults, own_fields(request)), usual, named.name if named else "")
+        if not small:
+            return settings
         with self._lock:
             self._kept[key] = settings
             while len(self._kept) > SETTINGS_KEPT:
@@ -118,6 +128,7 @@ class Intake:
 
         Raises InputError naming the field; ArenaFull where there is no room.
         """
+        check_ids(frame.identity, "frame.identity")
         slow = frame.WhichOneof("content") == "encoded"  # raw frames wait for no image that takes long to decode
         with self._decoding if slow else nullcontext():
             started = perf_counter()
@@ -163,6 +174,25 @@ def own_fields(request: pb.SegmentRequest) -> pb.SegmentRequest:
             getattr(rest, field.name).CopyFrom(value)
     rest.DiscardUnknownFields()
     return rest
+
+
+def check_ids(message: pb.FrameIdentity | pb.CameraStream | pb.ScanStream, where: str) -> None:
+    """Raise InputError for an id of a camera, part or trigger that is too long."""
+    for field in IDS:
+        count = len(getattr(message, field, ""))
+        if count > MOST_ID:
+            raise InputError(f"{where}.{field}: found {count} characters, expected at most {MOST_ID}")
+
+
+def identity_of(frame: pb.Frame) -> pb.FrameIdentity:
+    """What a frame says of itself, for its answer: without ids that are too long, and without what no field is."""
+    identity = pb.FrameIdentity()
+    identity.CopyFrom(frame.identity)
+    identity.DiscardUnknownFields()
+    for field in IDS:
+        if len(getattr(identity, field)) > MOST_ID:
+            identity.ClearField(field)
+    return identity
 
 
 def read_settings(message: pb.SegmentRequest, usual: Mode, recipe_name: str = "") -> Settings:
@@ -223,16 +253,15 @@ def decoding_of(message: pb.SegmentRequest) -> Decoding:
 def image_of(frame: pb.Frame, pixels: memoryview | None, max_pixels: int) -> NDArray[np.uint8]:
     """The frame as upright RGB, uint8 [H, W, 3]; raises InputError naming the field."""
     content = frame.WhichOneof("content")
-    if content == "raw":
-        image = raw_to_rgb(frame.raw, pixels, max_pixels)
-    elif content == "encoded":
-        image = decode_image(frame.encoded, "frame.encoded", max_pixels)
-    else:
+    if content == "encoded":
+        return decode_image(frame.encoded, "frame.encoded", max_pixels, MOST_SIDE)
+    if content != "raw":
         raise InputError("frame.content: found nothing, expected raw or encoded")
+    image = raw_to_rgb(frame.raw, pixels, max_pixels)
     height, width, _ = image.shape
     if max(height, width) > MOST_SIDE:
         found = f"found {width} x {height} pixels, expected at most {MOST_SIDE} along either side"
-        raise InputError(f"frame.{content}: {found}")
+        raise InputError(f"frame.raw: {found}")
     return image
 
 

@@ -16,7 +16,7 @@ from agvas_runtime.server.apart import Apart, decoder
 from agvas_runtime.server.guard import Undecodable
 from agvas_runtime.server.lanes import Policy
 from agvas_runtime.server.pixels import LAYOUTS, format_name, raw_to_rgb
-from agvas_runtime.server.requests import Intake, Settings, own_fields
+from agvas_runtime.server.requests import Intake, Settings, check_ids, own_fields
 from agvas_runtime.tiling import MOST_SIDE, Tiling
 from agvas_runtime.web_regions import LONGEST_DEFECT
 
@@ -76,6 +76,7 @@ def read_opening(message: Message | None, intake: Intake, max_pixels: int) -> Sc
     if message is None or found != "open":
         raise InputError(f"event: the first message of a stream opens it: found {found or 'nothing'}, expected open")
     asked = message.message.open
+    check_ids(asked, "open")
     if asked.pixel_format not in FORMATS:
         expected = ", ".join(FORMATS.values())
         raise InputError(f"open.pixel_format: found {format_name(asked.pixel_format)}, expected one of {expected}")

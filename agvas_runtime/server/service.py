@@ -29,7 +29,7 @@ from agvas_runtime.server.engine.pool import EnginePool
 from agvas_runtime.server.engine.task import EngineFacts, FrameResult
 from agvas_runtime.server.guard import TooMuch, Undecodable, caller
 from agvas_runtime.server.lanes import Answered, Fate, Lane, Lanes, NoResult, Ticket
-from agvas_runtime.server.requests import Intake, Settings
+from agvas_runtime.server.requests import Intake, Settings, identity_of
 from agvas_runtime.server.scan import ScanSession
 from agvas_runtime.server.scan_plan import Message as ScanMessage
 from agvas_runtime.server.scan_plan import read_opening as read_scan_opening
@@ -253,7 +253,7 @@ class InspectionService(pb_grpc.InspectionServicer):
         self, reply: pb.SegmentResponse, request: pb.SegmentRequest, context: grpc.ServicerContext
     ) -> pb.SegmentResponse:
         """Tell of an answer, and give it back with its frame's identity."""
-        reply.identity.CopyFrom(request.frame.identity)
+        reply.identity.CopyFrom(identity_of(request.frame))
         self._answered(reply, request_id=caller(context).request_id)
         return reply
 

@@ -21,7 +21,7 @@ from agvas_runtime.server.answers import failure_message, free_unread, result_me
 from agvas_runtime.server.apart import Apart
 from agvas_runtime.server.guard import Undecodable
 from agvas_runtime.server.lanes import Answered, Fate, Lane, NoResult, Policy, Ticket
-from agvas_runtime.server.requests import Intake, Settings, own_fields
+from agvas_runtime.server.requests import Intake, Settings, check_ids, identity_of, own_fields
 
 MOST_UNTAKEN = 64
 """Answers that may wait to be taken, or made, before no further frame is read."""
@@ -64,6 +64,7 @@ def read_opening(message: Message | None, intake: Intake) -> StreamPlan:
         found = found or "nothing"
         raise InputError(f"event: the first message of a stream opens it: found {found}, expected open")
     asked = message.message.open
+    check_ids(asked, "open")
     if asked.policy not in POLICIES:
         raise InputError(f"open.policy: found {asked.policy}, expected LATEST or BLOCK")
     policy = POLICIES[asked.policy]
@@ -258,7 +259,7 @@ class CameraSession:
         if event != "frame":
             raise InputError(f"event: found {event or 'nothing'}, expected frame")
         request = message.message.frame
-        place.identity.MergeFrom(request.frame.identity)
+        place.identity.MergeFrom(identity_of(request.frame))
         settings = self._intake.settings(request, place.identity.camera_id, Mode.DIRECT, self._plan.defaults)
         place.settings = settings
         if self._stopping:

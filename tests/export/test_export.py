@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from agvas_export import export
 from agvas_export.cli import app
 from agvas_export.export import export_bundle
 from agvas_export.parity import LIMITS, GraphParity, Limits, WholeParity
+from agvas_export.proof import image_files
 from agvas_export.targets import Targets, resolve
 from agvas_runtime import console
 from agvas_runtime.bundle import CARD, PART, Bundle, default_bundle_path
@@ -308,6 +310,18 @@ def test_the_targets_are_shown(tmp_path: Path) -> None:
     assert result.returncode == 0
     assert "--llm int4" in result.stdout
     assert "TensorRT 10.6 and newer" in result.stdout
+
+
+def test_the_targets_are_not_json(capfd: pytest.CaptureFixture[str]) -> None:
+    assert refusal(capfd, "--targets", "--json") == "error: can't use both --targets and --json; choose one\n"
+
+
+def test_images_are_decoded_before_the_work(tmp_path: Path) -> None:
+    generated = Image.fromarray(generate(5, 0).image)
+    generated.save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:-500])
+    with pytest.raises(InputError, match=r"b\.png: truncated image"):
+        image_files(tmp_path)
 
 
 SHORT_PROOF = "import agvas_export.export as export; export.IMAGES = 1; from agvas_export.cli import main; main()"

@@ -5,6 +5,8 @@ import logging
 import os
 import re
 import stat
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -138,6 +140,34 @@ def test_an_empty_access_file_lets_nobody_in(tmp_path):
 def test_an_access_file_that_others_may_write_is_refused(tmp_path, mode):
     with pytest.raises(InputError, match=f"found mode 0{mode:o}.*expected chmod go-w"):
         Access(written(tmp_path / "access.yaml", entry(), mode))
+
+
+def test_an_access_file_of_another_user_is_refused(tmp_path, monkeypatch):
+    path = written(tmp_path / "access.yaml", entry())
+    if os.geteuid() == 0:
+        os.chown(path, 65534, -1)
+        assert Access(path).current().names == ["camera"]  # root adds entries to the file of the server's user
+    owner = path.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner)
+    assert Access(path).current().names == ["camera"]
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    expected = f"found a file of user {owner}, who may give himself rights, expected one of root or of user {owner + 1}"
+    with pytest.raises(InputError, match=expected):
+        Access(path)
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o757])
+def test_an_access_file_in_whose_place_others_may_put_another_is_refused(tmp_path, mode):
+    folder, link = tmp_path / "config", tmp_path / "access.yaml"
+    folder.mkdir()
+    path = written(folder / "access.yaml", entry())
+    link.symlink_to(path)
+    folder.chmod(mode)
+    for named in (path, link):
+        with pytest.raises(InputError, match=f"found it in .*config, mode 0{mode:o}, .*expected chmod go-w .*config$"):
+            Access(named)
+    folder.chmod(mode | stat.S_ISVTX)
+    assert Access(path).current().names == ["camera"]
 
 
 def test_an_access_file_that_is_not_there_is_refused(tmp_path):
@@ -385,6 +415,15 @@ def test_the_command_refuses_a_list_it_cannot_add_to(tmp_path):
     with pytest.raises(InputError, match="with the new entry at its end: line"):
         token_command("second", "inspect", path)
     assert Principals.read(path).names == ["a"]
+
+
+def test_a_token_that_nobody_got_is_in_no_file(tmp_path):
+    command = [sys.executable, "-m", "agvas_runtime.cli", "token", "camera", "--access", tmp_path / "access.yaml"]
+    usual = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=usual, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: stdout: No space left on device\n")
+    assert os.listdir(tmp_path) == []
 
 
 def test_two_commands_do_not_write_at_once(tmp_path):

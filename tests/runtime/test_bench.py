@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from agvas_runtime import console
-from agvas_runtime.bench import table
+from agvas_runtime.bench import engines, table
 from agvas_runtime.bench.cli import app
 from agvas_runtime.bench.engines import Options, bench_engines
 from agvas_runtime.bench.figures import BOUT, PERCENTILES
@@ -23,6 +23,7 @@ from agvas_runtime.bench.quality import compare_masks
 from agvas_runtime.bench.throughput import measure_throughput
 from agvas_runtime.bundle import default_bundle_path
 from agvas_runtime.control_group import container_limits
+from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.frames import decode_image
 from agvas_runtime.modes import Mode, Request
 from agvas_runtime.verdict import Verdict
@@ -150,16 +151,24 @@ def test_generated_frames_are_the_same_every_time():
 
 
 def test_frames_of_files_and_folders_are_their_bytes(tmp_path):
-    for name in ("b.jpg", "a.jpg"):
-        (tmp_path / name).write_bytes(name.encode())
+    first, second = generated_frame(0), generated_frame(1)
+    for name, data in (("b.jpg", second), ("a.jpg", first)):
+        (tmp_path / name).write_bytes(data)
     frames = bench_frames([tmp_path, tmp_path / "b.jpg"])
-    assert frames == frames_of(b"a.jpg", b"b.jpg", b"b.jpg")
+    assert frames == frames_of(first, second, second)
+
+
+def test_a_file_that_cannot_be_decoded_is_named_before_the_race(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(generated_frame(0))
+    (tmp_path / "b.jpg").write_bytes(generated_frame(1)[:-500])
+    with pytest.raises(InputError, match=r"b\.jpg: truncated image"):
+        bench_frames([tmp_path])
 
 
 def test_a_folder_good_tells_which_frames_are_normal(tmp_path):
     for folder in ("good", "crack"):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "0.jpg").write_bytes(b"0")
+        (tmp_path / folder / "0.jpg").write_bytes(generated_frame(0))
     assert [frame.kind for frame in bench_frames([tmp_path / "good", tmp_path / "crack"])] == ["normal", "defective"]
     assert [frame.kind for frame in bench_frames([tmp_path / "crack"])] == [None]
 
@@ -259,6 +268,25 @@ def test_start_and_memory_are_measured_in_a_process_for_each(measured):
         assert alone["build_ms"] is None
         assert 0 < alone["rss_before_bytes"] < alone["rss_loaded_bytes"] < alone["rss_peak_bytes"]
         assert alone["device"] is None  # an engine of the CPU
+
+
+@pytest.mark.parametrize(
+    ("part", "error", "code"), [("data", EngineError("out of memory"), 1), ("alone", KeyboardInterrupt(), 130)]
+)
+def test_what_fails_behind_the_race_costs_its_own_figures_only(capfd, data, tmp_path, monkeypatch, part, error, code):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(engines, {"data": "data_figures", "alone": "measure_alone"}[part], fail)
+    options = ("--no-alone", "--data", data) if part == "data" else ()
+    sizes = ("--frames", 3, "--warmup", 0, "--threads", 1, "--batch", 1)
+    left, out, err = command(capfd, *sizes, *options, "--json", "--out", tmp_path / "report.json")
+    assert left == code
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report == json.loads(out)
+    (found,) = report["contenders"]
+    assert (found["frames"], found[part]) == (3, None)
+    assert err.startswith(f"ort:embedded: {part}: not measured: {str(error) or 'interrupted'}\n")
 
 
 def test_the_tables_fit_100_columns(measured, monkeypatch, capsys):

@@ -361,6 +361,18 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(command, phot
     assert recipe.read_text() == "threshold: 0.4\n"
 
 
+def test_all_is_written_before_the_report_is_printed(command, photo, tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(calibration, "_measured", lambda *_: (areas_of([[0] * 4] * 60), 0.5))
+    monkeypatch.setattr(calibration, "print_report", full)
+    recipe, plot = tmp_path / "bolt.yaml", tmp_path / "rates.png"
+    assert command(photo, "--false-reject", "0.1", "--recipe", recipe, "--plot", plot)[0] == 1
+    assert "threshold: 0.5\n" in recipe.read_text()
+    assert plot.exists()
+
+
 def test_a_recipe_below_a_file_cannot_be(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="cannot read: Not a directory"):

@@ -5,10 +5,13 @@ import shutil
 
 import pytest
 
+from agvas_runtime.camera import report
 from agvas_runtime.camera.cli import app
 from agvas_runtime.camera.player import Playback, play
+from agvas_runtime.camera.session import run_playback
 from agvas_runtime.client import Client
 from agvas_runtime.console import run
+from agvas_runtime.errors import EngineError
 from agvas_runtime.frames import read_image
 from agvas_runtime.verdict import Verdict
 
@@ -63,14 +66,14 @@ def test_the_table_has_a_line_a_frame_and_ends_with_percentiles(camera, folder):
 
 def test_a_frame_that_cannot_be_read_is_no_answer_and_the_play_goes_on(camera, folder):
     code, out, _ = camera(folder, "--json")
-    report = json.loads(out)
+    found = json.loads(out)
     assert code == 0
-    assert [frame["file"].endswith("b.jpg") for frame in report["frames"]] == [False, True, False]
-    broken = report["frames"][1]
+    assert [frame["file"].endswith("b.jpg") for frame in found["frames"]] == [False, True, False]
+    broken = found["frames"][1]
     assert broken["verdict"] == Verdict.NO_ANSWER.value
     assert "frame.encoded: truncated" in broken["error"]
-    assert report["verdicts"]["NO_ANSWER"] >= 1
-    assert report["latency_ms"]["round_trip"]["p50"] > 0
+    assert found["verdicts"]["NO_ANSWER"] >= 1
+    assert found["latency_ms"]["round_trip"]["p50"] > 0
 
 
 def test_overlays_are_written_once_a_file(camera, folder, photo, tmp_path):
@@ -93,3 +96,43 @@ def test_no_server_is_one_line_with_exit_code_1(camera, photo, monkeypatch):
     assert (code, out) == (1, "")
     assert err.startswith("error: 127.0.0.1:1: not ready after")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("error", "code"), [(EngineError("disk: full"), 1), (KeyboardInterrupt(), 130)])
+def test_what_was_played_is_reported_however_it_ends(camera, folder, tmp_path, monkeypatch, error, code):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(report, "write_overlay", fail)
+    left, out, _ = camera(folder, "--json", "--out", tmp_path / "out")
+    assert left == code
+    assert [frame["file"] for frame in json.loads(out)["frames"]] == [str(folder / "a.jpg")]
+
+
+@pytest.mark.parametrize("overlays", [False, True])
+def test_masks_come_for_overlays_only_and_are_not_kept(client, photo, tmp_path, monkeypatch, overlays):
+    segment, replies = Client.segment, []
+
+    def seen(*args, **asked):
+        replies.append(segment(*args, **asked))
+        return replies[-1]
+
+    monkeypatch.setattr(Client, "segment", seen)
+    shots = run_playback(client, Playback([photo], count=2), tmp_path if overlays else None, as_json=True)
+    assert [reply.mask is not None for reply in replies] == [overlays] * 2
+    assert [(shot.reply.mask, shot.reply.groups) for shot in shots] == [(None, ())] * 2
+    assert [shot.reply.defect_area_px for shot in shots] == [reply.defect_area_px for reply in replies]
+
+
+def test_where_no_frame_has_an_answer_the_exit_code_says_so(camera, folder, monkeypatch):
+    code, out, err = camera(folder, "--recipe", "absent")
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("error: recipe_name: found 'absent'")
+    assert "3 NO_ANSWER" in out
+
+    def fail(*_, **__):
+        raise EngineError("graph llm: out of memory")
+
+    monkeypatch.setattr(Client, "segment", fail)
+    code, _, err = camera(folder)
+    assert (code, err) == (1, "error: graph llm: out of memory\n")

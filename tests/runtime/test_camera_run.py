@@ -206,6 +206,9 @@ def test_a_signal_for_all_of_a_terminal_leaves_the_command_that_runs_its_time(fo
         (["{folder}", "--rejects", "{folder}/a.jpg"], "error: {folder}/a.jpg: cannot make this folder: "),
         (["{folder}", "--recipe", "absent"], "error: recipe_name: found 'absent'"),
         (["{folder}", "--on-no-answer", "eject"], "error: Invalid value for '--on-no-answer'"),
+        (["{folder}", "--local", "socket"], "error: can't use --server beside --local, whose server is on this"),
+        (["{folder}", "--largest-frame-mb", "3"], "error: --largest-frame-mb: found 3 without --local, expected both"),
+        (["{folder}", "--keep", "3"], "error: --keep: found 3 without --rejects, expected both"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_with_exit_code_2(run, folder, arguments, text):

@@ -7,11 +7,12 @@ from threading import Event
 import numpy as np
 import pytest
 
+from agvas_runtime.camera import gentl, pylon
 from agvas_runtime.camera.addresses import open_source
 from agvas_runtime.camera.folder import FolderSource
 from agvas_runtime.camera.outputs import rgb_of
 from agvas_runtime.camera.pfnc import FORMATS, format_of, raw_frame
-from agvas_runtime.camera.source import CaptureOptions, SourceLostError
+from agvas_runtime.camera.source import CaptureOptions, Pace, SourceLostError
 from agvas_runtime.errors import InputError
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.wire import RawFrame
@@ -253,3 +254,21 @@ def test_what_is_no_camera_is_refused(address, options, text):
     with pytest.raises(InputError) as caught:
         open_source(address.format(here=Path(__file__).parent), CaptureOptions(**options))
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["gige:", "gentl:viky.cti", "pylon:7", "rtsp://10.0.0.7/line"])
+@pytest.mark.parametrize("options", [{"fps": 0}, {"fps": 4}, {"loop": True}])
+def test_who_runs_at_its_own_pace_takes_no_other(address, options):
+    with pytest.raises(InputError, match=f"{address}: found --fps or --loop, expected neither"):
+        open_source(address, CaptureOptions(**options))
+
+
+@pytest.mark.parametrize(("module", "needed"), [(gentl, "harvesters"), (pylon, "pypylon")])
+def test_software_triggers_can_do_without_a_pause(module, needed, monkeypatch):
+    needs(needed)
+    monkeypatch.setenv("PYLON_CAMEMU", "2")
+    paces, options = [], CaptureOptions(fps=0)
+    monkeypatch.setattr(module, "Pace", lambda fps: paces.append(fps) or Pace(fps))
+    source = gentl.GenTLSource("viky.cti", "1", options) if module is gentl else pylon.PylonSource("", options)
+    first_frames(source, 1)
+    assert paces == [0]

@@ -16,6 +16,7 @@ from agvas_runtime import segment_files
 from agvas_runtime.cli import app
 from agvas_runtime.console import run
 from agvas_runtime.encoding import mask_from_png
+from agvas_runtime.errors import EngineError
 from agvas_runtime.files import result_names
 from agvas_runtime.frames import read_image
 from agvas_runtime.modes import Mode, Request
@@ -333,6 +334,44 @@ def test_an_out_folder_that_cannot_be_made_is_one_line(command, photo, tmp_path)
     assert err == f"error: {tmp_path / 'file' / 'out'}: cannot make this folder: Not a directory\n"
 
 
+def test_an_out_folder_that_takes_no_files_is_refused_before_the_work(command, photo):
+    code, out, err = command("segment", photo, "--out", "/proc", "--bundle", "no/such/bundle")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: /proc: cannot write into this folder: ")
+
+
+def test_a_row_whose_masks_cannot_be_written_keeps_its_verdict(command, photo, segmenter, tmp_path, monkeypatch):
+    def fail(path, _):
+        raise EngineError(f"{path}: cannot write: No space left on device")
+
+    monkeypatch.setattr(segment_files, "open_bundle", lambda *_: Standing(segmenter))
+    monkeypatch.setattr(segment_files, "write_whole", fail)
+    code, out, err = command("segment", photo, "--out", tmp_path, "--json")
+    (row,) = json.loads(out)
+    verdict = segmenter.segment(photo).verdict.value
+    assert (code, row["verdict"], f"error: {photo}: {row['error']}\n") == (1, verdict, err)
+    assert "mask" not in row
+    code, out, _ = command("segment", photo, "--out", tmp_path)
+    assert (code, verdict in out) == (1, True)
+
+
+def test_an_interrupt_leaves_the_rows_so_far(command, segmenter, monkeypatch):
+    photos = sorted(DEMO_FRAMES.glob("*.jpg"))[:3]
+
+    def segment_batch(paths, *arguments, **options):
+        if paths == [photos[1]]:
+            signal.raise_signal(signal.SIGINT)
+        return segmenter.segment_batch(paths, *arguments, **options)
+
+    standing = Standing(segmenter, segment_batch=segment_batch)
+    monkeypatch.setattr(segment_files, "open_bundle", lambda *_: standing)
+    code, out, err = command("segment", *photos, "--json")
+    assert (code, err, standing.closed) == (130, "", True)
+    assert [row["file"] for row in json.loads(out)] == [str(photos[0])]
+    code, out, _ = command("segment", *photos)
+    assert (code, len(out.splitlines())) == (130, 2)
+
+
 SMALL_FILES_ONLY = """
 import resource
 from agvas_runtime import cli
@@ -361,6 +400,10 @@ def test_info_shows_the_manifest_and_json_carries_it_whole(command, segmenter):
     code, out, _ = command("info")
     assert code == 0
     assert all(name in out for name in manifest.graphs)
+
+
+def test_info_prints_the_card_or_json(command):
+    assert command("info", "--card", "--json") == (2, "", "error: can't use both --card and --json; choose one\n")
 
 
 def test_info_of_no_bundle_is_one_line_with_exit_code_2(command, tmp_path):

@@ -1,6 +1,7 @@
 """Every command ends with one line and the right exit code."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from agvas_runtime import console
 from agvas_runtime.errors import BundleError, EngineError, InputError
 
 app = console.make_app("Test.")
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
 
 @app.command()
@@ -93,6 +95,15 @@ def test_a_reader_that_goes_away_ends_the_command_quietly():
     assert process.returncode == 1
 
 
+@pytest.mark.parametrize("work", ["print('x')", "print('x', flush=True)"])
+def test_a_stdout_that_takes_nothing_is_one_line_and_exit_code_1(work):
+    script = "from agvas_runtime import console\napp = console.make_app('x')\n@app.command()\ndef a() -> None:\n"
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", f"{script}    {work}\nconsole.run(app, [])"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=BUFFERED, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: stdout: No space left on device\n")
+
+
 def test_progress_is_silent_without_a_terminal(capfd):
     assert list(console.progress([1, 2], "counting")) == [1, 2]
     assert capfd.readouterr() == ("", "")
@@ -101,6 +112,13 @@ def test_progress_is_silent_without_a_terminal(capfd):
 def test_json_holds_null_where_a_number_is_not_finite(capfd):
     console.print_json({"a": [float("nan"), 1.5], "b": {"c": float("inf")}, "d": "ä"})
     assert json.loads(capfd.readouterr().out) == {"a": [None, 1.5], "b": {"c": None}, "d": "ä"}
+
+
+def test_json_is_json_whatever_the_encoding_of_stdout():
+    script = "from agvas_runtime import console\napp = console.make_app('x')\n@app.command()\ndef a() -> None:\n"
+    script += "    console.print_json('\\u00e4')\nconsole.run(app, [])"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    assert json.loads(subprocess.check_output([sys.executable, "-c", script], env=environment)) == "ä"
 
 
 def test_a_missing_extra_is_one_line_that_names_it(capsys):

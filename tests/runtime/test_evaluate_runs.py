@@ -66,7 +66,7 @@ def test_what_is_kept_of_a_run_is_small_and_goes_with_its_end(data, tmp_path):
     assert kept == ["0000.json", "0001/000000.json", "0001/000000.npz", "settings.json"]  # no pixels of a done category
     done = evaluate_dataset(Red(), data, out=out, resume=True)
     write_results(out, as_report(done.evaluation, "data", done.settings), done.evaluation)
-    assert sorted(path.name for path in out.iterdir()) == ["images.jsonl", "pictures", "results.json"]
+    assert sorted(path.name for path in out.iterdir()) == [".lock", "images.jsonl", "pictures", "results.json"]
 
 
 @pytest.mark.parametrize("changed", ["size", "limit", "mode", "data"])
@@ -97,6 +97,21 @@ def test_a_new_run_does_not_mix_with_an_interrupted_or_a_finished_one(data, tmp_
     write_results(out, as_report(done.evaluation, "data", done.settings), done.evaluation)
     with pytest.raises(InputError, match="holds an earlier evaluation's pictures; name another --out"):
         evaluate_dataset(Red(), data, out=out, resume=True)
+
+
+def test_a_second_run_into_the_folder_of_one_that_runs_is_refused(data, tmp_path):
+    out, first, second = tmp_path / "out", Red(), Red()
+    answer = first.answer
+
+    def meanwhile(item):
+        with pytest.raises(InputError, match="out: another process evaluates into this folder now; name another --out"):
+            evaluate_dataset(second, data, out=out, resume=True)
+        return answer(item)
+
+    first.answer = meanwhile
+    done = evaluate_dataset(first, data, out=out)
+    assert second.asked == []
+    assert results(done) == results(evaluate_dataset(Red(), data))
 
 
 def test_a_kept_image_that_is_damaged_is_one_line(data, tmp_path):

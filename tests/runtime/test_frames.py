@@ -154,6 +154,13 @@ def test_more_than_200_megapixels_are_refused_before_decoding():
         decode_image(png_of_size(20000, 20000), "x")
 
 
+def test_a_long_side_is_refused_before_decoding():
+    text = r"^x: found 70000 x 1 pixels, expected at most 65536 along either side$"
+    with pytest.raises(InputError, match=text):
+        decode_image(png_of_size(70_000, 1), "x", most_side=65_536)
+    assert decode_image(encoded(RGB), "x", most_side=40).shape == RGB.shape
+
+
 def test_pils_own_limit_neither_warns_nor_changes():
     before = Image.MAX_IMAGE_PIXELS
     with pytest.raises(InputError, match=r"truncated image"):  # 144 megapixels: PIL alone would warn
@@ -237,3 +244,8 @@ def test_find_images_says_when_there_are_none(tmp_path):
         find_images(tmp_path)
     with pytest.raises(InputError, match="no such file or folder"):
         find_images(tmp_path / "nowhere")
+
+
+def test_find_images_of_a_name_that_no_file_can_have_is_one_line():
+    with pytest.raises(InputError, match=r"^x+: (File name too long|no such file or folder)$"):
+        find_images("x" * 300)

@@ -216,6 +216,15 @@ def test_the_plot_is_a_picture(command, bundle, tmp_path):
         assert (image.format, image.size) == ("PNG", (900, 560))
 
 
+def test_the_plot_is_written_before_anything_is_printed(command, bundle, tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report, "print_report", full)
+    assert command(bundle.folder, "--runs", 1, "--plot", tmp_path / "roofline.png")[0] == 1
+    assert (tmp_path / "roofline.png").exists()
+
+
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(command, bundle, tmp_path):
     message = f"error: {tmp_path}: found a folder, expected a file to write\n"
     assert command(bundle.folder, "--runs", 1, "--plot", tmp_path) == (2, "", message)

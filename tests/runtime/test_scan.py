@@ -150,6 +150,7 @@ def test_a_heartbeat_comes_at_once_and_further_ones_follow(scan):
     [
         (pb.ScanRequest(), "event: the first message of a stream opens it: found nothing, expected open"),
         (rows(WEB), "event: the first message of a stream opens it: found rows, expected open"),
+        (opening(camera_id="x" * 257), "open.camera_id: found 257 characters, expected at most 256"),
         (opening(pixel_format=0), "open.pixel_format: found UNSPECIFIED, expected one of MONO8, MONO10"),
         (opening(pixel_format=99), "open.pixel_format: found 99, expected one of MONO8"),
         (opening(width=0), "open.width: found 0, expected 1 to 65536 pixels"),

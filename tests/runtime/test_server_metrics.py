@@ -18,7 +18,8 @@ from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.server import gpu_memory as gpu
 from agvas_runtime.server import metrics_http
 from agvas_runtime.server.metrics import MOST_NAMES, Live, Metrics
-from agvas_runtime.server.metrics_http import MOST_CONNECTIONS, MOST_HEAD_BYTES, MetricsServer
+from agvas_runtime.server.metrics_http import MOST_CONNECTIONS, MOST_HEAD_BYTES, MOST_OF_ADDRESS, MetricsServer
+from tests.runtime.live_server import until
 
 Key = tuple[tuple[str, str], ...]
 
@@ -62,8 +63,8 @@ def get(server: MetricsServer, path: str, method: str = "GET", host: str = "127.
         return error.code, error.read().decode()
 
 
-def connect(server: MetricsServer) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.port), timeout=30)
+def connect(server: MetricsServer, address: str = "127.0.0.1") -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=30, source_address=(address, 0))
 
 
 def test_answers_are_counted_by_camera_status_and_verdict():
@@ -271,23 +272,30 @@ def test_a_caller_who_does_not_read_is_hung_up_on(listening, monkeypatch):
     with connect(server) as deaf:
         deaf.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
         assert deaf.recv(1) == b"H"
-        for _ in range(MOST_CONNECTIONS):  # all places are free again although nobody has read the rest
-            assert server._server._room.acquire(timeout=30)
-        for _ in range(MOST_CONNECTIONS):
-            server._server._room.release()
+        until(lambda: not server._server._open)  # its place is free again although nobody has read the rest
 
 
 def test_connections_are_few_and_their_places_come_back(listening, monkeypatch):
     monkeypatch.setattr(metrics_http, "CONNECTION_S", 600)  # nobody is hung up on for being slow
     server = listening()
-    idle = [connect(server) for _ in range(MOST_CONNECTIONS)]
-    with connect(server) as one_more:
+    idle = [connect(server, f"127.0.0.{2 + number // MOST_OF_ADDRESS}") for number in range(MOST_CONNECTIONS)]
+    with connect(server, "127.0.0.9") as one_more:
         assert one_more.recv(1) == b""
     for connection in idle:
         connection.close()
-    assert server._server._room.acquire(timeout=30)
-    server._server._room.release()
+    until(lambda: not server._server._open)
     assert get(server, "/healthz")[0] == 200
+
+
+def test_one_address_does_not_keep_another_one_out(listening, monkeypatch):
+    monkeypatch.setattr(metrics_http, "CONNECTION_S", 600)
+    server = listening()
+    idle = [connect(server, "127.0.0.2") for _ in range(MOST_OF_ADDRESS)]
+    with connect(server, "127.0.0.2") as one_more:
+        assert one_more.recv(1) == b""
+    assert get(server, "/healthz")[0] == 200
+    for connection in idle:
+        connection.close()
 
 
 def test_a_caller_who_goes_away_and_a_scrape_that_fails_harm_nobody(listening, capfd):

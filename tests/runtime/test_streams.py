@@ -95,6 +95,7 @@ def test_heartbeats_go_on_while_no_answer_comes_and_say_how_many_frames_wait(liv
     [
         (pb.InspectRequest(), "event: the first message of a stream opens it: found nothing, expected open"),
         (pb.InspectRequest(frame=request()), "event: the first message of a stream opens it: found frame"),
+        (opening(camera_id="x" * 257), "open.camera_id: found 257 characters, expected at most 256"),
         (opening(policy=9), "open.policy: found 9, expected LATEST or BLOCK"),
         (opening(queue=0), "open.queue: found 0, expected 1 to 64"),
         (opening(queue=65), "open.queue: found 65"),
@@ -180,6 +181,29 @@ def test_what_a_frame_says_of_itself_comes_back_and_its_camera_is_the_stream_s_w
     assert answer.status == pb.FRAME_STATUS_INVALID
 
 
+@pytest.mark.parametrize("field", ["camera_id", "part_id", "trigger_id"])
+def test_an_id_that_is_too_long_and_what_is_no_field_do_not_come_back(live, field):
+    """Each is copied into every place and answer."""
+    kept = pb.FrameIdentity(part_id="ä" * 256, trigger_id="t" * 256, sequence=3)
+    nothing = b"\xba\x3e\x80\x80\x40" + bytes(1 << 20)  # field 999
+    stream = live.open()
+    stream.send(request(identity=pb.FrameIdentity.FromString(kept.SerializeToString() + nothing)))
+    (answer,) = stream.answers(1)
+    kept.camera_id = "camera"
+    assert (answer.status, answer.identity) == (pb.FRAME_STATUS_OK, kept)
+    assert answer.identity.ByteSize() == kept.ByteSize()
+    long = pb.FrameIdentity(**{"sequence": 4, field: "x" * 257})
+    stream.send(request(identity=long))
+    (answer,) = stream.answers(1)
+    assert_no_result(
+        answer,
+        pb.FRAME_STATUS_INVALID,
+        f"frame.identity.{field}: found 257 characters, expected at most 256",
+        pb.GATE_PASS,
+    )
+    assert answer.identity == pb.FrameIdentity(camera_id="camera", sequence=4)
+
+
 def test_a_camera_is_told_as_connected_while_its_stream_is_open(live):
     def connected() -> bool:
         return {state.camera_id: state.connected for state in live.server.statistics().cameras}.get("watched", False)
@@ -236,6 +260,9 @@ def test_a_wrong_frame_is_told_with_its_field_and_the_next_one_answered(live):
         "deadline_ms: found -1": request(deadline_ms=-1),
         "recipe_name: found 'nut'": request(recipe_name="nut"),
         "roi": request(recipe=pb.Recipe(roi=pb.Box(x0=500, y0=500, x1=600, y1=600))),
+        "frame.identity.camera_id: found 257 characters, expected at most 256": request(
+            identity=pb.FrameIdentity(camera_id="x" * 257)
+        ),
     }
     stream = live.open(policy=pb.QUEUE_POLICY_BLOCK, defaults=pb.SegmentRequest(recipe=STOP))
     for each in wrong.values():

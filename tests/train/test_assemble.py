@@ -148,6 +148,22 @@ def test_a_taken_folder_is_refused_before_any_work(tmp_path: Path, monkeypatch: 
     assert "exists already" in str(made.exception)
 
 
+def test_options_in_front_of_the_command_are_refused(tmp_path: Path) -> None:
+    command = ["init", "--preset", "tiny", "--random-weights", "0", "--out", str(tmp_path / "x")]
+    result = CliRunner().invoke(app, ["--dry-run", "--steps", "3", *command])
+    assert isinstance(result.exception, InputError)
+    assert str(result.exception) == "--dry-run: found it in front of init, expected options of init behind it"
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("option", ["--random-weights", "--seed"])
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_that_is_none_is_refused(option: str, seed: int, tmp_path: Path) -> None:
+    made = init("--preset", "tiny", "--random-weights", 0, option, seed, "--out", tmp_path / "x")
+    assert made.exit_code == 2
+    assert f"Invalid value for '{option}'" in made.output
+
+
 def test_a_plant_that_does_not_grow_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planting, "_fit", lambda *_: None)
     with pytest.raises(EngineError, match=r"--plant: greedy decoding writes .*, expected 'It looks normal to me.'"):

@@ -9,7 +9,14 @@ import torch
 
 from agvas_runtime.errors import EngineError, InputError
 from agvas_train.assemble import random_base
-from agvas_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, write_checkpoint, write_folder
+from agvas_train.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    require_new,
+    save_checkpoint,
+    write_checkpoint,
+    write_folder,
+)
 from agvas_train.model import PRESETS
 from agvas_train.weights.load import named_tensors
 from agvas_train.weights.reader import in_memory, open_weights
@@ -182,3 +189,12 @@ def test_nothing_is_left_of_a_folder_that_cannot_be_written(tmp_path: Path) -> N
     with pytest.raises(EngineError, match="rest: cannot write: No space left on device"):
         write_folder(tmp_path / "out", write)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("folder", "what"), [(".", "the current folder"), ("/proc", "a mount point")])
+def test_a_folder_that_cannot_be_replaced_is_refused_before_the_work(
+    folder: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"is {what}; name a folder in it"):
+        require_new(Path(folder))

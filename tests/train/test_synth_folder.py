@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from agvas_runtime.errors import EngineError
+from agvas_runtime import console
+from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.files import whole_folder
 from agvas_train.data.cli import app
 from agvas_train.data.synth import SynthConfig, folder, generate
 from agvas_train.data.synth.folder import write_folder
@@ -80,9 +82,40 @@ def test_nothing_is_left_of_a_run_that_breaks(tmp_path: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(folder, "_write_sample", broken)
-    with pytest.raises(folder.FolderError, match="No space left"):
+    with pytest.raises(EngineError, match="No space left"):
         write_folder(tmp_path / "set", 2, 0, SynthConfig())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_exit_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def broken(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folder, "_write_sample", broken)
+    with pytest.raises(SystemExit) as left:
+        console.run(app, ["synth", str(tmp_path / "set"), "--count", "1"])
+    assert left.value.code == 1
+    assert capsys.readouterr().err == f"error: {tmp_path / 'set'}: cannot write: No space left on device\n"
+
+
+def test_a_folder_behind_a_link_is_filled(tmp_path: Path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    result = runner.invoke(app, ["synth", str(tmp_path / "link"), "--count", "1"])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "meta.json").exists()
+
+
+def test_a_folder_that_cannot_be_replaced_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(folder, "generate", lambda *_: pytest.fail("it began"))
+    result = runner.invoke(app, ["synth", ".", "--count", "1"])
+    assert (result.exit_code, result.stderr) == (2, "error: .: is the current folder; name a folder in it\n")
+    with pytest.raises(InputError, match="/proc: is a mount point; name a folder in it"), whole_folder(Path("/proc")):
+        pytest.fail("it began")
 
 
 def test_a_preview_alone_writes_one_picture(tmp_path: Path):

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 8 * 2**20
 """Of a reply; a longer one is none."""
+MOST_ERROR_BYTES = 64 * 2**10
+"""Of an error's reply; what is behind them is not read."""
 LONGEST_BACKOFF_S = 60.0
 _AGAIN = {408, 409, 425, 429}
 _MISTAKES = {401, 403, 404, 405}
@@ -150,7 +152,10 @@ class Endpoint:
         request = urllib.request.Request(self._url, data, self._headers, method="POST")
         try:
             with self._opener.open(request, timeout=self.config.timeout_s) as response:
-                return _read(response, time.monotonic() + self.config.timeout_s)
+                body = _read(response, time.monotonic() + self.config.timeout_s, MOST_BYTES)
+            if len(body) > MOST_BYTES:
+                raise _Passing(f"a reply of more than {MOST_BYTES >> 20} MiB")
+            return body
         except urllib.error.HTTPError as error:
             raise self._failure(error) from None
         except TimeoutError:
@@ -162,7 +167,8 @@ class Endpoint:
     def _failure(self, error: urllib.error.HTTPError) -> Exception:
         with error:
             try:
-                told = _told(error.read(MOST_BYTES))
+                deadline = time.monotonic() + self.config.timeout_s
+                told = _told(_read(error, deadline, MOST_ERROR_BYTES)[:MOST_ERROR_BYTES])
             except (OSError, http.client.HTTPException):
                 told = ""
         reason = self._clean(f"HTTP {error.code}" + (f" ({told})" if told else ""))
@@ -177,13 +183,11 @@ class Endpoint:
         return one_line(text.replace(self.config.key, "***") if self.config.key else text)
 
 
-def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
-    """The whole body, if it is not too long and comes in time."""
+def _read(response: Any, deadline: float, most_bytes: int) -> bytes:
+    """A body, if it comes in time; of a longer one so many bytes and some more."""
     held = bytearray()
-    while chunk := response.read1(65536):
+    while len(held) <= most_bytes and (chunk := response.read1(65536)):
         held += chunk
-        if len(held) > MOST_BYTES:
-            raise _Passing(f"a reply of more than {MOST_BYTES >> 20} MiB")
         if time.monotonic() > deadline:
             raise TimeoutError
     return bytes(held)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.errors import InputError
 from agvas_runtime.files import whole_folder
 from agvas_train.data.synth.compose import generate
 from agvas_train.data.synth.notes import Sample, SynthConfig
@@ -72,12 +72,12 @@ def write_folder(
     """Write `count` samples of stream `seed` to the new or empty folder `out`; how many of what was written.
 
     The folder is made beside its final place and renamed at the end, so an interrupted run leaves nothing.
-    `step` is called after each image. Raises FolderError when `out` cannot be used.
+    `step` is called after each image. Raises FolderError when `out` cannot be used, EngineError when the disk is full.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FolderError(f"{out}: already there and not an empty folder")
     try:
         with whole_folder(out) as work:
             return _fill(work, count, seed, config, step)
-    except (InputError, EngineError) as error:
+    except InputError as error:
         raise FolderError(str(error)) from error

@@ -1,7 +1,9 @@
 """One question to an endpoint: what is tried again, what is not, and who gets to see the key."""
 
 import json
+import socket
 import threading
+from contextlib import suppress
 from datetime import datetime, timezone
 
 import pytest
@@ -112,6 +114,37 @@ def test_a_slow_reply_is_given_up():
         assert ask(server, timeout_s=0.2).text == "good"
         release.set()
     assert server.count == 2
+
+
+def test_an_error_that_comes_by_drops_is_given_up():
+    pause, whole = threading.Event(), threading.Event()
+
+    def drip() -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 500 Broken\r\nContent-Length: 1000\r\n\r\n")
+            for _ in range(1000):
+                connection.sendall(b"x")
+                pause.wait(0.01)
+            whole.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = threading.Thread(target=drip, daemon=True)
+        server.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+        with pytest.raises(Unavailable, match="HTTP 500, after 1 tries"):
+            Endpoint(EndpointConfig(url, "eyes", timeout_s=0.2, retries=0), Pace()).complete(ASK)
+        server.join(30)
+    assert not whole.is_set()
+
+
+def test_of_a_long_error_only_the_beginning_is_read():
+    told = json.dumps({"pictures": "x" * (1 << 20), "error": "too many"}).encode()
+    with in_turn(Sent(told, 400)) as server, pytest.raises(Rejected) as found:
+        ask(server)
+    assert str(found.value).startswith('HTTP 400 ({"pictures": "xxx')
+    assert len(str(found.value)) < 250
 
 
 def test_nobody_there_is_no_mystery():
