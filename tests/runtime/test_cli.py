@@ -21,6 +21,7 @@ from agvas_runtime.files import result_names
 from agvas_runtime.frames import read_image
 from agvas_runtime.modes import Mode, Request
 from agvas_runtime.segmenter import Text
+from agvas_runtime.verdict import Verdict
 from agvas_runtime.writer import Decoding
 from tests.conftest import DEMO_FRAMES
 
@@ -369,7 +370,7 @@ def test_an_interrupt_leaves_the_rows_so_far(command, segmenter, monkeypatch):
     assert (code, err, standing.closed) == (130, "", True)
     assert [row["file"] for row in json.loads(out)] == [str(photos[0])]
     code, out, _ = command("segment", *photos)
-    assert (code, len(out.splitlines())) == (130, 2)
+    assert (code, sum(out.count(verdict.value) for verdict in Verdict)) == (130, 1)  # long paths take several lines
 
 
 SMALL_FILES_ONLY = """
