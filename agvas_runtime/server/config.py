@@ -36,7 +36,7 @@ class ServerConfig(BaseModel):
     max_batch: int = Field(4, ge=1, le=64)
     """Most waiting frames of one instruction that are segmented together, where that pays; 4 by default."""
     warm: tuple[str, ...] = ()
-    """Instruction whose first frame is to be as fast as the next; may repeat. By default the bundle's and 32 recipes'."""
+    """Instruction whose first frame is to be fast as well; may repeat. By default the bundle's and 32 recipes'."""
 
     host: str = Field("127.0.0.1", min_length=1)
     """Address to listen on; 127.0.0.1 by default. Beyond loopback it takes TLS and credentials, or --insecure."""
