@@ -36,8 +36,8 @@ from agvas_runtime.wire import (
     ModelInfo,
     SegmentReply,
     event_from,
-    identity_to,
     model_from,
+    put_identity,
     put_image,
     reply_from,
 )
@@ -384,19 +384,6 @@ def _add_frame(
     put_image(request.frame, image, pixel_format)
     if identity is not None:
         put_identity(request.frame, identity)
-
-
-def put_identity(frame: pb.Frame, identity: FrameIdentity) -> None:
-    """Say where a frame comes from; raises InputError for what the protocol cannot say."""
-    try:
-        frame.identity.CopyFrom(identity_to(identity))
-    except (TypeError, ValueError):
-        for name, value in vars(identity).items():
-            try:
-                identity_to(FrameIdentity(**{name: value}))
-            except (TypeError, ValueError) as error:
-                raise InputError(f"identity.{name}: found {value!r}: {error}") from None
-        raise
 
 
 def _text_of(error: grpc.RpcError) -> str:

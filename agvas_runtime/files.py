@@ -67,6 +67,32 @@ def write_whole(path: Path, data: bytes) -> None:
         raise EngineError(f"{path}: cannot write: {error.strerror}") from None
 
 
+def lock_folder(folder: Path, taken: str) -> int:
+    """Keep other processes out of a folder until the returned file is closed. For Linux and macOS.
+
+    Args:
+        folder: is there; `.lock` in it stays afterwards.
+        taken: what to say where another process is in it.
+
+    Raises InputError saying so, EngineError where it cannot be locked.
+    """
+    import fcntl
+
+    place = folder / ".lock"
+    try:
+        handle = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise EngineError(f"{place}: cannot write: {error.strerror}") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        if isinstance(error, BlockingIOError):
+            raise InputError(f"{folder}: {taken}") from None
+        raise EngineError(f"{place}: cannot lock: {error.strerror}") from None
+    return handle
+
+
 @contextmanager
 def whole_folder(place: Path) -> Iterator[Path]:
     """A hidden folder beside the place that takes its name at the end; goes where anything fails.

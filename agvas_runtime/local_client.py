@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_runtime.asked import Asked, request_of
-from agvas_runtime.client import ConnectionLostError, DeadlineMissedError, camera_stream, put_identity
+from agvas_runtime.client import ConnectionLostError, DeadlineMissedError, camera_stream
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.local_wire import (
     END,
@@ -43,6 +43,7 @@ from agvas_runtime.wire import (
     RawFrame,
     SegmentReply,
     put_format,
+    put_identity,
     put_image,
     reply_from,
 )

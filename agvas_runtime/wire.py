@@ -236,6 +236,19 @@ def identity_to(identity: FrameIdentity) -> pb.FrameIdentity:
     return message
 
 
+def put_identity(frame: pb.Frame, identity: FrameIdentity) -> None:
+    """Say where a frame comes from; raises InputError for what the protocol cannot say."""
+    try:
+        frame.identity.CopyFrom(identity_to(identity))
+    except (TypeError, ValueError):
+        for name, value in vars(identity).items():
+            try:
+                identity_to(FrameIdentity(**{name: value}))
+            except (TypeError, ValueError) as error:
+                raise InputError(f"identity.{name}: found {value!r}: {error}") from None
+        raise
+
+
 def identity_from(message: pb.FrameIdentity) -> FrameIdentity:
     """The identity in a message."""
     return FrameIdentity(

@@ -18,13 +18,13 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.errors import InputError
 from agvas_runtime.evaluate.rows import Row, row_of, without_nan
 from agvas_runtime.evaluate.score import Record, Scored
-from agvas_runtime.files import make_folder, write_whole
+from agvas_runtime.files import lock_folder, make_folder, write_whole
 from agvas_runtime.metrics import Pixels
 
-SETTINGS, LOCK = "settings.json", ".lock"
+SETTINGS = "settings.json"
 
 
 class Finished(NamedTuple):
@@ -45,7 +45,7 @@ def open_unfinished(out: Path | None, settings: Mapping[str, Any], resume: bool)
     if out is None:
         yield None
         return
-    lock = _lock(make_folder(out))
+    lock = lock_folder(make_folder(out), "another process evaluates into this folder now; name another --out")
     try:
         check_out(out, settings, resume)
         folder = out / "unfinished"
@@ -53,23 +53,6 @@ def open_unfinished(out: Path | None, settings: Mapping[str, Any], resume: bool)
         yield folder
     finally:
         os.close(lock)
-
-
-def _lock(out: Path) -> int:
-    import fcntl
-
-    try:
-        handle = os.open(out / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise EngineError(f"{out / LOCK}: cannot write: {error.strerror}") from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        if isinstance(error, BlockingIOError):
-            raise InputError(f"{out}: another process evaluates into this folder now; name another --out") from None
-        raise EngineError(f"{out / LOCK}: cannot lock: {error.strerror}") from None
-    return handle
 
 
 def check_out(out: Path, settings: Mapping[str, Any], resume: bool) -> None:

@@ -257,8 +257,9 @@ def test_a_command_that_fails_or_is_none_does_not_stop_the_next_one(capsys):
         OnReject(" ")
 
 
-def test_what_finds_no_room_is_skipped_and_counted_at_once():
-    begun, go_on, done = Event(), Event(), []
+def busy_worker() -> tuple[Worker[int], Event, list[int]]:
+    """One with room for two items, at work on item 0 until it may go on; and what it has done."""
+    begun, go_on, done = Event(), Event(), list[int]()
 
     def slow(item: int) -> None:
         begun.set()
@@ -268,6 +269,11 @@ def test_what_finds_no_room_is_skipped_and_counted_at_once():
     worker = Worker("slow", slow, 2)
     worker.offer(0)
     begun.wait()
+    return worker, go_on, done
+
+
+def test_what_finds_no_room_is_skipped_and_counted_at_once():
+    worker, go_on, done = busy_worker()
     for item in range(1, 6):
         worker.offer(item)  # comes back although the first one still runs
     assert worker.skipped == 3
@@ -277,16 +283,7 @@ def test_what_finds_no_room_is_skipped_and_counted_at_once():
 
 
 def test_what_is_not_done_at_the_end_is_counted_and_left():
-    begun, go_on, done = Event(), Event(), []
-
-    def slow(item: int) -> None:
-        begun.set()
-        go_on.wait()
-        done.append(item)
-
-    worker = Worker("slow", slow, 2)
-    worker.offer(0)
-    begun.wait()
+    worker, go_on, done = busy_worker()
     for item in (1, 2, 3):
         worker.offer(item)
     assert worker.close(0) == 4  # one runs, two wait, one found no room

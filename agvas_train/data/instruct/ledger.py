@@ -6,7 +6,6 @@ the end, which the next one drops. One process at a time writes to a folder.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -16,9 +15,9 @@ from typing import Any
 
 from agvas_runtime.console import note
 from agvas_runtime.errors import EngineError, InputError
-from agvas_runtime.files import make_folder
+from agvas_runtime.files import lock_folder, make_folder
 
-RECORDS, ASIDE, LOCK = "records.jsonl", "aside.jsonl", ".lock"
+RECORDS, ASIDE = "records.jsonl", "aside.jsonl"
 SYNC_EVERY_S = 1.0
 _BLOCK = 65536
 
@@ -35,7 +34,8 @@ class Ledger:
             InputError: another process writes there, or a file holds something else.
             EngineError: the folder cannot be written to.
         """
-        self._lock = _lock(make_folder(folder))
+        taken = "another process writes its records here; give this one its own --out"
+        self._lock = lock_folder(make_folder(folder), taken)
         try:
             self._records, self._aside = _Lines(folder / RECORDS), _Lines(folder / ASIDE)
             self.done = {_key(line) for line in self._records.read()}
@@ -63,23 +63,6 @@ class Ledger:
         """Append what is set aside, in the same way."""
         self._aside.append(line)
         self.put_aside.add(_key(line))
-
-
-def _lock(folder: Path) -> int:
-    try:
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise EngineError(f"{folder / LOCK}: cannot write: {error.strerror}") from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        if isinstance(error, BlockingIOError):
-            raise InputError(
-                f"{folder}: another process writes its records here; give this one its own --out"
-            ) from None
-        raise EngineError(f"{folder / LOCK}: cannot lock: {error.strerror}") from None
-    return handle
 
 
 def _key(line: Line) -> tuple[str, str]:

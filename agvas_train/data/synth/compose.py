@@ -91,8 +91,10 @@ def _apply(scene: Scene, stroke: Stroke, config: SynthConfig, noise: float) -> P
         return None
     seen = float(change[hit].mean())
     least = config.min_visibility
+    if seen < least:
+        return None
     found = stroke.structural or (stroke.bent and (bool(scene.elements) or bends(scene, window, hit, out)))
-    if seen < least or not (found or stands_out(scene, window, hit, out, least, noise)):
+    if not (found or stands_out(scene, window, hit, out, least, noise)):
         return None
     shown, hidden = out[hit].mean(axis=0), base[hit].mean(axis=0)
     tone = float((shown - hidden) @ LUMA)
