@@ -71,6 +71,8 @@ class Turn:
 
 _ANCHOR = re.compile(rf"\[({'|'.join(ALL_ANCHORS)})\]")
 ENDINGS = json.loads(files("agvas_train.data").joinpath("endings.json").read_text(encoding="utf-8"))
+_ARTICLE = re.compile(r"^(the|an?) (?=\S)", re.IGNORECASE)
+"""Before a name of a region: the instructions say "the" themselves."""
 MOST_QUESTION_BYTES = 1000
 """Of a question that is answered in words alone. A byte-level tokenizer makes at most as many tokens of it, and 1024 of
 question and answer together are kept: behind a longer question nothing of the answer might be left."""
@@ -125,7 +127,7 @@ def _about(region: Region, templates: Templates, rng: random.Random) -> str:
     phrase = rng.choice(phrases) if len(phrases) > 1 else phrases[0]
     if region.is_sentence:
         return f"{phrase} {rng.choice(ENDINGS['explained' if region.explanation else 'plain'])}"
-    return rng.choice(templates.general_instructions).replace(CLASS_FIELD, phrase.removeprefix("the "))
+    return rng.choice(templates.general_instructions).replace(CLASS_FIELD, _ARTICLE.sub("", phrase))
 
 
 def _anomaly_turn(

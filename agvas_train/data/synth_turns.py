@@ -16,9 +16,12 @@ from agvas_train.data.conversation import Task, Turn, draw_task, draw_turn
 from agvas_train.data.sets.outlines import Painted
 from agvas_train.data.sets.sample import ALL_ANCHORS, SEG_ALONE, Anomaly, Message, Region, Sample, Source
 from agvas_train.data.synth import SynthConfig, generate
+from agvas_train.data.synth.captions import noun, where
 
 DEFAULT_SHARE = 0.3
 """Of the direct instructions: the default one is what most users send."""
+PARTS_SHARE = 0.5
+"""Of the general turns: they ask for parts of a sound picture, the others for one of the defects, by its place."""
 OTHER_SAMPLE = 10**9
 """Distance of the index at which another sample is taken where the first does not suit its task."""
 
@@ -61,8 +64,11 @@ class SynthTurns:
         """Image, uint8 RGB [H, W, 3], and turn of one index."""
         rng = random.Random(f"{self.seed}/{index}")
         task = draw_task(self.mixture, rng)
+        config = self.config
+        if task is Task.GENERAL and rng.random() < PARTS_SHARE:
+            config = replace(config, normal_share=1.0)  # what is missing or covered would still be in the parts' masks
         while True:  # another sample rather than another task: the shares are the mixture's
-            made = generate(self.seed, index, self.config)
+            made = generate(self.seed, index, config)
             sample = as_sample(made, self.seed, index)
             if task is Task.GENERAL:
                 sample = replace(sample, anchors=SEG_ALONE)  # its regions are asked for, not its defects
@@ -95,15 +101,24 @@ def as_sample(made: synth.Sample, seed: int, index: int) -> Sample:
         images=(),
         source=Source(f"synthetic stream {seed}", Path(), index),
         anchors=ALL_ANCHORS if present else (),
-        regions=tuple(Region((name,), Painted(made.parts[name])) for name in sorted(made.parts)),
+        regions=_regions(made),
         anomaly=Anomaly(present, made.mask if present else None, made.surface.name, kind),
         caption=made.caption,
     )
 
 
+def _regions(made: synth.Sample) -> tuple[Region, ...]:
+    """What can be asked for: the parts of a sound picture, or each defect that kind and place tell from the others."""
+    if not made.defects:
+        return tuple(Region((name,), Painted(made.parts[name])) for name in sorted(made.parts))
+    names = [f"{noun(note.kind)} {where(note.place)}" for note in made.defects]
+    pairs = zip(names, made.masks, strict=True)
+    return tuple(Region((name,), Painted(mask)) for name, mask in pairs if names.count(name) == 1)
+
+
 def _talk(made: synth.Sample, templates: Templates, rng: random.Random) -> tuple[Message, Message]:
     if rng.random() < 0.5:
-        question, answer = rng.choice(_SHOWN), f"The image shows {made.surface.name}."
+        question, answer = rng.choice(_SHOWN), f"The image shows the {made.surface.name}."
     else:
         question, _ = templates.draw_instruction(_QUESTIONS, rng)
         caption = made.caption
@@ -119,5 +134,5 @@ def caption_corpus(seed: int, count: int, config: SynthConfig) -> list[str]:
         made = generate(seed, index, small)
         caption = made.caption
         corpus += [caption.Expectation, caption.Observation, caption.Diagnosis, caption.Summary, caption.Explanation]
-        corpus += [f"The image shows {made.surface.name}.", *made.parts]
+        corpus += [f"The image shows the {made.surface.name}.", *made.parts]
     return corpus

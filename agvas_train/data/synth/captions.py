@@ -25,12 +25,30 @@ _MEANING: dict[str, tuple[str, str]] = {
     "foreign patch": ("with a structure of its own", "foreign material on the surface"),
     "inclusion": ("embedded in the surface", "foreign matter in the material"),
     "distortion": ("with bent structure", "a pulled or twisted structure"),
+    "crease": ("folding the surface", "a fold or a pressed line"),
+    "gouge": ("cut deep into the surface", "mechanical damage"),
+    "spalling": ("flaked off the surface", "loss of material"),
+    "corrosion": ("eating into the surface", "corrosion"),
+    "smear": ("wiped over the surface", "a film of dirt or glue"),
+    "burn": ("changing the tone of the surface", "too much heat"),
+    "crazing": ("netting the surface with fine cracks", "stress in the surface"),
+    "wear": ("with a texture that is rubbed away", "wear"),
+    "bubble": ("raising the surface", "air or moisture under the surface"),
+    "scuff": ("rubbed across the surface", "mechanical damage"),
+    "growth": ("standing out of the surface", "a growth"),
+    "lesion": ("with several tones of its own", "a changed tissue or skin"),
+    "mass": ("differing from the tissue around it", "a mass in the body"),
     "short": ("joining two conductors", "a short circuit"),
     "open": ("interrupting a track", "an open circuit"),
     "spur": ("sticking out of a track", "excess copper at the edge"),
     "mouse bite": ("biting into a track", "loss of copper at the edge"),
     "excess copper": ("lying on the bare board", "copper left behind"),
 }
+_IN_GREY = {
+    "stain": ("changing the surface tone", "dirt or liquid on the surface"),
+    "colour fault": ("differing in tone from its surroundings", "an uneven tone"),
+}
+"""What is said instead where the picture has no colours."""
 _NOUNS = {
     "uneven": "uneven area",
     "scale": "scale patch",
@@ -48,6 +66,11 @@ def noun(kind: str) -> str:
     return _NOUNS.get(kind, kind)
 
 
+def _meaning(kind: str, grey: bool) -> tuple[str, str]:
+    """What the kind does, and what that means."""
+    return _IN_GREY.get(kind, _MEANING[kind]) if grey else _MEANING[kind]
+
+
 def _article(words: str) -> str:
     return ("an " if words[0] in "aeiou" else "a ") + words
 
@@ -56,7 +79,8 @@ def _phrase(note: DefectNote) -> str:
     return _article(" ".join([note.size, *note.look, noun(note.kind)]))
 
 
-def _where(place: str) -> str:
+def where(place: str) -> str:
+    """The words for a cell of the grid of places: "in the center", "at the top-left"."""
     return "in the center" if place == "center" else f"at the {place}"
 
 
@@ -74,7 +98,7 @@ def caption(rng: np.random.Generator, surface: SurfaceNote, defects: tuple[Defec
     expectation = _choose(
         rng,
         f"The {thing} should have {surface.expect}.",
-        f"The {surface.colours[0]} {thing} should show {surface.expect}.",
+        f"The {' '.join([*surface.colours[:1], thing])} should show {surface.expect}.",
     )
     if not defects:
         observation = _choose(
@@ -84,20 +108,20 @@ def caption(rng: np.random.Generator, surface: SurfaceNote, defects: tuple[Defec
             rng, "Nothing breaks its regular look, so there is no defect.", "It looks normal, without any defect."
         )
         return Caption(False, expectation, observation, diagnosis, "", f"{expectation} {observation} {diagnosis}")
-    listed = [f"{_phrase(note)} {_where(note.place)}" for note in defects]
+    listed = [f"{_phrase(note)} {where(note.place)}" for note in defects]
     if len(defects) == 1:
-        cue, meaning = _MEANING[defects[0].kind]
+        cue, meaning = _meaning(defects[0].kind, surface.grey)
         observation = _choose(
             rng,
-            f"{_capital(_phrase(defects[0]))} appears {_where(defects[0].place)}, {cue}.",
-            f"{_capital(_phrase(defects[0]))} is visible {_where(defects[0].place)}, {cue}.",
+            f"{_capital(_phrase(defects[0]))} appears {where(defects[0].place)}, {cue}.",
+            f"{_capital(_phrase(defects[0]))} is visible {where(defects[0].place)}, {cue}.",
         )
         subject, head = "This", f"The defect is {listed[0]} of the {thing}"
     else:
         both = ", ".join(listed[:-1]) + " and " + listed[-1]
         observation = f"{_NUMBERS[len(defects)]} defects stand out: {both}."
         kinds = list(dict.fromkeys(note.kind for note in defects))
-        meaning = " and ".join(dict.fromkeys(_MEANING[kind][1] for kind in kinds[:2]))
+        meaning = " and ".join(dict.fromkeys(_meaning(kind, surface.grey)[1] for kind in kinds[:2]))
         subject, head = "They", f"The defects are {both} of the {thing}"
     verb = ("breaks", "points") if subject == "This" else ("break", "point")
     diagnosis = _choose(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
 
 from agvas_train.data.synth.camera import Camera
 from agvas_train.data.synth.captions import caption
@@ -69,12 +69,8 @@ def _draw_scene(rng: np.random.Generator, height: int, width: int, config: Synth
     return scene
 
 
-def _apply(scene: Scene, stroke: Stroke, config: SynthConfig, noise: float) -> Painted | None:
-    """Paint the stroke on the scene if it is visible there; the pixels that count as the defect.
-
-    Args:
-        noise: `Camera.noise_level`.
-    """
+def _apply(scene: Scene, stroke: Stroke, config: SynthConfig, camera: Camera) -> Painted | None:
+    """Paint the stroke on the scene if the camera shows it there; the pixels that count as the defect."""
     window = stroke.shape.window
     base, alpha = scene.rgb[window], stroke.shape.alpha
     if scene.body is not None and not stroke.beyond:
@@ -90,11 +86,11 @@ def _apply(scene: Scene, stroke: Stroke, config: SynthConfig, noise: float) -> P
     if area < 4 or area > 0.4 * scene.rgb.shape[0] * scene.rgb.shape[1]:
         return None
     seen = float(change[hit].mean())
-    least = config.min_visibility
-    if seen < least:
+    least = config.min_visibility / min(camera.contrast, 1.0)
+    if seen < (max(least, camera.noise_level) if stroke.structural else least):
         return None
-    found = stroke.structural or (stroke.bent and (bool(scene.elements) or bends(scene, window, hit, out)))
-    if not (found or stands_out(scene, window, hit, out, least, noise)):
+    found = stroke.structural or (stroke.bent and bends(scene, window, hit, out))
+    if not (found or stands_out(scene, window, hit, out, least, camera.noise_level)):
         return None
     shown, hidden = out[hit].mean(axis=0), base[hit].mean(axis=0)
     tone = float((shown - hidden) @ LUMA)
@@ -143,19 +139,11 @@ def render(seed: int, index: int, config: SynthConfig = DEFAULT) -> Render:
             if attempt > 3 and not painted:
                 strength = float(rng.uniform(0.8, 1.0))  # little can be seen on this surface
             stroke = PAINTERS[kind](rng, scene, strength)
-            done = None if stroke is None else _apply(scene, stroke, config, camera.noise_level)
+            done = None if stroke is None else _apply(scene, stroke, config, camera)
             if done is not None:
                 painted.append(replace(done, kind=kind))
     painted = _as_marked(scene, clean, painted, config)
     return Render(scene, clean, painted, camera, size)
-
-
-def _enlarge(mask: Mask, size: tuple[int, int]) -> Mask:
-    """The mask at the final size (H, W)."""
-    if mask.shape == size:
-        return mask
-    picture = Image.fromarray(mask.astype(np.uint8) * 255).resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return np.asarray(picture) > 127
 
 
 def _note(kind: str, looks: tuple[str, ...], mask: Mask) -> DefectNote:
@@ -173,24 +161,43 @@ def _note(kind: str, looks: tuple[str, ...], mask: Mask) -> DefectNote:
     )
 
 
+def _masks(drawn: Render) -> list[Mask]:
+    """The defects' masks in the picture, bool [H,W]: empty for those that the camera hardly catches."""
+    masks = [drawn.camera.outline(item.mask, drawn.size) for item in drawn.painted]
+    return [mask if mask.sum() >= 4 else np.zeros_like(mask) for mask in masks]
+
+
+def _colours(drawn: Render, image: NDArray[np.uint8], defects: Mask) -> tuple[str, ...]:
+    """The word for the surface's colour in the picture, none for black and white scans."""
+    if drawn.scene.harsh:
+        return ()
+    shown = ~defects
+    if drawn.scene.body is not None:
+        shown &= drawn.camera.outline(drawn.scene.body, drawn.size)
+    picked = image[::3, ::3][shown[::3, ::3]]
+    return (colour_word(picked.mean(axis=0, dtype=np.float32) / np.float32(255)),) if len(picked) else ()
+
+
 def generate(seed: int, index: int, config: SynthConfig = DEFAULT) -> Sample:
     """Sample `index` of stream `seed`: the same on every machine, in any order, in any process."""
     drawn = render(seed, index, config)
-    scene = drawn.scene
-    image = drawn.camera.photograph(scene.rgb, drawn.size)
-    masks = [_enlarge(item.mask, drawn.size) for item in drawn.painted]
-    notes = tuple(
-        _note(item.kind, item.looks, mask) for item, mask in zip(drawn.painted, masks, strict=True) if mask.any()
-    )
-    mask = np.logical_or.reduce(masks) if masks else np.zeros(drawn.size, np.bool_)
-    picked = drawn.clean if scene.body is None else drawn.clean[scene.body]
-    surface = SurfaceNote(scene.name, scene.kind, (colour_word(picked.reshape(-1, 3)[::7].mean(axis=0)),), scene.expect)
+    masks = _masks(drawn)
+    if drawn.painted and not any(mask.any() for mask in masks):  # all beside the oblique view
+        drawn = replace(drawn, camera=replace(drawn.camera, view=None))
+        masks = _masks(drawn)
+    scene, camera = drawn.scene, drawn.camera
+    found = [(item, mask) for item, mask in zip(drawn.painted, masks, strict=True) if mask.any()]
+    notes = tuple(_note(item.kind, item.looks, mask) for item, mask in found)
+    mask = np.logical_or.reduce([mask for _, mask in found]) if found else np.zeros(drawn.size, np.bool_)
+    image = camera.photograph(scene.rgb, drawn.size)
+    surface = SurfaceNote(scene.name, scene.kind, _colours(drawn, image, mask), scene.expect, scene.grey)
     rng = np.random.Generator(np.random.SFC64([seed, index, 1]))
     return Sample(
         image=image,
         mask=mask,
         defects=notes,
+        masks=tuple(each for _, each in found),
         surface=surface,
-        parts={name: _enlarge(part, drawn.size) for name, part in scene.parts.items()},
+        parts={name: camera.outline(part, drawn.size) for name, part in scene.parts.items()},
         caption=caption(rng, surface, notes),
     )

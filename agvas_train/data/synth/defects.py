@@ -2,7 +2,10 @@
 
 from agvas_train.data.synth import defects_areas as areas
 from agvas_train.data.synth import defects_circuit as boards
+from agvas_train.data.synth import defects_growths as growths
 from agvas_train.data.synth import defects_lines as on_lines
+from agvas_train.data.synth import defects_marks as marks
+from agvas_train.data.synth import defects_marks_more as more
 from agvas_train.data.synth import defects_spots as spots
 from agvas_train.data.synth import defects_structure as structure
 from agvas_train.data.synth.paint import Painter
@@ -24,6 +27,19 @@ PAINTERS: dict[str, Painter] = {
     "uneven": areas.uneven,
     "scale": areas.scale,
     "foreign patch": areas.foreign_patch,
+    "crease": marks.crease,
+    "gouge": marks.gouge,
+    "spalling": marks.spalling,
+    "corrosion": marks.corrosion,
+    "smear": marks.smear,
+    "burn": marks.burn,
+    "crazing": marks.crazing,
+    "wear": marks.wear,
+    "bubble": more.bubble,
+    "scuff": more.scuff,
+    "growth": growths.growth,
+    "lesion": growths.lesion,
+    "mass": growths.mass,
     "short": boards.short,
     "open": boards.open_,
     "spur": boards.spur,
@@ -33,5 +49,5 @@ PAINTERS: dict[str, Painter] = {
 }
 HELD_OUT = frozenset(("contamination", "dent", "fray"))
 """Never drawn in training."""
-EVERYWHERE = {"foreign patch": 0.6}
+EVERYWHERE = {"foreign patch": 0.6, "smear": 0.3, "burn": 0.2, "wear": 0.2}
 """Weights of what can happen to every surface that has no weight of its own for it."""

@@ -56,6 +56,12 @@ def _interior(rng: np.random.Generator, metal: Mask, inside: bool, room: int) ->
     return None
 
 
+def _size(rng: np.random.Generator, scene: Scene, low: float, high: float) -> float:
+    """A length in pixels, log-uniform between two shares of the width of the board's tracks, and at least 1.4."""
+    wide = max(scene.tracks[0][4] if scene.tracks else 6.0, 3.0)
+    return max(wide * float(np.exp(rng.uniform(np.log(low), np.log(high)))), 1.4)
+
+
 def short(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | None:
     """Copper that joins two conductors."""
     metal = scene.metal
@@ -70,7 +76,7 @@ def short(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | N
             path = walk(
                 rng, (x - 2 * dx, y - 2 * dy), float(np.arctan2(dy, dx)), far + 4.0, step=2.5, wander=0.2, pull=0.4
             )
-            width = float(rng.uniform(1.2, 5)) * np.exp(rng.normal(0, 0.2, len(path)))
+            width = _size(rng, scene, 0.2, 1.0) * np.exp(rng.normal(0, 0.2, len(path)))
             shape = lines(scene.size, [path], [width])
             return (
                 None
@@ -97,7 +103,7 @@ def open_(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | N
         half = wide / 2 + 2.0
         start = (x - half * np.cos(angle), y - half * np.sin(angle))
         path = walk(rng, start, angle, 2 * half, step=2.5, wander=0.25, pull=0.4)
-        shape = lines(scene.size, [path], [float(rng.uniform(1.2, 6)) * np.exp(rng.normal(0, 0.2, len(path)))])
+        shape = lines(scene.size, [path], [_size(rng, scene, 0.2, 1.2) * np.exp(rng.normal(0, 0.2, len(path)))])
         return None if shape is None else Stroke(shape, lit(scene, shape, scene.under), ("narrow",), structural=True)
     return None
 
@@ -110,7 +116,7 @@ def spur(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | No
     if edge is None:
         return None
     x, y, dx, dy = edge
-    radius = float(rng.uniform(1.5, 5))
+    radius = _size(rng, scene, 0.2, 0.7)
     aspect = float(rng.uniform(1, 2.5))
     if _thickness(metal, x, y, dx, dy, False, 60) < radius * aspect + 3:
         return None
@@ -140,7 +146,7 @@ def mouse_bite(rng: np.random.Generator, scene: Scene, strength: float) -> Strok
         return None
     x, y, dx, dy = edge
     thick = _thickness(metal, x, y, -dx, -dy, True, 30)
-    radius = float(np.clip(thick * rng.uniform(0.3, 0.65), 1.6, 9))
+    radius = float(np.clip(thick * rng.uniform(0.3, 0.65), 1.6, 14))
     shape = blob(
         rng,
         scene.size,
@@ -158,7 +164,7 @@ def pinhole(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke |
     """A small hole in the copper."""
     metal = scene.metal
     assert metal is not None
-    radius = float(rng.uniform(1.2, 5))
+    radius = _size(rng, scene, 0.12, 0.5)
     at = _interior(rng, metal, True, int(radius) + 2)
     shape = (
         None
@@ -172,7 +178,7 @@ def excess(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | 
     """Copper left on the bare board."""
     metal = scene.metal
     assert metal is not None
-    radius = float(rng.uniform(1.5, 8))
+    radius = _size(rng, scene, 0.2, 1.2)
     at = _interior(rng, metal, False, int(radius) + 3)
     shape = (
         None

@@ -37,10 +37,9 @@ def scratch(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke |
         shape.alpha = shape.alpha * ramp(fade, -1.6, -0.2)
     base = region(scene, shape)
     factor = contrast_factor(rng, base, strength, dark=0.4)
-    looks = ("thin",) if width < 1.8 else ("long",) if length > 0.4 * min(scene.size) else ("straight",)
-    if abs(bow) > 0.08:
-        looks = (*looks, "curved")
-    return Stroke(shape, base * np.float32(factor), looks)
+    form = ("curved",) if abs(bow) > 0.08 else ()
+    looks = ("thin",) if width < 1.8 else ("long",) if length > 0.4 * min(scene.size) else ()
+    return Stroke(shape, base * np.float32(factor), looks + form or ("straight",))
 
 
 def crack(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | None:

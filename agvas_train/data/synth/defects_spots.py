@@ -73,7 +73,7 @@ def hole(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | No
             radius * rng.uniform(0.1, 0.4)
         )
         target = target + np.clip(rim, -0.3, 0.5)[..., None] * base.mean()
-    looks = ("round",) if count == 1 else ("scattered",)
+    looks = ("round",) if len(shapes) == 1 else ("scattered",)
     return Stroke(shape, toward(base, target, max(strength, 0.4)), looks)
 
 

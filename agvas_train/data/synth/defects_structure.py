@@ -62,7 +62,7 @@ def displaced(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke
     box = _element(rng, scene)
     if box is not None and scene.plain is not None and rng.random() < 0.8:
         x0, y0, x1, y1 = box
-        far = max(0.5 * strength * min(x1 - x0, y1 - y0), 3.0)
+        far = max((0.25 + 0.25 * strength) * min(x1 - x0, y1 - y0), 3.0)
         turn = rng.uniform(0, 2 * np.pi)
         dx, dy = round(far * float(np.cos(turn))), round(far * float(np.sin(turn)))
         left, top = max(min(x0, x0 + dx), 0), max(min(y0, y0 + dy), 0)

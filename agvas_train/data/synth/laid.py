@@ -50,6 +50,10 @@ def tiles(rng: np.random.Generator, height: int, width: int) -> Scene:
         rgb=rgb,
         defects={
             "crack": 2,
+            "spalling": 1,
+            "crazing": 0.8,
+            "bubble": 0.4,
+            "scuff": 0.5,
             "chip": 1.5,
             "stain": 1,
             "missing part": 0.8,

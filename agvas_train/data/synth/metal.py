@@ -28,6 +28,10 @@ def brushed(rng: np.random.Generator, height: int, width: int) -> Scene:
         rgb=times(base, field + 1),
         defects={
             "scratch": 2,
+            "corrosion": 0.8,
+            "scuff": 1,
+            "bubble": 0.3,
+            "gouge": 0.8,
             "crack": 1.2,
             "hole": 1,
             "stain": 1.2,
@@ -70,6 +74,9 @@ def rolled(rng: np.random.Generator, height: int, width: int) -> Scene:
         rgb=times(base, field + 1),
         defects={
             "scale": 1.5,
+            "corrosion": 0.8,
+            "gouge": 0.6,
+            "spalling": 0.6,
             "inclusion": 1.5,
             "scratch": 1.5,
             "hole": 1.2,

@@ -7,6 +7,7 @@ from agvas_train.data.synth.fields import cells, fractal, ramp, smooth, white
 from agvas_train.data.synth.scene import Scene
 
 _DEFECTS = {
+    "spalling": 1.0,
     "crack": 3.0,
     "hole": 0.8,
     "stain": 1.0,

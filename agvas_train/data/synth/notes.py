@@ -39,6 +39,10 @@ class SynthConfig:
     """Share of images that go through JPEG once."""
     blur_share: float = 0.35
     """Share of images with defocus or motion blur."""
+    oblique_share: float = 0.3
+    """Share of images taken from the side, turned a little."""
+    sharpen_share: float = 0.15
+    """Share of images whose camera sharpens them."""
     subtle_share: float = 0.4
     """Share of defects painted with low contrast; on surfaces that hide the first tries it is less."""
     max_defects: int = 4
@@ -85,9 +89,11 @@ class SurfaceNote:
     kind: str
     """The family, used as category of a folder: "woven", "brushed", "circuit", ..."""
     colours: tuple[str, ...]
-    """One or two colour words."""
+    """The word for its colour in the picture; none for a black and white scan."""
     expect: str
     """How it looks when all is well: "a regular weave"."""
+    grey: bool = False
+    """Whether the picture has no colours."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,8 @@ class Sample:
     mask: np.ndarray
     """bool [H,W], the pixels that the defects changed visibly, and the narrow gaps between them; empty when normal."""
     defects: tuple[DefectNote, ...]
+    masks: tuple[np.ndarray, ...]
+    """bool [H,W] of each of the defects."""
     surface: SurfaceNote
     parts: dict[str, np.ndarray]
     """Masks for general segmentation, name -> bool [H,W]; may be empty."""

@@ -32,6 +32,7 @@ def wood(rng: np.random.Generator, height: int, width: int) -> Scene:
         rgb=blend(field, first, second),
         defects={
             "scratch": 1.5,
+            "gouge": 1,
             "hole": 1.2,
             "stain": 1.4,
             "crack": 1,
@@ -70,6 +71,11 @@ def leather(rng: np.random.Generator, height: int, width: int) -> Scene:
         rgb=times(base, field + 1) + times(np.full(3, 0.1, np.float32), np.maximum(field, 0)),
         defects={
             "scratch": 1.5,
+            "scuff": 0.8,
+            "bubble": 0.4,
+            "crease": 1,
+            "gouge": 0.5,
+            "crazing": 0.4,
             "hole": 1.2,
             "stain": 1,
             "crack": 0.8,
@@ -96,6 +102,11 @@ def plain(rng: np.random.Generator, height: int, width: int) -> Scene:
         rgb=times(base, field + 1),
         defects={
             "scratch": 2,
+            "gouge": 0.8,
+            "bubble": 1,
+            "scuff": 1,
+            "crazing": 0.6,
+            "crease": 0.5,
             "dent": 1.2,
             "stain": 1.2,
             "contamination": 1.5,

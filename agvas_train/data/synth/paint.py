@@ -89,10 +89,12 @@ def edge_spot(rng: np.random.Generator, scene: Scene) -> tuple[float, float] | N
     if scene.elements:
         x0, y0, x1, y1 = scene.elements[int(rng.integers(len(scene.elements)))]
         t, side = float(rng.random()), int(rng.integers(4))
-        return (
+        x, y = (
             (x0 + t * (x1 - x0), float(y0)),
             (x0 + t * (x1 - x0), float(y1)),
             (float(x0), y0 + t * (y1 - y0)),
             (float(x1), y0 + t * (y1 - y0)),
         )[side]
+        if 2 < x < width - 2 and 2 < y < height - 2:  # not where the picture cuts the element
+            return x, y
     return None

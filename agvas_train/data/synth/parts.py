@@ -13,6 +13,12 @@ from agvas_train.data.synth.printed import write_text
 from agvas_train.data.synth.scene import Scene
 
 _ON_PARTS = {
+    "corrosion": 0.5,
+    "scuff": 0.8,
+    "bubble": 0.5,
+    "gouge": 0.6,
+    "spalling": 0.6,
+    "crease": 0.2,
     "chip": 2.0,
     "scratch": 1.0,
     "crack": 1.0,
@@ -30,7 +36,8 @@ _ON_PARTS = {
 _MATERIALS = {"strip": "steel", "board": "wooden", "veneer": "wooden", "wood": "wooden"}
 
 
-def _background(rng: np.random.Generator, height: int, width: int) -> tuple[Field, Colour]:
+def background(rng: np.random.Generator, height: int, width: int) -> tuple[Field, Colour]:
+    """What lies behind a part: plain, or softly blotched; and its colour."""
     colour = pick(rng, "dark", "dark", "pale", "grey", "vivid")
     if rng.random() < 0.4:
         colour = np.full(3, float(rng.choice([0.02, 0.95])), np.float32)
@@ -80,7 +87,7 @@ def part(rng: np.random.Generator, height: int, width: int) -> Scene:
     """One part with its own surface, rounded edges, a shadow, regular holes and sometimes a printed mark."""
     cover, holes, name = draw_outline(rng, height, width)
     fill = _fill(rng, height, width)
-    back, colour = _background(rng, height, width)
+    back, colour = background(rng, height, width)
     if rng.random() < 0.4:
         off = int(rng.integers(1, 9))
         soft = Image.fromarray((cover * 255).astype(np.uint8)).reduce(4).filter(ImageFilter.GaussianBlur(1.5))
@@ -150,7 +157,7 @@ def tray(rng: np.random.Generator, height: int, width: int) -> Scene:
                     )
                 )
     cover = np.asarray(image.reduce(2), np.float32) * np.float32(1 / 255)
-    back, colour = _background(rng, height, width)
+    back, colour = background(rng, height, width)
     base = pick(rng, "pale", "vivid", "metal", "brass", "grey")
     while abs(float(base.mean() - colour.mean())) < 0.15:
         base = pick(rng, "pale", "vivid", "metal", "brass", "grey")

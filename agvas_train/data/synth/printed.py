@@ -111,6 +111,10 @@ def printed(rng: np.random.Generator, height: int, width: int) -> Scene:
         defects={
             "missing part": 1.8 if inside else 0.6,
             "displaced part": 1,
+            "crease": 1,
+            "bubble": 0.8,
+            "scuff": 0.5,
+            "smear": 0.6,
             "stain": 1,
             "scratch": 1,
             "contamination": 1,

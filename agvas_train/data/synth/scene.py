@@ -37,7 +37,7 @@ class Scene:
     plain: Field | None = None
     """The surface without its elements, float32 [H,W,3], where it has any."""
     metal: Mask | None = None
-    """Circuit boards: where copper is, bool [H,W]."""
+    """Circuit boards: where copper is, bool [H,W], with the holes that are drilled in pads."""
     tracks: list[tuple[float, float, float, float, float]] = field(default_factory=list)
     """Circuit boards: straight track pieces x0, y0, x1, y1, width in pixels."""
     grey: bool = False
@@ -113,7 +113,6 @@ def expose(rng: np.random.Generator, scene: Scene) -> None:
     if level < wanted and rng.random() < 0.85:
         gain = min(wanted / max(level, 0.02), 4.0)
         scene.rgb *= np.float32(gain)
-        scene.under = np.clip(scene.under * np.float32(gain), 0, 1)
         scene.light = None if scene.light is None else scene.light * np.float32(gain)
         if scene.plain is not None:
             scene.plain = scene.plain * np.float32(gain)

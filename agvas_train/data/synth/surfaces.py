@@ -4,7 +4,23 @@ from collections.abc import Callable
 
 import numpy as np
 
-from agvas_train.data.synth import abstract, circuit, laid, metal, mineral, organic, parts, printed, textile
+from agvas_train.data.synth import (
+    abstract,
+    assembled,
+    bodies,
+    circuit,
+    corded,
+    joined,
+    laid,
+    metal,
+    mineral,
+    organic,
+    parts,
+    printed,
+    relief,
+    round_metal,
+    textile,
+)
 from agvas_train.data.synth.scene import Scene
 
 SurfaceMaker = Callable[[np.random.Generator, int, int], Scene]
@@ -29,6 +45,24 @@ SURFACES: dict[SurfaceMaker, tuple[float, float]] = {
     parts.part: (2.2, 0.3),
     parts.tray: (0.6, 0.2),
     abstract.abstract: (2.5, 0.15),
+    joined.joined: (0.9, 0.1),
+    assembled.electronics: (0.7, 0.1),
+    assembled.panel: (0.8, 0.15),
+    assembled.pack: (0.7, 0.15),
+    assembled.biscuit: (0.5, 0.0),
+    corded.rope: (0.6, 0.0),
+    corded.cable_end: (0.25, 0.1),
+    relief.plaster: (1.2, 0.0),
+    relief.foam: (0.5, 0.0),
+    relief.heap: (0.7, 0.1),
+    relief.flakes: (0.5, 0.0),
+    round_metal.turned_face: (0.7, 0.2),
+    round_metal.bar: (1.0, 0.0),
+    round_metal.ribbed: (0.6, 0.1),
+    bodies.skin: (0.6, 0.1),
+    bodies.lining: (0.6, 0.1),
+    bodies.scan: (0.7, 0.0),
+    bodies.leaf: (0.5, 0.1),
 }
 HELD_OUT: frozenset[SurfaceMaker] = frozenset((textile.knitted, laid.perforated, mineral.stone))
 """Never drawn in training."""

@@ -7,6 +7,7 @@ from agvas_train.data.synth.fields import Field, fractal, rotate, smooth, white
 from agvas_train.data.synth.scene import Scene
 
 _DEFECTS = {
+    "crease": 0.8,
     "stain": 1.2,
     "hole": 1.0,
     "missing part": 1.2,
@@ -46,8 +47,8 @@ def woven(rng: np.random.Generator, height: int, width: int) -> Scene:
     """Cloth of crossing threads: plain, twill, coarse burlap."""
     pitch = float(np.exp(rng.uniform(np.log(2.6), np.log(16))))
     angle = float(rng.choice([0.0, 0.0, rng.normal(0, 0.06), rng.uniform(-0.8, 0.8)]))
-    pad = 0 if angle == 0.0 else int(max(height, width) * 0.45)
-    rows, columns = height + pad, width + pad
+    c, s = abs(float(np.cos(angle))), abs(float(np.sin(angle)))
+    rows, columns = int(np.ceil(height * c + width * s)), int(np.ceil(width * c + height * s))
     top, warp = _weave(rng, rows, columns, pitch, int(rng.choice([1, 1, 2, 3])))
     thread = smooth(rng, rows, columns, pitch * 8, pitch) * warp + smooth(rng, rows, columns, pitch, pitch * 8) * (
         1 - warp
