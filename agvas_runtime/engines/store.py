@@ -177,7 +177,9 @@ def build_engines(
                 continue
             if report:
                 report(graph, "building", 0.0)
-            current = replace(options, timing_cache=_timing_cache(folder))
+            eight = bundle.manifest.graphs[graph].precision == "fp8"  # the language model's may be, in a plan of fp16
+            precision = "fp8" if eight else wanted.precision
+            current = replace(options, precision=precision, timing_cache=_timing_cache(folder))
             built = _build(bundle, device, current, graph, report)
             yield BuiltGraph(graph, *write_plan(bundle, target, graph, built), kept=False)
 

@@ -389,6 +389,15 @@ def test_after_waiting_nothing_is_built_that_the_other_build_made(bundle, monkey
     assert [built.kept for built in build_engines(bundle, waiting=waiting)] == [True]
 
 
+def test_one_graph_in_fp8_is_refused_by_an_old_tensorrt_in_a_plan_of_fp16_too(bundle, monkeypatch):
+    assert bundle.manifest.engine_plan.precision == "fp16"
+    graphs = bundle.manifest.graphs
+    graphs["spam"] = graphs["spam"].model_copy(update={"precision": "fp8"})
+    monkeypatch.setattr(store, "probe", lambda: replace(DEVICE, tensorrt="10.5.0.18"))
+    with pytest.raises(EngineError, match="graph spam: fp8 needs TensorRT 10.6 or later, this is 10.5.0.18"):
+        list(build_engines(bundle))
+
+
 def test_no_timing_cache_is_written_where_there_is_none(bundle):
     path, _ = write_plan(bundle, TARGET, "spam", replace(built(), timing_cache=b""))
     assert sorted(file.name for file in path.parent.iterdir()) == [LIST, path.name]
