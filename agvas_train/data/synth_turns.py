@@ -17,11 +17,14 @@ from agvas_train.data.sets.outlines import Painted
 from agvas_train.data.sets.sample import ALL_ANCHORS, SEG_ALONE, Anomaly, Message, Region, Sample, Source
 from agvas_train.data.synth import SynthConfig, generate
 from agvas_train.data.synth.captions import noun, where
+from agvas_train.data.synth.notes import DefectNote
 
 DEFAULT_SHARE = 0.3
 """Of the direct instructions: the default one is what most users send."""
 PARTS_SHARE = 0.5
 """Of the general turns: they ask for parts of a sound picture, the others for one of the defects, by its place."""
+APART = 1 / 8
+"""Of the longer side: so far from every other defect is one that is asked for alone."""
 OTHER_SAMPLE = 10**9
 """Distance of the index at which another sample is taken where the first does not suit its task."""
 
@@ -108,12 +111,20 @@ def as_sample(made: synth.Sample, seed: int, index: int) -> Sample:
 
 
 def _regions(made: synth.Sample) -> tuple[Region, ...]:
-    """What can be asked for: the parts of a sound picture, or each defect that kind and place tell from the others."""
+    """What can be asked for: the parts of a sound picture, or each defect that its place tells from the others."""
     if not made.defects:
         return tuple(Region((name,), Painted(made.parts[name])) for name in sorted(made.parts))
-    names = [f"{noun(note.kind)} {where(note.place)}" for note in made.defects]
-    pairs = zip(names, made.masks, strict=True)
-    return tuple(Region((name,), Painted(mask)) for name, mask in pairs if names.count(name) == 1)
+    return tuple(
+        Region((f"{noun(note.kind)} {where(note.place)}", f"defect {where(note.place)}"), Painted(mask))
+        for note, mask in zip(made.defects, made.masks, strict=True)
+        if all(_apart(note, other, max(mask.shape)) for other in made.defects if other is not note)
+    )
+
+
+def _apart(one: DefectNote, other: DefectNote, side: int) -> bool:
+    """Whether two defects are in different cells of the grid of places, and far from each other."""
+    (left, top, right, bottom), (x0, y0, x1, y1) = one.box, other.box
+    return one.place != other.place and max(x0 - right, left - x1, y0 - bottom, top - y1) >= APART * side
 
 
 def _talk(made: synth.Sample, templates: Templates, rng: random.Random) -> tuple[Message, Message]:

@@ -1,113 +1,122 @@
-"""What turns and captions say of synthetic pictures: true of the picture that is shown."""
+"""The words about synthetic pictures: true of grey ones, of any name, and of one defect among several."""
 
 import random
 import re
 from dataclasses import replace
-from pathlib import Path
+from functools import lru_cache
 
 import numpy as np
 import pytest
 
-from agvas_train.checkpoint import Checkpoint
+from agvas_runtime.templates import default_templates
 from agvas_train.data.conversation import Task, draw_turn
 from agvas_train.data.sets.outlines import Painted
 from agvas_train.data.sets.sample import SEG_ALONE, Region, Sample, Source
 from agvas_train.data.synth import SynthConfig, generate
-from agvas_train.data.synth.captions import caption, noun, where
-from agvas_train.data.synth.colours import colour_word
-from agvas_train.data.synth.compose import render
+from agvas_train.data.synth.captions import _MEANING, caption
 from agvas_train.data.synth.notes import DefectNote, SurfaceNote
-from agvas_train.data.synth_turns import SynthTurns, as_sample
+from agvas_train.data.synth_turns import APART, SynthTurns, as_sample
 
-SMALL = SynthConfig(usual_sides=(96, 128), max_side=128)
-NOTE = DefectNote("colour fault", ("dark",), "small", "center", (40, 40, 50, 50), 100)
-
-
-def general_turns(checkpoint: Checkpoint, config: SynthConfig, count: int):
-    turns = SynthTurns(checkpoint.templates, {Task.GENERAL: 1.0}, config, 4)
-    return [turns.turn(index) for index in range(count)]
+TEMPLATES = default_templates()
+PLAIN = SurfaceNote("leaf", "leaf", ("grey",), "even veins and colour", grey=True)
 
 
-def test_every_defect_has_its_mask():
-    for index in range(40):
-        sample = generate(9, index, replace(SMALL, normal_share=0.2))
-        assert len(sample.masks) == len(sample.defects)
-        for note, mask in zip(sample.defects, sample.masks, strict=True):
-            assert mask.sum() == note.area_px
-            assert not (mask & ~sample.mask).any()
+def words(surface: SurfaceNote, *kinds: str) -> str:
+    """Everything that captions of such defects say, over many draws."""
+    notes = tuple(DefectNote(kind, ("dark",), "small", "top", (1, 1, 4, 4), 9) for kind in kinds)
+    drawn = [caption(np.random.default_rng(seed), surface, notes) for seed in range(20)]
+    fields = ("Expectation", "Observation", "Diagnosis", "Summary", "Explanation")
+    return " ".join(getattr(each, field) for each in drawn for field in fields)
 
 
-def test_general_turns_ask_for_parts_of_sound_pictures_and_for_defects_by_their_places(small):
-    by_place = re.compile(r"(?:in the center|at the [a-z-]+) in this image")
-    asked = [turn.instruction for _, turn in general_turns(small, replace(SMALL, normal_share=0.0), 40)]
-    places = sum(bool(by_place.search(instruction)) for instruction in asked)
-    assert 8 <= places <= 32
-    names = [instruction for instruction in asked if not by_place.search(instruction)]
-    assert any("background" in name or "part" in name or "copper" in name for name in names)
+def asked(name: str) -> set[str]:
+    """The instructions that ask for a region of this name."""
+    region = Region((name,), Painted(np.ones((8, 12), np.bool_)))
+    sample = Sample((), Source("set", None, 0), SEG_ALONE, (region,))  # type: ignore[arg-type]
+    turns = [draw_turn(Task.GENERAL, sample, TEMPLATES, random.Random(seed)) for seed in range(40)]
+    return {turn.instruction for turn in turns if turn is not None}
 
 
-def test_a_defect_that_is_asked_for_is_the_one_that_is_taught(small):
-    found = 0
-    for index in range(60):
-        made = generate(4, index, replace(SMALL, normal_share=0.0))
-        regions = as_sample(made, 4, index).regions
-        if not made.defects:
-            continue
-        for region in regions:
-            (name,) = region.phrases
-            matching = [
-                mask
-                for note, mask in zip(made.defects, made.masks, strict=True)
-                if name == f"{noun(note.kind)} {where(note.place)}"
-            ]
-            assert len(matching) == 1
-            assert np.array_equal(region.mask, matching[0])
-            found += len(made.defects) > 1
-    assert found >= 10
+@lru_cache(maxsize=1)
+def general() -> tuple[tuple[np.ndarray, object], ...]:
+    turns = SynthTurns(TEMPLATES, {Task.GENERAL: 1.0}, SynthConfig(), seed=4)
+    return tuple(turns.turn(index) for index in range(40))
 
 
-@pytest.mark.parametrize("phrase", ["a man in white", "the man in white", "An apple", "apple", "theatre", "a"])
-def test_names_of_regions_lose_their_article(small, phrase):
-    mask = np.ones((8, 8), np.bool_)
-    sample = Sample(images=(), source=Source("set", Path(), 0), anchors=SEG_ALONE)
-    sample = replace(sample, regions=(Region((phrase,), Painted(mask)),))
-    turn = draw_turn(Task.GENERAL, sample, small.templates, random.Random(0))
-    expected = {"a man in white": "man in white", "the man in white": "man in white", "An apple": "apple"}
-    assert f"the {expected.get(phrase, phrase)} in this image" in turn.instruction
+@pytest.mark.parametrize("kind", [None, *sorted(_MEANING)])
+def test_nothing_is_said_of_colour_where_the_picture_has_none(kind):
+    said = words(PLAIN, *([kind] if kind else []))
+    assert "colour" not in said
+    assert "even veins and tone" in said
+    assert "colour" in words(replace(PLAIN, grey=False), *([kind] if kind else []))
 
 
-def test_pictures_without_colours_are_spoken_of_without_colours():
-    rng = np.random.default_rng(0)
-    surface = SurfaceNote("cloth", "woven", ("grey",), "a regular weave", grey=True)
-    assert "colour from" not in caption(rng, surface, (NOTE,)).Explanation
-    assert "tone" in caption(rng, surface, (NOTE,)).Explanation
-    assert "colour from" in caption(rng, replace(surface, grey=False), (NOTE,)).Explanation
+def test_without_a_word_for_its_colour_a_surface_has_its_name_alone():
+    said = words(replace(PLAIN, colours=()), "stain")
+    assert "The leaf should show" in said
+    assert "  " not in said
 
 
-def test_scans_have_no_colour_word():
-    scans = [index for index in range(400) if render(6, index, SMALL).scene.harsh]
-    assert scans
-    for index in scans:
-        sample = generate(6, index, SMALL)
-        assert sample.surface.colours == ()
-        assert "  " not in sample.caption.Expectation
+@pytest.mark.parametrize(
+    "name", ["man in white", "the man in white", "a man in white", "A man in white", "The man in white"]
+)
+def test_a_region_is_asked_for_with_one_article(name):
+    assert asked(name) == {
+        template.replace("{class_name}", "man in white") for template in TEMPLATES.general_instructions
+    }
 
 
-def test_the_colour_word_is_that_of_the_picture():
-    told = 0
-    for index in range(60):
-        sample = generate(12, index, replace(SMALL, normal_share=1.0))
-        if sample.parts or not sample.surface.colours or render(12, index, SMALL).scene.body is not None:
-            continue
-        (word,) = sample.surface.colours
-        assert word == colour_word(sample.image[::3, ::3].reshape(-1, 3).mean(axis=0, dtype=np.float32) / 255)
-        told += 1
-    assert told >= 10
+@pytest.mark.parametrize("name", ["a", "anchor", "theatre", "right one"])
+def test_a_name_that_only_begins_like_an_article_stays(name):
+    assert all(f"the {name} in" in each for each in asked(name))
 
 
-def test_sentences_about_what_is_shown_have_an_article(small):
-    turns = SynthTurns(small.templates, {Task.CONVERSATION: 1.0}, SMALL, 5)
+def test_what_is_shown_has_an_article_whatever_it_is():
+    turns = SynthTurns(TEMPLATES, {Task.CONVERSATION: 1.0}, SynthConfig(), seed=4)
     answers = [turns.turn(index)[1].answer for index in range(30)]
     shown = [answer for answer in answers if answer.startswith("The image shows")]
     assert shown
-    assert all(answer.startswith("The image shows the ") for answer in shown)
+    assert all(re.fullmatch(r"The image shows the [a-z ]+\.", answer) for answer in shown)
+
+
+def test_parts_are_asked_for_in_sound_pictures_only():
+    for index in range(60):
+        made = generate(4, index, SynthConfig())
+        names = {phrase for region in as_sample(made, 4, index).regions for phrase in region.phrases}
+        assert not names & set(made.parts) if made.defects else names == set(made.parts)
+
+
+def test_a_defect_asked_for_is_far_from_the_others_and_has_its_own_mask():
+    found = 0
+    for index in range(120):
+        made = generate(4, index, SynthConfig(normal_share=0))
+        for region in as_sample(made, 4, index).regions:
+            (at,) = [at for at, mask in enumerate(made.masks) if mask is region.mask]
+            others = [other for other in range(len(made.masks)) if other != at]
+            assert all(made.defects[at].place in phrase for phrase in region.phrases)
+            assert all(made.defects[other].place != made.defects[at].place for other in others)
+            near = round(APART * max(made.mask.shape)) - 1
+            rows, columns = np.nonzero(region.mask)
+            y, x = max(rows.min() - near, 0), max(columns.min() - near, 0)
+            around = np.s_[y : rows.max() + near, x : columns.max() + near]
+            assert not any(made.masks[other][around].any() for other in others)
+            found += bool(others)
+    assert found > 10
+
+
+def test_general_turns_ask_for_parts_and_for_defects_by_index_alone():
+    turns = SynthTurns(TEMPLATES, {Task.GENERAL: 1.0}, SynthConfig(), seed=4)
+    for index in (17, 3):
+        image, turn = turns.turn(index)
+        assert np.array_equal(image, general()[index][0])
+        assert turn.instruction == general()[index][1].instruction
+    placed = [
+        bool(re.search(r"at the (top|bottom|left|right)|in the center", turn.instruction)) for _, turn in general()
+    ]
+    assert 4 < sum(placed) < 36
+    assert all(re.findall(r"\[\w+\]", turn.answer) == ["[SEG]"] for _, turn in general())
+
+
+def test_a_stream_without_defects_still_has_general_turns():
+    turns = SynthTurns(TEMPLATES, {Task.GENERAL: 1.0}, SynthConfig(normal_share=1.0), seed=4)
+    assert all(turns.turn(index)[1].mask is not None for index in range(6))

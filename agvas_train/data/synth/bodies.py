@@ -153,9 +153,8 @@ def leaf(rng: np.random.Generator, height: int, width: int) -> Scene:
         veins = _veins(rng, height, width)
         rgb = over(rgb, veins * np.float32(rng.uniform(0.3, 0.8)), shade(base, float(rng.choice([0.6, 1.5]))))
         rgb = times(rgb, 1 + np.float32(0.15) * np.clip(slope(rng, smooth(rng, height, width, 14) - 2 * veins), -2, 2))
-        cover = ramp(
-            -_from_middle(rng, height, width, float(rng.uniform(0.6, 2))), -float(rng.uniform(0.8, 2.2)), -0.79
-        )
+        edge = float(rng.uniform(0.8, 2.2))
+        cover = ramp(-_from_middle(rng, height, width, float(rng.uniform(0.5, 2))), -edge, -edge + 0.02)
     ground = pick(rng, "dark", "pale", "grey", "earth")
     return Scene(
         kind="fruit" if fruit else "leaf",

@@ -1,5 +1,8 @@
 """The five fields of a record, written from the notes alone with a small vocabulary."""
 
+import re
+from dataclasses import asdict
+
 import numpy as np
 
 from agvas_train.data.synth.notes import Caption, DefectNote, SurfaceNote
@@ -19,7 +22,7 @@ _MEANING: dict[str, tuple[str, str]] = {
     "displaced part": ("out of line with the structure", "a wrongly placed part"),
     "fray": ("with loose, torn structure", "wear or tearing"),
     "chip": ("biting into the edge", "breakage at the edge"),
-    "colour fault": ("differing in colour from its surroundings", "uneven colouring"),
+    "colour fault": ("differing in colour from its surroundings", "an uneven colour"),
     "uneven": ("differing in brightness from its surroundings", "uneven processing"),
     "scale": ("with a rougher texture", "rolled-in scale"),
     "foreign patch": ("with a structure of its own", "foreign material on the surface"),
@@ -44,12 +47,12 @@ _MEANING: dict[str, tuple[str, str]] = {
     "mouse bite": ("biting into a track", "loss of copper at the edge"),
     "excess copper": ("lying on the bare board", "copper left behind"),
 }
-_IN_GREY = {
-    "stain": ("changing the surface tone", "dirt or liquid on the surface"),
-    "colour fault": ("differing in tone from its surroundings", "an uneven tone"),
-}
-"""What is said instead where the picture has no colours."""
 _NOUNS = {
+    "colour fault": "off-tone area",
+    "wear": "worn area",
+    "corrosion": "corroded area",
+    "spalling": "spalled area",
+    "crazing": "crazed area",
     "uneven": "uneven area",
     "scale": "scale patch",
     "fray": "frayed area",
@@ -64,11 +67,6 @@ _NUMBERS = {2: "Two", 3: "Three", 4: "Four"}
 def noun(kind: str) -> str:
     """The noun a caption uses for a kind of defect; it contains or stands for the kind."""
     return _NOUNS.get(kind, kind)
-
-
-def _meaning(kind: str, grey: bool) -> tuple[str, str]:
-    """What the kind does, and what that means."""
-    return _IN_GREY.get(kind, _MEANING[kind]) if grey else _MEANING[kind]
 
 
 def _article(words: str) -> str:
@@ -93,7 +91,15 @@ def _capital(text: str) -> str:
 
 
 def caption(rng: np.random.Generator, surface: SurfaceNote, defects: tuple[DefectNote, ...]) -> Caption:
-    """The record of one image; phrasing varies, content comes from the notes only."""
+    """The record of one image; phrasing varies, content comes from the notes only, and grey pictures have no colour."""
+    record = _record(rng, surface, defects)
+    if not surface.grey:
+        return record
+    texts = asdict(record)
+    return Caption(texts.pop("exists"), **{field: re.sub(r"\bcolour\b", "tone", text) for field, text in texts.items()})
+
+
+def _record(rng: np.random.Generator, surface: SurfaceNote, defects: tuple[DefectNote, ...]) -> Caption:
     thing = surface.name
     expectation = _choose(
         rng,
@@ -110,7 +116,7 @@ def caption(rng: np.random.Generator, surface: SurfaceNote, defects: tuple[Defec
         return Caption(False, expectation, observation, diagnosis, "", f"{expectation} {observation} {diagnosis}")
     listed = [f"{_phrase(note)} {where(note.place)}" for note in defects]
     if len(defects) == 1:
-        cue, meaning = _meaning(defects[0].kind, surface.grey)
+        cue, meaning = _MEANING[defects[0].kind]
         observation = _choose(
             rng,
             f"{_capital(_phrase(defects[0]))} appears {where(defects[0].place)}, {cue}.",
@@ -121,7 +127,7 @@ def caption(rng: np.random.Generator, surface: SurfaceNote, defects: tuple[Defec
         both = ", ".join(listed[:-1]) + " and " + listed[-1]
         observation = f"{_NUMBERS[len(defects)]} defects stand out: {both}."
         kinds = list(dict.fromkeys(note.kind for note in defects))
-        meaning = " and ".join(dict.fromkeys(_meaning(kind, surface.grey)[1] for kind in kinds[:2]))
+        meaning = " and ".join(dict.fromkeys(_MEANING[kind][1] for kind in kinds[:2]))
         subject, head = "They", f"The defects are {both} of the {thing}"
     verb = ("breaks", "points") if subject == "This" else ("break", "point")
     diagnosis = _choose(

@@ -190,7 +190,8 @@ def generate(seed: int, index: int, config: SynthConfig = DEFAULT) -> Sample:
     notes = tuple(_note(item.kind, item.looks, mask) for item, mask in found)
     mask = np.logical_or.reduce([mask for _, mask in found]) if found else np.zeros(drawn.size, np.bool_)
     image = camera.photograph(scene.rgb, drawn.size)
-    surface = SurfaceNote(scene.name, scene.kind, _colours(drawn, image, mask), scene.expect, scene.grey)
+    grey = scene.grey or bool((image == image[..., :1]).all())
+    surface = SurfaceNote(scene.name, scene.kind, _colours(drawn, image, mask), scene.expect, grey)
     rng = np.random.Generator(np.random.SFC64([seed, index, 1]))
     return Sample(
         image=image,

@@ -24,7 +24,7 @@ def _patch(rng: np.random.Generator, scene: Scene, low: float, high: float, roug
 
 
 def growth(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | None:
-    """A lump that stands out of the surface: its own tone, shaded as a dome, with a shadow beside it and a glint."""
+    """A lump that stands out of the surface: its own tone, shaded as a dome, sometimes with a glint."""
     shape = _patch(rng, scene, 0.02, 0.22, float(rng.uniform(0.1, 0.6)), 0.12)
     if shape is None or shape.depth is None:
         return None

@@ -45,7 +45,7 @@ def tiles(rng: np.random.Generator, height: int, width: int) -> Scene:
     rgb = over(mortar, face, times(base, tone + texture))
     return Scene(
         kind="tiled",
-        name="brick wall" if brick else "tiles",
+        name="brick wall" if brick else "tiled wall",
         expect="a regular grid with even joints",
         rgb=rgb,
         defects={
