@@ -5,7 +5,7 @@ from agvas_train.data.synth import defects_circuit as boards
 from agvas_train.data.synth import defects_growths as growths
 from agvas_train.data.synth import defects_lines as on_lines
 from agvas_train.data.synth import defects_marks as marks
-from agvas_train.data.synth import defects_marks_more as more
+from agvas_train.data.synth import defects_rubbed as rubbed
 from agvas_train.data.synth import defects_spots as spots
 from agvas_train.data.synth import defects_structure as structure
 from agvas_train.data.synth.paint import Painter
@@ -35,8 +35,8 @@ PAINTERS: dict[str, Painter] = {
     "burn": marks.burn,
     "crazing": marks.crazing,
     "wear": marks.wear,
-    "bubble": more.bubble,
-    "scuff": more.scuff,
+    "bubble": rubbed.bubble,
+    "scuff": rubbed.scuff,
     "growth": growths.growth,
     "lesion": growths.lesion,
     "mass": growths.mass,

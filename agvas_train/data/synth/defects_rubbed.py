@@ -1,13 +1,11 @@
-"""Additions to defects_marks.py: blisters, scuffs, nets of creases."""
+"""More marks: blisters and scuffs."""
 
 import numpy as np
 
-from agvas_train.data.synth.colours import times
-from agvas_train.data.synth.defects_marks import smooth_edges
-from agvas_train.data.synth.fields import Field, ramp
+from agvas_train.data.synth.fields import Field
 from agvas_train.data.synth.paint import Stroke, contrast_factor, reach, region, spot
 from agvas_train.data.synth.scene import Scene
-from agvas_train.data.synth.shapes import Shape, arc, blob, join, lines, walk
+from agvas_train.data.synth.shapes import Shape, arc, blob, join, lines
 
 
 def _blister(rng: np.random.Generator, base: Field, shape: Shape, turn: float, strength: float) -> None:
@@ -64,20 +62,3 @@ def scuff(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | N
         return None
     base = region(scene, shape)
     return Stroke(shape, base * np.float32(contrast_factor(rng, base, max(strength, 0.3), 0.35)), ("scuffed",))
-
-
-def crease_net(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | None:
-    """Crumpled: a few folds that meet, each lit on one side and shadowed on the other."""
-    width, (x, y) = float(np.exp(rng.uniform(np.log(2.5), np.log(9)))), spot(rng, scene)
-    long, turns = reach(rng, scene, 0.08, 0.3), rng.uniform(0, 2 * np.pi, int(rng.integers(3, 6)))
-    paths = [walk(rng, (x, y), float(turn), long * float(rng.uniform(0.4, 1)), wander=0.12) for turn in turns]
-    shape = lines(scene.size, paths, [width * np.linspace(1, 0.4, len(path)) for path in paths])
-    if shape is None:
-        return None
-    gy, gx = np.gradient(smooth_edges(shape.alpha, width / 3))
-    turn = float(rng.uniform(0, 2 * np.pi))
-    lean = (np.cos(turn) * gx + np.sin(turn) * gy).astype(np.float32)
-    lean = lean / max(float(np.abs(lean).max()), 1e-3)
-    shape.alpha = ramp(np.abs(lean), 0.05, 0.3)
-    shading = np.float32(strength * rng.uniform(0.5, 0.9)) * lean
-    return Stroke(shape, times(region(scene, shape), 1 + shading), ("folded",))
