@@ -86,7 +86,7 @@ def test_the_token_limit_stops_both_at_the_same_token(plantable, answer):
 
 def test_frames_segmented_together_get_what_they_get_alone(plantable):
     images = frames(6)
-    for single, _ in (plantable.own(), plantable.plant("Two, [NOR][ANO][SEG] and [SEG].")):
+    for single, _ in (plantable.own(), plantable.plant("It is [NOR][ANO][SEG] and one more [SEG].")):
         for request in (Request(), Request(Mode.DESCRIBE), Request(Mode.GENERAL, class_name="scratches")):
             found = Agreement()
             for number, together in enumerate(single.write(images, request, LIMIT)):
@@ -140,7 +140,7 @@ def test_near_ties_are_exceptions_up_to_a_share():
 
 def test_an_anchors_state_may_be_the_one_that_predicts_it(plantable):
     """The other convention, on both sides."""
-    single, reference = plantable.plant("Two, [NOR][ANO][SEG] and [SEG].")
+    single, reference = plantable.plant("It is [NOR][ANO][SEG] and one more [SEG].")
     usual = single.write(frames(1), Request())[0].result
     single.manifest.model.__dict__["anchor_state"] = reference.config.__dict__["anchor_state"] = "predicting"
     try:
