@@ -118,7 +118,7 @@ def graphs_of(checkpoint: Checkpoint) -> list[Graph]:
     def frames(size: int) -> Tensor:
         return random(2, 3, size, size)
 
-    width, pixel = config.hidden_size, random(2, config.agmd.transformer_dim, config.grid, config.grid)
+    width, pixel = config.hidden_size, random(2, config.pixel_channels, config.grid, config.grid)
     batch = {0: "B"}
     return [
         Graph(

@@ -71,7 +71,7 @@ class SynthTurns:
         if task is Task.GENERAL and rng.random() < PARTS_SHARE:
             config = replace(config, normal_share=1.0)  # what is missing or covered would still be in the parts' masks
         while True:  # another sample rather than another task: the shares are the mixture's
-            made = generate(self.seed, index, config)
+            made = generate(self.seed, index, config, parts=task is Task.GENERAL)
             sample = as_sample(made, self.seed, index)
             if task is Task.GENERAL:
                 sample = replace(sample, anchors=SEG_ALONE)  # its regions are asked for, not its defects

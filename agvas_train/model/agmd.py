@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from agvas_runtime.plan import HIDDEN
+from agvas_train.model.conv_encoder import Residual, fine_features
 from agvas_train.model.transformer import RandomPositionEncoding, TwoWayTransformer
 
 ANCHORS = ("nor", "ano", "seg")
@@ -47,10 +48,16 @@ class MLP(nn.Module):
 
 
 class AGMD(nn.Module):
-    """Tokens [t_nor, t_ano, t_seg, h_nor, h_ano, h_seg] meet f_p; each t' dotted with the upscaled f_p' is a map."""
+    """Tokens [t_nor, t_ano, t_seg, h_nor, h_ano, h_seg] meet f_p; each t' dotted with the upscaled f_p' is a map.
 
-    def __init__(self, *, transformer: TwoWayTransformer, transformer_dim: int) -> None:
+    With `fine`, finer features are packed behind f_p, [B, 4 C, g, g] instead of [B, C, g, g]. They are added on the way
+    up, as the mask decoder of SAM 2 does it (Ravi et al., "SAM 2: Segment anything in images and videos", 2024), and a
+    convolution follows at twice f_p's side; ours.
+    """
+
+    def __init__(self, *, transformer: TwoWayTransformer, transformer_dim: int, fine: bool = False) -> None:
         super().__init__()
+        self.transformer_dim = transformer_dim
         self.transformer = transformer
         self.anchor_tokens = nn.Embedding(len(ANCHORS), transformer_dim)
         self.pe_layer = RandomPositionEncoding(features=transformer_dim // 2)
@@ -61,6 +68,7 @@ class AGMD(nn.Module):
             nn.ConvTranspose2d(transformer_dim // 4, transformer_dim // 8, kernel_size=2, stride=2),
             nn.GELU(),
         )
+        self.fine = Residual(transformer_dim // 4) if fine else None
         self.output_hypernetworks_mlps = nn.ModuleList(
             MLP(input_dim=transformer_dim, hidden_dim=transformer_dim, output_dim=transformer_dim // 8) for _ in ANCHORS
         )
@@ -99,10 +107,19 @@ class AGMD(nn.Module):
         """t [A, C] and h [B, A, C] of the anchors of these kinds, and f_p, to products [B, A, 4 g, 4 g]."""
         tokens = torch.cat((learned.expand(anchors.shape[0], -1, -1), anchors), dim=1)  # B, 2A, C
         grid = pixel.shape[-1]
+        pixel, fine = pixel[:, : self.transformer_dim], pixel[:, self.transformer_dim :]
         tokens, flat = self.transformer(pixel, self.pe_layer(grid), tokens, bias)
-        upscaled = self.output_upscaling(flat.transpose(1, 2).unflatten(2, (grid, grid)))  # B, C/8, 4g, 4g
+        upscaled = self._upscaled(flat.transpose(1, 2).unflatten(2, (grid, grid)), fine)  # B, C/8, 4g, 4g
         kernels = torch.stack([self.output_hypernetworks_mlps[c](tokens[:, i]) for i, c in enumerate(kinds)], dim=1)
         return (kernels @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
+
+    def _upscaled(self, pixel: Tensor, fine: Tensor) -> Tensor:
+        """f_p' [B, C, g, g] and the finer features, packed [B, 3 C, g, g] or none [B, 0, g, g], to [B, C/8, 4g, 4g]."""
+        if self.fine is None:
+            return self.output_upscaling(pixel)
+        first, norm, gelu, second, _ = self.output_upscaling
+        quarter, half = fine_features(fine)
+        return gelu(second(self.fine(gelu(norm(first(pixel) + quarter)))) + half)
 
 
 def map_logits(products: Tensor, present: Sequence[int] = (NOR, ANO, SEG)) -> Tensor:

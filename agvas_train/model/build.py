@@ -39,7 +39,7 @@ def tiny(vocabulary_size: int = 1536) -> ModelConfig:
             "patch_size": 16,
         },
         pixel_encoder="conv",
-        pixel={"image_size": 288, "patch_size": 8, "output_channels": 64},
+        pixel={"image_size": 288, "patch_size": 8, "output_channels": 64, "fine": True},
         language={
             "hidden_size": 128,
             "intermediate_size": 256,
@@ -146,6 +146,7 @@ def build_agvas(config: ModelConfig) -> AGVAS:
                 attention_downsample_rate=agmd.attention_downsample_rate,
             ),
             transformer_dim=agmd.transformer_dim,
+            fine=bool(config.pixel.get("fine")),
         ),
         image_newline=config.image_newline,
     )

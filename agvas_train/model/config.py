@@ -86,6 +86,11 @@ class ModelConfig(BaseModel):
         return int(self.pixel["image_size"]) // int(self.pixel["patch_size"])
 
     @property
+    def pixel_channels(self) -> int:
+        """Channels of f_p, as the mask decoder gets them: with what is finer packed behind them, or without."""
+        return self.agmd.transformer_dim * (4 if self.pixel.get("fine") else 1)
+
+    @property
     def hidden_size(self) -> int:
         """d, the language model's width."""
         return int(self.language["hidden_size"])

@@ -49,6 +49,7 @@ class ConvEncoderConfig(PreTrainedConfig):
         blocks: tuple[int, int, int] = (1, 2, 2),
         num_attention_heads: int = 4,
         output_channels: int = 64,
+        fine: bool = False,
         **kwargs: Any,
     ) -> None:
         if patch_size != 8:
@@ -63,6 +64,8 @@ class ConvEncoderConfig(PreTrainedConfig):
         """Blocks at a quarter, an eighth and a sixteenth."""
         self.num_attention_heads = num_attention_heads
         self.output_channels = output_channels
+        self.fine = fine
+        """Whether what is finer than the features comes along, packed behind them."""
         super().__init__(**kwargs)
 
 
@@ -140,7 +143,11 @@ class AttentionBlock(nn.Module):
 
 
 class ConvEncoder(PreTrainedModel):
-    """Images [B, 3, P, P], P a multiple of 32, to features [B, output_channels, P / 8, P / 8]."""
+    """Images [B, 3, P, P], P a multiple of 32, to features [B, C, P / 8, P / 8], C the `output_channels`.
+
+    With `fine` C / 4 channels of a quarter and C / 8 of a half of the image's side are packed behind them, which makes
+    4 C: the mask decoder adds them where it upscales (`fine_features`), since a scratch is thinner than 8 pixels.
+    """
 
     config_class = ConvEncoderConfig
     main_input_name = "pixel_values"
@@ -160,6 +167,8 @@ class ConvEncoder(PreTrainedModel):
         )
         self.from_eighth, self.from_coarse = StandardConv(eighth, out, 1), StandardConv(coarse, out, 1)
         self.merge = Residual(out)
+        self.from_quarter = StandardConv(quarter, out // 4, 1) if config.fine else None
+        self.from_half = StandardConv(half, out // 8, 1) if config.fine else None
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -171,11 +180,22 @@ class ConvEncoder(PreTrainedModel):
 
     def forward(self, pixel_values: Tensor) -> BaseModelOutput:
         """The features as `last_hidden_state`."""
-        quarter = self.quarter(_active(self.stem(_with_contrast(pixel_values))))
-        eighth = _active(self.eighth(_active(quarter)))
+        half = _active(self.stem(_with_contrast(pixel_values)))
+        quarter = _active(self.quarter(half))
+        eighth = _active(self.eighth(quarter))
         coarse = self.from_coarse(_active(self.coarse(eighth)))
         upsampled = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
-        return BaseModelOutput(last_hidden_state=self.merge(upsampled + self.from_eighth(eighth)))
+        features = self.merge(upsampled + self.from_eighth(eighth))
+        if self.from_quarter is not None and self.from_half is not None:
+            fine = (F.pixel_unshuffle(self.from_quarter(quarter), 2), F.pixel_unshuffle(self.from_half(half), 4))
+            features = torch.cat((features, *fine), dim=1)
+        return BaseModelOutput(last_hidden_state=features)
+
+
+def fine_features(packed: Tensor) -> tuple[Tensor, Tensor]:
+    """What `ConvEncoder` packed behind its features, [B, 3 C, g, g]: [B, C / 4, 2 g, 2 g] and [B, C / 8, 4 g, 4 g]."""
+    width = packed.shape[1] // 3
+    return F.pixel_shuffle(packed[:, :width], 2), F.pixel_shuffle(packed[:, width:], 4)
 
 
 def _place_codes(x: Tensor) -> Tensor:

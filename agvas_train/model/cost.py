@@ -86,7 +86,7 @@ def _part_flops(model: AGVAS, config: ModelConfig, text_tokens: int, trie_nodes:
     ]
     semantic = torch.empty(1, config.semantic_tokens, width, device="meta")
     hidden = torch.empty(1, config.semantic_tokens, int(config.semantic["hidden_size"]), device="meta")
-    pixel = torch.empty(1, config.agmd.transformer_dim, config.grid, config.grid, device="meta")
+    pixel = torch.empty(1, config.pixel_channels, config.grid, config.grid, device="meta")
     states = torch.empty(1, 1 + trie_nodes, width, device="meta")
     anchors = torch.empty(1, len(ANCHORS), width, device="meta")
     projector = _flops(model.llava.model.multi_modal_projector, hidden)

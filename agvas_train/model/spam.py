@@ -25,8 +25,8 @@ class SPAM(nn.Module):
         self.out_proj = nn.Linear(embed_dim, embed_dim)
 
     def forward(self, semantic: Tensor, pixel: Tensor) -> Tensor:
-        """f_s [B, N, d] and f_p [B, C, g, g] give f_align [B, N, d]."""
-        pixels = pixel.flatten(2).transpose(1, 2)  # B, g*g, C
+        """f_s [B, N, d] and f_p [B, C, g, g] give f_align [B, N, d]; channels packed behind f_p are the decoder's."""
+        pixels = pixel[:, : self.k_proj.in_features].flatten(2).transpose(1, 2)  # B, g*g, C
         q, k, v = self._heads(self.q_proj(semantic)), self._heads(self.k_proj(pixels)), self._heads(self.v_proj(pixels))
         attended = F.scaled_dot_product_attention(q, k, v)  # B, heads, N, d/heads
         return self.out_proj(attended.transpose(1, 2).flatten(2))

@@ -71,7 +71,7 @@ def test_semantic_features_are_llava_onevisions(small: Checkpoint) -> None:
 def test_visual_tokens_are_semantic_newline_aligned(small: Checkpoint) -> None:
     model, config = small.model, small.config.model
     semantic = torch.randn(1, config.semantic_tokens, config.hidden_size)
-    pixel = torch.randn(1, config.agmd.transformer_dim, config.grid, config.grid)
+    pixel = torch.randn(1, config.pixel_channels, config.grid, config.grid)
     tokens = model.visual_tokens(semantic, pixel)
     assert tokens.shape == (1, config.visual_tokens, config.hidden_size)
     count = config.semantic_tokens

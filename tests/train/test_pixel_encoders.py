@@ -65,7 +65,7 @@ def test_features_are_a_map_of_the_mask_decoders_channels(case: tuple[AGVAS, Mod
     model, config = case
     features = model.pixel_features(pixels_of(config, 2))
     assert config.grid == GRID
-    assert features.shape == (2, config.agmd.transformer_dim, GRID, GRID)
+    assert features.shape == (2, config.pixel_channels, GRID, GRID)
     assert features.std() > 0.1
     products = model.products(torch.randn(2, 3, config.hidden_size), features, (0, 1, 2))
     assert products.shape == (2, 3, 4 * GRID, 4 * GRID)

@@ -178,8 +178,11 @@ def _colours(drawn: Render, image: NDArray[np.uint8], defects: Mask) -> tuple[st
     return (colour_word(picked.mean(axis=0, dtype=np.float32) / np.float32(255)),) if len(picked) else ()
 
 
-def generate(seed: int, index: int, config: SynthConfig = DEFAULT) -> Sample:
-    """Sample `index` of stream `seed`: the same on every machine, in any order, in any process."""
+def generate(seed: int, index: int, config: SynthConfig = DEFAULT, *, parts: bool = True) -> Sample:
+    """Sample `index` of stream `seed`: the same on every machine, in any order, in any process.
+
+    Without `parts` the sample has none: their masks take time that most turns have no use for.
+    """
     drawn = render(seed, index, config)
     masks = _masks(drawn)
     if drawn.painted and not any(mask.any() for mask in masks):  # all beside the oblique view
@@ -199,6 +202,6 @@ def generate(seed: int, index: int, config: SynthConfig = DEFAULT) -> Sample:
         defects=notes,
         masks=tuple(each for _, each in found),
         surface=surface,
-        parts={name: camera.outline(part, drawn.size) for name, part in scene.parts.items()},
+        parts={name: camera.outline(part, drawn.size) for name, part in scene.parts.items()} if parts else {},
         caption=caption(rng, surface, notes),
     )

@@ -55,10 +55,11 @@ def crease(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | 
 
 
 def smooth_edges(field: Field, reach_px: float) -> Field:
-    """The field [h,w] blurred twice over about `reach_px` pixels."""
+    """The field [h,w] blurred twice over about `reach_px` pixels; beyond its sides it goes on as it ends there."""
     far = max(round(reach_px), 1)
     for axis in (0, 1, 0, 1):
-        total = np.cumsum(np.pad(field, [(far + 1, far) if at == axis else (0, 0) for at in (0, 1)]), axis=axis)
+        around = [(far + 1, far) if at == axis else (0, 0) for at in (0, 1)]
+        total = np.cumsum(np.pad(field, around, mode="edge"), axis=axis, dtype=np.float64)
         ahead, behind = (slice(2 * far + 1, None), slice(None, -2 * far - 1))
         window = (ahead, slice(None)) if axis == 0 else (slice(None), ahead)
         before = (behind, slice(None)) if axis == 0 else (slice(None), behind)
@@ -168,6 +169,7 @@ def wear(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | No
     if shape is None:
         return None
     base = region(scene, shape)
-    flat = np.stack([smooth_edges(base[..., channel], float(rng.uniform(2, 6))) for channel in range(3)], axis=2)
+    far = float(rng.uniform(2, 6))
+    flat = np.stack([smooth_edges(base[..., channel], far) for channel in range(3)], axis=2)
     tone = np.float32(contrast_factor(rng, base, 0.5 * strength, 0.4))
     return Stroke(shape, toward(base, flat, float(rng.uniform(0.6, 1.0))) * tone, ("rubbed",))
