@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
-from agvas_export.conv import FoldedConvEncoder
+from agvas_export.conv import FoldedConvEncoder, with_plain_kernels
 from agvas_export.language import DecodeGraph, PassGraph, pick
 from agvas_export.sam import FoldedSamEncoder
 from agvas_runtime.plan import HIDDEN, PassPlan, plan_pass
@@ -72,11 +72,12 @@ class DecoderGraph(nn.Module):
 
     def __init__(self, model: AGVAS) -> None:
         super().__init__()
-        self.model = model
+        self.token_refiner = model.token_refiner
+        self.agmd = with_plain_kernels(model.agmd)
 
     def forward(self, states: Tensor, present: Tensor, pixel: Tensor, alpha: Tensor) -> Tensor:
         """The fused maps [G, 4 g, 4 g], in [0, 1]."""
-        products = self.model.agmd.masked(self.model.token_refiner(states), pixel, present)
+        products = self.agmd.masked(self.token_refiner(states), pixel, present)
         return fuse_present(products.float(), alpha, present)
 
 

@@ -90,3 +90,19 @@ def test_relative_logits_are_a_softmax() -> None:
     products = torch.randn(1, 3, 4, 4)
     probabilities = torch.sigmoid(map_logits(products))
     torch.testing.assert_close(probabilities[:, NOR] + probabilities[:, ANO], torch.ones(1, 4, 4))
+
+
+@torch.no_grad()
+def test_finer_features_change_the_map_where_they_lie() -> None:
+    torch.manual_seed(0)
+    transformer = TwoWayTransformer(depth=1, embedding_dim=32, num_heads=4, mlp_dim=64)
+    fine = AGMD(transformer=transformer, transformer_dim=32, fine=True).eval()
+    anchors, pixel = torch.randn(1, 3, 32), torch.randn(1, 128, 8, 8)
+    changed = pixel.clone()
+    changed[:, 64 + 32 :, 2, 5] += 3  # among those of 4 g, whose 4 x 4 cells of one place of f_p these are
+    difference = (fine(anchors, changed) - fine(anchors, pixel)).abs().amax(dim=1)[0]
+    rows, columns = (difference > 1e-6).nonzero().T
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (8, 11, 20, 23)
+    coarse = AGMD(transformer=transformer, transformer_dim=32).eval()
+    coarse.load_state_dict(fine.state_dict(), strict=False)
+    assert coarse(anchors, pixel[:, :32]).shape == fine(anchors, pixel).shape == (1, 3, 32, 32)

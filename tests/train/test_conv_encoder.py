@@ -12,6 +12,7 @@ from agvas_train.model.conv_encoder import (
     _box_means,
     _place_codes,
     _with_contrast,
+    fine_features,
 )
 
 
@@ -25,6 +26,21 @@ def test_features_have_an_eighth_of_the_image_s_side(encoder):
     found = encoder(torch.randn(2, 3, 96, 96)).last_hidden_state
     assert found.shape == (2, 24, 12, 12)
     assert found.isfinite().all()
+
+
+@torch.no_grad()
+def test_finer_features_are_packed_behind_and_lie_where_they_were(encoder):
+    fine = ConvEncoder(ConvEncoderConfig(image_size=96, widths=(8, 16, 24, 32), output_channels=24, fine=True)).eval()
+    missing = fine.load_state_dict(encoder.state_dict(), strict=False).missing_keys
+    assert {name.split(".")[0] for name in missing} == {"from_quarter", "from_half"}
+    image = torch.randn(2, 3, 96, 96)
+    found = fine(image).last_hidden_state
+    assert torch.equal(found[:, :24], encoder(image).last_hidden_state)
+    quarter, half = fine_features(found[:, 24:])
+    stem = _active(fine.stem(_with_contrast(image)))
+    torch.testing.assert_close(half, fine.from_half(stem))
+    torch.testing.assert_close(quarter, fine.from_quarter(_active(fine.quarter(stem))))
+    assert (quarter.shape, half.shape) == ((2, 6, 24, 24), (2, 3, 48, 48))
 
 
 def test_another_stride_is_refused():
@@ -78,7 +94,7 @@ def test_kernels_are_standardised_whatever_their_values():
 
 
 def test_every_weight_has_a_gradient_but_biases_that_norms_take_away():
-    encoder = ConvEncoder(ConvEncoderConfig(image_size=64, widths=(8, 16, 24, 32), output_channels=24))
+    encoder = ConvEncoder(ConvEncoderConfig(image_size=64, widths=(8, 16, 24, 32), output_channels=24, fine=True))
     encoder(torch.randn(2, 3, 64, 64)).last_hidden_state.square().sum().backward()
     largest = {name: float(parameter.grad.abs().max()) for name, parameter in encoder.named_parameters()}
     idle = {name for name, gradient in largest.items() if gradient < 1e-3}
