@@ -13,7 +13,8 @@ from agvas_train.model.conv_encoder import ConvEncoder, ConvEncoderConfig, Stand
 @torch.no_grad()
 def test_folded_kernels_compute_the_same() -> None:
     torch.manual_seed(0)
-    encoder = ConvEncoder(ConvEncoderConfig(image_size=96, widths=(8, 16, 24, 32), output_channels=24, fine=True)).eval()
+    config = ConvEncoderConfig(image_size=96, widths=(8, 16, 24, 32), output_channels=24, fine=True)
+    encoder = ConvEncoder(config).eval()
     for name, parameter in encoder.named_parameters():
         if name.endswith(("gain", "bias")):
             parameter.add_(torch.randn_like(parameter) * 0.3)
