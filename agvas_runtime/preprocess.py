@@ -47,7 +47,13 @@ class SemanticView(_View):
 
 
 class PixelView(_View):
-    """The pixel encoder's view: longest side to S, bilinear, then zeros to the right and below (as SAM does)."""
+    """The pixel encoder's view: longest side to S, bilinear, then zeros to the right and below (as SAM does).
+
+    With `mirror` the frame goes on there as its mirror image, over and over, for encoders that normalise by what is in
+    the whole view (ours; docs/experiments.md).
+    """
+
+    mirror: bool = False
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """The (h, w) that a frame of this size takes inside the square canvas."""
@@ -57,9 +63,12 @@ class PixelView(_View):
     def apply(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], tuple[int, int]]:
         """Frame uint8 [H,W,3] -> (normalised and padded float32 [1,3,S,S], resized (h, w))."""
         h, w = self.resized(image.shape[0], image.shape[1])
-        full = (h, w) == (self.size, self.size)
-        out = (np.empty if full else np.zeros)((1, 3, self.size, self.size), np.float32)
+        covered = self.mirror or (h, w) == (self.size, self.size)
+        out = (np.empty if covered else np.zeros)((1, 3, self.size, self.size), np.float32)
         self._normalise(_resized(image, h, w, Image.Resampling.BILINEAR), out[0, :, :h, :w])
+        if self.mirror:
+            out[..., :h, w:] = out[..., :h, _mirrored(w, self.size)]
+            out[..., h:, :] = out[..., _mirrored(h, self.size), :]
         return out, (h, w)
 
 
@@ -68,6 +77,12 @@ def _affine(mean: RGB, std: RGB) -> tuple[NDArray[np.float32], NDArray[np.float3
     """Scale and offset so that byte * scale + offset equals (byte / 255 - mean) / std."""
     spread = np.asarray(std, np.float64)
     return (1 / (255 * spread)).astype(np.float32), (-np.asarray(mean, np.float64) / spread).astype(np.float32)
+
+
+def _mirrored(length: int, size: int) -> NDArray[np.intp]:
+    """Which of `length` places the places from there to `size` repeat: back to the first, then onwards, and so on."""
+    place = np.arange(length, size) % (2 * length)
+    return np.where(place < length, place, 2 * length - 1 - place)
 
 
 def _resized(image: NDArray[np.uint8], h: int, w: int, how: Image.Resampling) -> NDArray[np.uint8]:

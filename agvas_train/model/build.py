@@ -55,7 +55,7 @@ def tiny(vocabulary_size: int = 1536) -> ModelConfig:
         agmd=AgmdConfig(transformer_dim=64, heads=4, mlp_dim=256),
         spam_heads=4,
         semantic_view=SemanticView(size=96, mean=HALF, std=HALF),
-        pixel_view=PixelView(size=288, mean=SAM_MEAN, std=SAM_STD),
+        pixel_view=PixelView(size=288, mean=SAM_MEAN, std=SAM_STD, mirror=True),
     )
 
 

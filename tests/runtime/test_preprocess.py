@@ -42,6 +42,16 @@ def test_pixel_view_keeps_the_aspect_and_pads_with_zeros(shape, resized):
     assert not got[0, :, :, w:].any()
 
 
+@pytest.mark.parametrize("shape", [(64, 64), (300, 200), (200, 300), (25, 64), (10, 2000), (2000, 3), (1, 1)])
+def test_a_mirroring_view_goes_on_as_the_frame_s_mirror_image(shape):
+    image = frame(*shape)
+    padded, (h, w) = PixelView(size=64, mean=MEAN, std=STD).apply(image)
+    got, size = PixelView(size=64, mean=MEAN, std=STD, mirror=True).apply(image)
+    assert size == (h, w)
+    around = ((0, 0), (0, 0), (0, 64 - h), (0, 64 - w))
+    np.testing.assert_array_equal(got, np.pad(padded[..., :h, :w], around, mode="symmetric"))
+
+
 def test_a_frame_of_the_right_size_is_not_resampled():
     image = frame(64, 64)
     got, _ = PixelView(size=64, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)).apply(image)
@@ -57,6 +67,7 @@ def test_views_accept_arrays_that_are_not_contiguous_or_not_writeable():
 
 def test_views_survive_json_and_refuse_unknown_fields():
     view = PixelView(size=256, mean=MEAN, std=STD)
-    assert PixelView.model_validate_json(view.model_dump_json()) == view
+    for each in (view, PixelView(size=256, mean=MEAN, std=STD, mirror=True)):
+        assert PixelView.model_validate_json(each.model_dump_json()) == each
     with pytest.raises(ValidationError):
         PixelView(size=256, mean=MEAN, std=STD, crop=3)
