@@ -111,7 +111,7 @@ def test_a_cell_that_the_images_border_cuts_has_the_share_of_what_lies_inside(em
 
 
 def compare(frame: np.ndarray, preset: str) -> None:
-    """Both views against transformers' processors; the padding must be zero to the bit."""
+    """Both views against transformers' processors; the padding must be zero, or the mirrored frame, to the bit."""
     views = PRESETS[preset]
     side, canvas = views.semantic_view.size, views.pixel_view.size
     siglip = SiglipImageProcessorPil(size={"height": side, "width": side})
@@ -122,14 +122,17 @@ def compare(frame: np.ndarray, preset: str) -> None:
     np.testing.assert_allclose(semantic, siglip(frame, **options)["pixel_values"], rtol=0, atol=BOUND)
 
     pixel, (height, width) = views.pixel_view.apply(frame)
-    assert not pixel[..., height:, :].any()
-    assert not pixel[..., width:].any()
+    covered = pixel[..., :height, :width]
+    around = ((0, 0), (0, 0), (0, canvas - height), (0, canvas - width))
+    padded = np.pad(covered, around, mode="symmetric" if views.pixel_view.mirror else "constant")
+    np.testing.assert_array_equal(pixel, padded)
     if 0 in published_size(*frame.shape[:2], canvas):  # SAM cannot take it; ours is one pixel high or wide
         assert min(height, width) == 1
         return
     theirs = sam(frame, **options)
     assert (height, width) == tuple(theirs["reshaped_input_sizes"][0])
-    np.testing.assert_allclose(pixel, theirs["pixel_values"], rtol=0, atol=BOUND)
+    found = np.pad(covered, around) if views.pixel_view.mirror else pixel
+    np.testing.assert_allclose(found, theirs["pixel_values"], rtol=0, atol=BOUND)
 
 
 @pytest.mark.parametrize("size", [*SIZES, *LARGER])
