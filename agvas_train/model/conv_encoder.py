@@ -79,10 +79,18 @@ class StandardConv(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, gain: float = RELU_GAIN) -> None:
         super().__init__()
         self.shape, self.stride, self.padding = (outputs, inputs, kernel, kernel), stride, kernel // 2
-        bound = (inputs * kernel * kernel) ** -0.5
-        self.weight = nn.Parameter(torch.empty(outputs, inputs * kernel * kernel).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-        self.gain = nn.Parameter(torch.full((outputs, 1), gain))
+        self.first_gain = gain
+        self.weight = nn.Parameter(torch.empty(outputs, inputs * kernel * kernel))
+        self.bias = nn.Parameter(torch.empty(outputs))
+        self.gain = nn.Parameter(torch.empty(outputs, 1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the kernels anew."""
+        bound = self.weight.shape[1] ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.zeros_(self.bias)
+        nn.init.constant_(self.gain, self.first_gain)
 
     def kernel(self) -> Tensor:
         """The kernel that is convolved with, [outputs, inputs, kernel, kernel]."""
@@ -106,7 +114,12 @@ class Residual(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv = StandardConv(width, width)
-        self.weight = nn.Parameter(torch.full((1, width, 1, 1), 0.3))
+        self.weight = nn.Parameter(torch.empty(1, width, 1, 1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Let in a little of the convolution."""
+        nn.init.constant_(self.weight, 0.3)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C, H, W]."""

@@ -160,7 +160,7 @@ def test_merging_changes_no_output(finished: Path, adapted: Path, merged: Path) 
     torch.testing.assert_close(logits[1], logits[0], rtol=0, atol=1e-4)
     assert (logits[2] - logits[0]).abs().max() > 1e-3  # training did change them
     states = [c.model.hidden_states(c.model.embed(ids))[:, -3:] for c in (unmerged, clean)]
-    pixel = torch.randn(2, 64, 32, 32, generator=torch.Generator().manual_seed(1))
+    pixel = torch.randn(2, clean.config.model.pixel_channels, 32, 32, generator=torch.Generator().manual_seed(1))
     maps = [
         torch.sigmoid(c.model.products(s, pixel, (0, 1, 2))) for c, s in zip((unmerged, clean), states, strict=True)
     ]

@@ -117,11 +117,12 @@ def test_the_mask_covers_changed_pixels_and_the_narrow_gaps_between_them():
 
 
 def test_a_sample_without_its_parts_is_the_same_otherwise():
-    for index in range(6):
-        whole, bare = stream()[index], generate(8, index, parts=False)
+    whole = [index for index, sample in enumerate(stream()) if sample.parts][:4]
+    assert len(whole) == 4
+    for index in whole:
+        bare = generate(8, index, parts=False)
         assert not bare.parts
-        assert digest(bare) == digest(whole)
-    assert any(sample.parts for sample in stream()[:6])
+        assert digest(bare) == digest(stream()[index])
 
 
 def test_a_normal_render_is_the_clean_surface():
