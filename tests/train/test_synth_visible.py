@@ -28,7 +28,8 @@ def seen(rgb: np.ndarray, mask: np.ndarray, colour: float | tuple[float, ...], n
     painted = rgb.astype(np.float32).copy()
     painted[mask] = colour
     everywhere = (slice(0, SIDE), slice(0, SIDE))
-    return stands_out(scene(rgb), everywhere, mask, painted, LEAST, noise)
+    surface = scene(rgb)
+    return stands_out(surface, everywhere, mask, painted, LEAST, noise, surface.rgb)
 
 
 def square(side: int) -> np.ndarray:
@@ -50,6 +51,52 @@ def test_a_speck_of_a_grain_s_colour_is_hidden_and_a_black_one_is_not():
     other = 0.4 if there > 0.5 else 0.7
     assert not seen(surface, mask, other)
     assert seen(surface, square(8), 0.02)
+
+
+def discs(colour: float, radius: float, apart: int = 32) -> np.ndarray:
+    """A light surface with few dark discs, so few that a mean and a deviation know nothing of them."""
+    y, x = np.mgrid[0:SIDE, 0:SIDE]
+    dark = np.hypot(y % apart - apart / 2, x % apart - apart / 2) <= radius
+    return np.repeat(np.where(dark, colour, 0.7)[..., None], 3, axis=2)
+
+
+def disc(radius: float) -> np.ndarray:
+    y, x = np.mgrid[0:SIDE, 0:SIDE]
+    return np.hypot(y - 64, x - 64) <= radius
+
+
+@pytest.mark.parametrize(
+    ("grain", "mask", "found"),
+    [
+        (4.0, disc(4), False),
+        (4.0, disc(4.5), False),
+        (4.0, disc(10), True),
+        (2.0, disc(6), True),
+        (4.0, line(), True),
+        (0.0, disc(4), True),
+    ],
+    ids=["as large", "a little larger", "much larger", "among specks", "long", "nothing like it"],
+)
+def test_a_spot_like_the_surface_s_own_is_hidden_however_few_they_are(grain, mask, found):
+    surface = discs(0.2, grain) if grain else np.full((SIDE, SIDE, 3), 0.7)
+    assert seen(surface, mask, 0.2) == found
+    assert seen(surface, mask, (0.6, 0.1, 0.1))
+
+
+def test_other_defects_do_not_hide_one():
+    clean, defective = np.full((SIDE, SIDE, 3), 0.7, np.float32), discs(0.2, 4.0).astype(np.float32)
+    painted = defective.copy()
+    painted[disc(4)] = 0.2
+    everywhere = (slice(0, SIDE), slice(0, SIDE))
+    assert stands_out(scene(defective), everywhere, disc(4), painted, LEAST, 0.0, clean)
+    assert not stands_out(scene(defective), everywhere, disc(4), painted, LEAST, 0.0, defective)
+
+
+def test_defects_never_cover_most_of_a_picture():
+    drawn = [render(5, index, SynthConfig(normal_share=0.0)) for index in range(150)]
+    shares = [np.logical_or.reduce([item.mask for item in each.painted]).mean() for each in drawn if each.painted]
+    assert max(shares) < 0.45  # narrow gaps between them count, too
+    assert np.mean(np.array(shares) > 0.08) > 0.1
 
 
 def test_a_broad_stain_may_be_fainter_than_a_speck():
@@ -80,7 +127,7 @@ def test_a_dent_is_seen_by_its_bright_or_its_dark_half():
     painted[74:84, 64:84] -= 0.2
     everywhere = (slice(0, SIDE), slice(0, SIDE))
     assert abs(float((painted - plain)[mask].mean())) < 1e-6
-    assert stands_out(scene(plain), everywhere, mask, painted, LEAST, 0.0)
+    assert stands_out(scene(plain), everywhere, mask, painted, LEAST, 0.0, plain)
 
 
 def test_what_fits_nowhere_else_is_compared_with_the_whole_surface():
@@ -95,7 +142,7 @@ def test_off_the_part_there_is_no_surface_to_compare_with():
     part.rgb[~part.body] = 0.1  # the ground, which is what the defect looks like
     painted = part.rgb.copy()
     painted[64:70, 64:70] = 0.1
-    assert stands_out(part, (slice(0, SIDE), slice(0, SIDE)), square(6), painted, LEAST, 0.0)
+    assert stands_out(part, (slice(0, SIDE), slice(0, SIDE)), square(6), painted, LEAST, 0.0, part.rgb)
 
 
 def threads(period: float = 6.0) -> np.ndarray:

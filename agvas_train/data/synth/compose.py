@@ -19,6 +19,8 @@ from agvas_train.data.synth.surfaces import SURFACES
 from agvas_train.data.synth.visible import bends, filled, stands_out
 
 DEFAULT = SynthConfig()
+LARGEST = 0.4
+"""Share of a picture that its defects cover at most, all together; what covers most of it is the surface."""
 
 
 @dataclass
@@ -69,8 +71,10 @@ def _draw_scene(rng: np.random.Generator, height: int, width: int, config: Synth
     return scene
 
 
-def _apply(scene: Scene, stroke: Stroke, config: SynthConfig, camera: Camera) -> Painted | None:
-    """Paint the stroke on the scene if the camera shows it there; the pixels that count as the defect."""
+def _apply(
+    scene: Scene, clean: Field, stroke: Stroke, config: SynthConfig, camera: Camera, most: float
+) -> Painted | None:
+    """Paint the stroke on the scene if the camera shows it there; what counts as the defect, `most` pixels at most."""
     window = stroke.shape.window
     base, alpha = scene.rgb[window], stroke.shape.alpha
     if scene.body is not None and not stroke.beyond:
@@ -83,14 +87,14 @@ def _apply(scene: Scene, stroke: Stroke, config: SynthConfig, camera: Camera) ->
     change = largest(np.abs(out - base))
     hit = (alpha > config.mask_alpha) & (change > np.float32(0.5 * config.min_visibility))
     area = int(hit.sum())
-    if area < 4 or area > 0.4 * scene.rgb.shape[0] * scene.rgb.shape[1]:
+    if area < 4 or area > most:
         return None
     seen = float(change[hit].mean())
     least = config.min_visibility / min(camera.contrast, 1.0)
     if seen < (max(least, camera.noise_level) if stroke.structural else least):
         return None
     found = stroke.structural or (stroke.bent and bends(scene, window, hit, out))
-    if not (found or stands_out(scene, window, hit, out, least, camera.noise_level)):
+    if not (found or stands_out(scene, window, hit, out, least, camera.noise_level, clean)):
         return None
     shown, hidden = out[hit].mean(axis=0), base[hit].mean(axis=0)
     tone = float((shown - hidden) @ LUMA)
@@ -139,7 +143,8 @@ def render(seed: int, index: int, config: SynthConfig = DEFAULT) -> Render:
             if attempt > 3 and not painted:
                 strength = float(rng.uniform(0.8, 1.0))  # little can be seen on this surface
             stroke = PAINTERS[kind](rng, scene, strength)
-            done = None if stroke is None else _apply(scene, stroke, config, camera)
+            most = LARGEST * height * width - sum(int(item.mask.sum()) for item in painted)
+            done = None if stroke is None else _apply(scene, clean, stroke, config, camera, most)
             if done is not None:
                 painted.append(replace(done, kind=kind))
     painted = _as_marked(scene, clean, painted, config)

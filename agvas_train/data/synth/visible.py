@@ -3,6 +3,7 @@
 import numpy as np
 from PIL import Image, ImageFilter
 
+from agvas_train.data.synth.alike import one_of_many
 from agvas_train.data.synth.colours import LUMA
 from agvas_train.data.synth.fields import Field
 from agvas_train.data.synth.scene import Mask, Scene
@@ -11,6 +12,8 @@ POINTS, PLACES = 192, 32
 """About how many pixels of a defect are looked at, and how many places around it they are compared with."""
 OF_PLACES, OF_PIXELS = 4.0, 2.5
 """Standard deviations: of the mean colours of places shaped like the defect, or of single pixels."""
+SAME = 0.3
+"""How far a colour may be from a defect's, in parts of the latter's distance from the usual, to pass for it."""
 OF_STEEPNESS = 3.0
 """Of the mean steepness of such places."""
 SEEN = np.stack((LUMA, np.float32([0.7, -0.7, 0.0]), np.float32([0.2, 0.2, -0.4])), axis=1)
@@ -18,7 +21,7 @@ SEEN = np.stack((LUMA, np.float32([0.7, -0.7, 0.0]), np.float32([0.2, 0.2, -0.4]
 
 
 def stands_out(
-    scene: Scene, window: tuple[slice, slice], hit: Mask, painted: Field, least: float, noise: float
+    scene: Scene, window: tuple[slice, slice], hit: Mask, painted: Field, least: float, noise: float, clean: Field
 ) -> bool:
     """Whether the painted pixels have a colour that the surface around them does not have.
 
@@ -27,14 +30,17 @@ def stands_out(
     shape at places around it, as they were before it. In brightness, or in one of two tones, it has to lie OF_PLACES
     standard deviations of those means away, or OF_PIXELS of single pixels; and about one of single pixels in any case:
     more for a thin mark, less for a broad one. So a speck among grains has to differ from every grain, and a stain
-    across many of them from their mean.
+    across many of them from their mean. Where grains are few no such deviation tells a speck of their kind from them;
+    so nothing near may look like it either (`one_of_many`).
 
     Args:
         least: a very broad mark has to differ by 1.4 times this at least, a thin one by 2.5 times; in [0, 1].
         noise: deviation of the camera's noise, of brightness in [0, 1]; it adds to that of single pixels.
+        clean: the surface without any defect [H,W,3]; other defects do not make this one usual.
     """
     lighter = (painted - scene.rgb[window]) @ LUMA > 0
-    at = np.flatnonzero(hit & (lighter == (2 * (lighter & hit).sum() > hit.sum())))
+    changed = hit & (lighter == (2 * (lighter & hit).sum() > hit.sum()))
+    at = np.flatnonzero(changed)
     count = len(at)
     at = at[:: max(count // POINTS, 1)]
     y, x = np.unravel_index(at, hit.shape)
@@ -61,7 +67,10 @@ def stands_out(
     telling = by > np.maximum(contrast * pixels, (1 + contrast) * least)
     if means is not None:
         telling &= by > np.minimum(OF_PLACES * means.std(axis=0), OF_PIXELS * pixels)
-    return bool(telling.any())
+    if not telling.any():
+        return False
+    far = np.linalg.norm(clean @ SEEN - mean, axis=2) / (SAME * float(np.linalg.norm(by)))
+    return not one_of_many(scene, window, changed, far)
 
 
 def bends(scene: Scene, window: tuple[slice, slice], hit: Mask, painted: Field) -> bool:
