@@ -1,10 +1,13 @@
 """Whether a spot is one of many: a dark speck among dark grains of its size is no defect that somebody would find."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from agvas_train.data.synth.fields import Field
-from agvas_train.data.synth.scene import Mask, Scene
+from agvas_train.data.synth.scene import Mask
 
+Like = Callable[[Field], Mask]
 DETAIL = 6
 """Pixels that are left of a spot's thickness where the surface is searched for others like it."""
 RARE = 1e-3
@@ -15,16 +18,18 @@ ALONE = 0.05
 """Share of the ring around its thickest place that a shape fills at most where it is a spot, or a few."""
 
 
-def one_of_many(surface: Scene, window: tuple[slice, slice], shape: Mask, far: Field) -> bool:
+def one_of_many(surface: Field, where: Mask | None, window: tuple[slice, slice], shape: Mask, like: Like) -> bool:
     """Whether a shape is a spot, or a few, and the surface has others near that look like the thickest of them.
 
     A spot and the ring around it are looked for together, so that a broad field of its colour is not like it. What is
     long, or branches, is told from spots by that.
 
     Args:
+        surface: RGB [H,W,3].
+        where: pixels that are surface [H,W]; None: all.
         window: the part of the surface that the shape lies in.
         shape: pixels of the window [h,w], one at least.
-        far: how far each pixel's colour is from the spot's [H,W]: below 1 it counts as the same.
+        like: which of some colours [h,w,3] count as the shape's, bool [h,w].
     """
     around, edge = np.pad(shape, 1), np.zeros(shape.shape, np.bool_)
     for rows, columns in ((0, 1), (2, 1), (1, 0), (1, 2)):
@@ -40,17 +45,17 @@ def one_of_many(surface: Scene, window: tuple[slice, slice], shape: Mask, far: F
         return False
     piece = piece & (distance <= 0.75 * thickness)
     ring = ~piece & (distance <= 1.25 * thickness)
-    same = far < 1
-    same[window] &= ~shape
-    if surface.body is not None:
-        same &= surface.body
     y, x, look = y + window[0].start, x + window[1].start, int(48 + 8 * thickness)
-    same = same[max(y - look, 0) : y + look : step, max(x - look, 0) : x + look : step]
+    near = np.s_[max(y - look, 0) : y + look : step, max(x - look, 0) : x + look : step]
+    elsewhere = np.ones(surface.shape[:2], np.bool_) if where is None else where.copy()
+    elsewhere[window] &= ~shape
+    same = like(surface[near]) & elsewhere[near]
     if same.mean() < RARE or min(same.shape) < len(piece):
         return False
     kernel = piece / piece.sum() - ring / ring.sum()
-    match = np.fft.irfft2(np.fft.rfft2(same) * np.fft.rfft2(kernel, same.shape).conj(), same.shape)
-    inside = match[: match.shape[0] - len(piece) + 1, : match.shape[1] - len(piece) + 1]
+    size = [-(-side // 32) * 32 for side in same.shape]  # transforms of odd sizes take far longer
+    match = np.fft.irfft2(np.fft.rfft2(same, size) * np.fft.rfft2(kernel, size).conj(), size)
+    inside = match[: same.shape[0] - len(piece) + 1, : same.shape[1] - len(piece) + 1]
     return bool(inside.max() > MATCH)
 
 

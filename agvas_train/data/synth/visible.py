@@ -69,8 +69,10 @@ def stands_out(
         telling &= by > np.minimum(OF_PLACES * means.std(axis=0), OF_PIXELS * pixels)
     if not telling.any():
         return False
-    far = np.linalg.norm(clean @ SEEN - mean, axis=2) / (SAME * float(np.linalg.norm(by)))
-    return not one_of_many(scene, window, changed, far)
+    near = SAME**2 * float(by @ by)
+    return not one_of_many(
+        clean, scene.body, window, changed, lambda rgb: np.square(rgb @ SEEN - mean).sum(axis=2) < near
+    )
 
 
 def bends(scene: Scene, window: tuple[slice, slice], hit: Mask, painted: Field) -> bool:
