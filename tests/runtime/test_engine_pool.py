@@ -1,5 +1,6 @@
 """The engines of a server, as real processes that are really killed: no frame is lost, and none is answered twice."""
 
+import json
 import logging
 import os
 import shutil
@@ -17,6 +18,7 @@ from PIL import Image
 
 from agvas_runtime.bundle import default_bundle_path
 from agvas_runtime.errors import BundleError, Cancelled, EngineLost, InputError
+from agvas_runtime.manifest import content_digest
 from agvas_runtime.modes import Mode, Request
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.result import Result
@@ -301,6 +303,26 @@ def test_a_crash_loop_backs_off_says_why_and_ends_once_its_cause_is_gone(tmp_pat
     assert "could not start" in caplog.messages[1]
     assert "2 times in a row without an answer; next start at" in caplog.messages[1]
     assert caplog.messages[-1].endswith("killed by signal 9; next start now")
+
+
+def test_a_bundle_that_was_changed_in_its_folder_is_not_taken_for_the_one_that_is_served(tmp_path, expected):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(default_bundle_path(), bundle)
+    manifest = bundle / "manifest.json"
+    served = manifest.read_text()
+    with running(spec=EngineSpec(bundle, threads=1)) as line:
+        sha256 = line.pool.facts.bundle_sha256
+        other = {**json.loads(served), "name": "another"}
+        manifest.write_text(json.dumps({**other, "content_sha256": content_digest(other)}))
+        Segmenter.open(bundle, threads=1).close()  # it is a whole bundle
+        line.kill()
+        until(lambda: not line.pool.ready and "could not start" in line.pool.reason)
+        assert f"{bundle}: the bundle was changed under the server: found " in line.pool.reason
+        assert f"expected {sha256[:12]}; swap to it" in line.pool.reason
+        manifest.write_text(served)
+        until(lambda: line.pool.ready)
+        assert_answers(line.offered(), expected[0])
+        assert line.pool.facts.bundle_sha256 == sha256
 
 
 def test_pauses_double_up_to_half_a_minute():

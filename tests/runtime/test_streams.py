@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from time import monotonic
+from time import monotonic, sleep
 
 import grpc
 import numpy as np
@@ -488,6 +488,21 @@ def test_from_a_caller_who_takes_no_answers_nothing_more_is_read(live, policy):
     assert live.places("does not read")[-1].index == read
     gone.set()
     call.cancel()
+
+
+def test_so_many_answers_wait_and_no_further_frame_is_read_until_one_is_given(live):
+    """They wait behind the first one, which its engine does not give."""
+    wrong = request(recipe_name="nut")
+    stream = live.open(camera_id="fast", policy=pb.QUEUE_POLICY_BLOCK)
+    with live.frozen():
+        stream.send(request(), *[wrong] * 3 * streams.MOST_UNTAKEN)
+        until(lambda: len(live.places("fast")) >= streams.MOST_UNTAKEN)
+        sleep(0.2)
+        assert len(live.places("fast")) == streams.MOST_UNTAKEN
+    stream.finish()
+    answers = stream.answers()
+    assert [answer.index for answer in answers] == list(range(3 * streams.MOST_UNTAKEN + 1))
+    assert statuses(answers) == ["OK"] + ["INVALID"] * 3 * streams.MOST_UNTAKEN
 
 
 def test_a_caller_who_takes_no_answers_is_cancelled_after_a_while_and_others_notice_nothing(live, monkeypatch):
