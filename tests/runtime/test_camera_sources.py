@@ -256,6 +256,19 @@ def test_what_is_no_camera_is_refused(address, options, text):
     assert text in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"trigger": "software", "loop": True}, "found --loop, expected none: a camera never ends"),
+        ({"trigger": "Line1", "loop": True}, "found --loop, expected none"),
+        ({"trigger": "Line1", "fps": 4}, "found --fps, expected none: its input Line1 triggers it"),
+    ],
+)
+def test_a_triggered_camera_never_ends_and_its_input_sets_its_pace(options, text):
+    with pytest.raises(InputError, match=f"gige:GV01: {text}"):
+        open_source("gige:GV01", CaptureOptions(**options))
+
+
 @pytest.mark.parametrize("address", ["gige:", "gentl:viky.cti", "pylon:7", "rtsp://10.0.0.7/line"])
 @pytest.mark.parametrize("options", [{"fps": 0}, {"fps": 4}, {"loop": True}])
 def test_who_runs_at_its_own_pace_takes_no_other(address, options):
