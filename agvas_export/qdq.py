@@ -37,6 +37,8 @@ OLDEST = {"int8": 13, "fp8": 19}
 LARGEST = {"int8": 127.0, "fp8": 448.0}
 """What the largest |x| becomes: int8 is used symmetrically, fp8 is e4m3fn."""
 
+PICTURE_CHANNELS = 6
+"""A convolution of so many channels or fewer reads the picture itself: RGB, and its contrast in three more."""
 FP8_CHANNELS_ABOVE, FP8_KERNEL_UP_TO = 16, 32
 """TensorRT has fp8 kernels for convolutions of more channels, in and out, and of kernels of so many places."""
 
@@ -73,7 +75,9 @@ def collect_ranges(path: Path, tensors: Iterable[str], feeds: Iterable[Mapping[s
 def add_qdq(model: ir.Model, ranges: Mapping[str, float], kind: Kind, *, head: int | None = None) -> ir.Model:
     """Quantise every MatMul, Gemm and Conv with a constant float32 weight: activations by tensor, weights by channel.
 
-    In fp8 convolutions that TensorRT has no kernels for, such as those that cut patches, stay as they are.
+    Convolutions that read the picture itself stay as they are: it is nearly free, and a dark or a pale picture would
+    have a few steps of the scale that bright and contrasting ones need. So do, in fp8, those that TensorRT has no
+    kernels for.
 
     Args:
         model: float32; is left as it was.
@@ -136,7 +140,7 @@ def _targets(model: ir.Model, kind: Kind, head: int | None) -> Iterator[tuple[ir
             continue
         if node.op_type != "Conv" and len(weight.shape) != 2:  # SAM's tables of relative positions are attention's own
             continue
-        if node.op_type == "Conv" and kind == "fp8" and not _fp8_runs(node):
+        if node.op_type == "Conv" and (weight.shape[1] <= PICTURE_CHANNELS or (kind == "fp8" and not _fp8_runs(node))):
             continue
         if node.op_type == "Conv" or (node.op_type == "Gemm" and node.attributes.get_int("transB", 0)):
             axis = 0

@@ -9,6 +9,8 @@ from torch import Tensor
 from agvas_train.model.agmd import NOR
 
 BCE_WEIGHT, DICE_WEIGHT = 0.5, 2.0  # lambda_bce, lambda_dic
+EMPTY = 2.0
+"""Of the logarithm of a false alarm's cells where there is nothing to be found (ours)."""
 
 
 def text_loss(logits: Tensor, targets: Tensor, samples: Tensor, count: int) -> Tensor:
@@ -29,7 +31,8 @@ def segmentation_loss(logits: Tensor, target: Tensor, valid: Tensor, present: tu
     """The sum over the present anchors of BCE and of Dice, averaged over the samples and not yet weighted.
 
     Dice's numerator and denominator have 1 cell more, so that an empty map is right about an empty mask (ours): a
-    wholly missed defect of one cell costs half of what a large one does.
+    wholly missed defect of one cell costs half of what a large one does. Of false alarms where there is nothing to be
+    found it would soon say no more, the larger they are the less: their cells count by EMPTY times log(1 + sum).
 
     Args:
         logits: of P_c, [B, A, H, W].
@@ -46,5 +49,7 @@ def segmentation_loss(logits: Tensor, target: Tensor, valid: Tensor, present: tu
     probability, targets = torch.sigmoid(logits) * weight, targets * weight
     overlap = (probability * targets).sum(dim=(-2, -1))
     total = probability.sum(dim=(-2, -1)) + targets.sum(dim=(-2, -1))
-    dice = (1 - (2 * overlap + 1) / (total + 1)).sum(dim=1).mean()
+    dice = 1 - (2 * overlap + 1) / (total + 1)
+    empty = targets.sum(dim=(-2, -1)) == 0
+    dice = torch.where(empty, EMPTY * torch.log1p(total), dice).sum(dim=1).mean()
     return bce, dice

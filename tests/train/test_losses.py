@@ -46,3 +46,18 @@ def test_normal_anchor_learns_the_complement() -> None:
     target, valid = torch.zeros(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)
     bce, _ = segmentation_loss(torch.full((1, 1, 4, 4), 30.0), target, valid, (NOR,))
     assert float(bce) < 1e-6
+
+
+def test_a_false_alarm_where_there_is_nothing_goes_on_to_count_however_large_it_is() -> None:
+    """The gradient of all its cells together, and nothing where there is none."""
+    target, valid = torch.zeros(1, 64, 64), torch.ones(1, 64, 64, dtype=torch.bool)
+    pulls = []
+    for side in (4, 16, 48):
+        logits = torch.full((1, 1, 64, 64), -30.0)
+        logits[..., :side, :side] = 1.0
+        logits.requires_grad_()
+        segmentation_loss(logits, target, valid, (SEG,))[1].backward()
+        pulls.append(float(logits.grad.sum()))
+    assert max(pulls) < 1.2 * min(pulls)
+    _, dice = segmentation_loss(torch.full((1, 1, 64, 64), -30.0), target, valid, (SEG,))
+    assert float(dice) < 1e-6
