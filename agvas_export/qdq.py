@@ -75,9 +75,8 @@ def collect_ranges(path: Path, tensors: Iterable[str], feeds: Iterable[Mapping[s
 def add_qdq(model: ir.Model, ranges: Mapping[str, float], kind: Kind, *, head: int | None = None) -> ir.Model:
     """Quantise every MatMul, Gemm and Conv with a constant float32 weight: activations by tensor, weights by channel.
 
-    Convolutions that read the picture itself stay as they are: it is nearly free, and a dark or a pale picture would
-    have a few steps of the scale that bright and contrasting ones need. So do, in fp8, those that TensorRT has no
-    kernels for.
+    Convolutions that read the picture itself stay as they are: they cost little, and one scale for all pictures leaves
+    a dark one few steps. So do, in fp8, those that TensorRT has no kernels for.
 
     Args:
         model: float32; is left as it was.
@@ -140,7 +139,7 @@ def _targets(model: ir.Model, kind: Kind, head: int | None) -> Iterator[tuple[ir
             continue
         if node.op_type != "Conv" and len(weight.shape) != 2:  # SAM's tables of relative positions are attention's own
             continue
-        if node.op_type == "Conv" and (weight.shape[1] <= PICTURE_CHANNELS or (kind == "fp8" and not _fp8_runs(node))):
+        if node.op_type == "Conv" and (_reads_the_picture(node) or (kind == "fp8" and not _fp8_runs(node))):
             continue
         if node.op_type == "Conv" or (node.op_type == "Gemm" and node.attributes.get_int("transB", 0)):
             axis = 0
@@ -148,6 +147,10 @@ def _targets(model: ir.Model, kind: Kind, head: int | None) -> Iterator[tuple[ir
             axis = len(weight.shape) - 1
         if node.op_type == "Conv" or weight.shape[axis] != head:
             yield node, axis
+
+
+def _reads_the_picture(conv: ir.Node) -> bool:
+    return int(conv.inputs[1].shape[1]) * conv.attributes.get_int("group", 1) <= PICTURE_CHANNELS
 
 
 def _fp8_runs(conv: ir.Node) -> bool:

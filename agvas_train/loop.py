@@ -28,6 +28,9 @@ from agvas_train.weights.store import save_tensors
 
 OPTIMIZER, STATE, METRICS, CHECKPOINTS = "optimizer.safetensors", "state.json", "metrics.jsonl", "checkpoints"
 
+FALSE_ALARMS = 2.0
+"""Of `segmentation_loss`, at the end of a training."""
+
 WriteFiles = Callable[[dict[str, Tensor], int, Path], None]
 """Writes the model's files of one step into a folder, given the trained parameters by name in float32."""
 Report = Callable[[int, dict[str, float]], None]
@@ -48,6 +51,11 @@ def learning_rate(config: TrainConfig, step: int) -> float:
         return config.learning_rate * (step + 1) / config.warmup_steps
     left = (config.steps - step) / max(config.steps - config.warmup_steps, 1)
     return config.learning_rate * max(left, 0.0)
+
+
+def false_alarm_weight(config: TrainConfig, step: int) -> float:
+    """Rises from 0 through the second half of the steps (ours): earlier it keeps a model from finding anything."""
+    return FALSE_ALARMS * max(2 * step / config.steps - 1, 0.0)
 
 
 def train(
@@ -126,7 +134,7 @@ def _one_step(
     for _ in range(parallel.accumulated):
         batch = next(batches).to(accelerator.device)
         with accelerator.accumulate(module):
-            losses = module(batch)
+            losses = module(batch, false_alarm_weight(config, step))
             accelerator.backward(losses["loss"])
             if accelerator.sync_gradients:
                 norm = parallel.clip(module, config.clip_norm)

@@ -9,8 +9,6 @@ from torch import Tensor
 from agvas_train.model.agmd import NOR
 
 BCE_WEIGHT, DICE_WEIGHT = 0.5, 2.0  # lambda_bce, lambda_dic
-EMPTY = 2.0
-"""Of the logarithm of a false alarm's cells where there is nothing to be found (ours)."""
 
 
 def text_loss(logits: Tensor, targets: Tensor, samples: Tensor, count: int) -> Tensor:
@@ -27,18 +25,21 @@ def text_loss(logits: Tensor, targets: Tensor, samples: Tensor, count: int) -> T
     return (losses / lengths[samples]).sum() / count
 
 
-def segmentation_loss(logits: Tensor, target: Tensor, valid: Tensor, present: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def segmentation_loss(
+    logits: Tensor, target: Tensor, valid: Tensor, present: tuple[int, ...], false_alarms: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """The sum over the present anchors of BCE and of Dice, averaged over the samples and not yet weighted.
 
     Dice's numerator and denominator have 1 cell more, so that an empty map is right about an empty mask (ours): a
-    wholly missed defect of one cell costs half of what a large one does. Of false alarms where there is nothing to be
-    found it would soon say no more, the larger they are the less: their cells count by EMPTY times log(1 + sum).
+    wholly missed defect of one cell costs half of what a large one does. Where the target is empty, that Dice is flat
+    for a large false alarm; `false_alarms` times log(1 + sum) is added there, whose pull does not fade (ours).
 
     Args:
         logits: of P_c, [B, A, H, W].
         target: the anomaly (or object) mask [B, H, W] in [0, 1]; a cell at an edge holds the share that is covered.
         valid: bool [B, H, W], False on padding.
         present: the anchors that `logits` holds; the target of NOR is 1 - M.
+        false_alarms: see above, 0 or more.
     """
     logits = logits.float()
     targets = torch.stack([1 - target if anchor == NOR else target for anchor in present], dim=1)
@@ -51,5 +52,5 @@ def segmentation_loss(logits: Tensor, target: Tensor, valid: Tensor, present: tu
     total = probability.sum(dim=(-2, -1)) + targets.sum(dim=(-2, -1))
     dice = 1 - (2 * overlap + 1) / (total + 1)
     empty = targets.sum(dim=(-2, -1)) == 0
-    dice = torch.where(empty, EMPTY * torch.log1p(total), dice).sum(dim=1).mean()
+    dice = (dice + false_alarms * torch.where(empty, torch.log1p(total), 0)).sum(dim=1).mean()
     return bce, dice

@@ -22,8 +22,8 @@ class TrainingStep(nn.Module):
         self.model = model
         self.text_weight = text_weight
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses of a batch: text, bce, dice, and loss, their weighted sum."""
+    def forward(self, batch: Batch, false_alarms: float = 0.0) -> dict[str, Tensor]:
+        """The losses of a batch: text, bce, dice, and loss, their weighted sum; see `segmentation_loss`."""
         model, count = self.model, len(batch.texts)
         visual = model.encode(batch.semantic, batch.pixel)
         before = model.embed(batch.before).expand(count, -1, -1)
@@ -38,7 +38,7 @@ class TrainingStep(nn.Module):
             anchors = states[samples[:, None], positions]  # K, A, d
             products = model.products(anchors, visual.pixel[samples], present).float()
             part = segmentation_loss(
-                map_logits(products, present), batch.target[samples], batch.valid[samples], present
+                map_logits(products, present), batch.target[samples], batch.valid[samples], present, false_alarms
             )
             bce, dice = bce + share * part[0], dice + share * part[1]
         loss = self.text_weight * text + BCE_WEIGHT * bce + DICE_WEIGHT * dice

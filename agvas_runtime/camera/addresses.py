@@ -47,8 +47,8 @@ def _genicam(kind: str, which: str, options: CaptureOptions) -> tuple[str, Sourc
         _refuse_pace(f"{kind}:{which}", options)
     if options.loop:
         raise InputError(f"{kind}:{which}: found --loop, expected none: a camera never ends")
-    if options.fps is not None and options.trigger not in ("free", "software"):
-        raise InputError(f"{kind}:{which}: found --fps, expected none: its input {options.trigger} triggers it")
+    if options.fps is not None and options.trigger != "software":
+        raise InputError(f"{kind}:{which}: found --fps, expected none without --trigger software")
     if kind == "gige":
         from agvas_runtime.camera.aravis import AravisSource
 

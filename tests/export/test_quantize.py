@@ -363,6 +363,7 @@ CONVOLUTIONS = {
     "square": ((64, 64, 3, 3), 1),
     "large": ((64, 64, 6, 6), 1),
     "grouped": ((64, 32, 3, 3), 2),
+    "depthwise": ((64, 1, 3, 3), 64),
     "last": ((16, 64, 1, 1), 1),
 }
 """Weight [out, in a group, h, w] and groups, one behind the other."""

@@ -261,7 +261,8 @@ def test_what_is_no_camera_is_refused(address, options, text):
     [
         ({"trigger": "software", "loop": True}, "found --loop, expected none: a camera never ends"),
         ({"trigger": "Line1", "loop": True}, "found --loop, expected none"),
-        ({"trigger": "Line1", "fps": 4}, "found --fps, expected none: its input Line1 triggers it"),
+        ({"trigger": "Line1", "fps": 4}, "found --fps, expected none without --trigger software"),
+        ({"features": {"TriggerMode": "On"}, "fps": 4}, "found --fps, expected none without --trigger software"),
     ],
 )
 def test_a_triggered_camera_never_ends_and_its_input_sets_its_pace(options, text):

@@ -56,8 +56,18 @@ def test_a_false_alarm_where_there_is_nothing_goes_on_to_count_however_large_it_
         logits = torch.full((1, 1, 64, 64), -30.0)
         logits[..., :side, :side] = 1.0
         logits.requires_grad_()
-        segmentation_loss(logits, target, valid, (SEG,))[1].backward()
+        segmentation_loss(logits, target, valid, (SEG,), 2.0)[1].backward()
         pulls.append(float(logits.grad.sum()))
     assert max(pulls) < 1.2 * min(pulls)
-    _, dice = segmentation_loss(torch.full((1, 1, 64, 64), -30.0), target, valid, (SEG,))
+    _, dice = segmentation_loss(torch.full((1, 1, 64, 64), -30.0), target, valid, (SEG,), 2.0)
     assert float(dice) < 1e-6
+
+
+def test_false_alarms_count_where_there_is_nothing_and_nowhere_else() -> None:
+    target, valid = torch.zeros(2, 8, 8), torch.ones(2, 8, 8, dtype=torch.bool)
+    target[1, 2:5, 3:6] = 1
+    logits = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    present = (NOR, ANO, SEG)
+    without, with_them = (segmentation_loss(logits, target, valid, present, weight)[1] for weight in (0.0, 2.0))
+    sums = torch.sigmoid(logits[0, 1:]).sum(dim=(-2, -1))  # of ANO and SEG; NOR's target is never empty here
+    torch.testing.assert_close(with_them - without, 2.0 * torch.log1p(sums).sum() / 2)

@@ -11,7 +11,7 @@ Like = Callable[[Field], Mask]
 DETAIL = 6
 """Pixels that are left of a spot's thickness where the surface is searched for others like it."""
 RARE = 1e-3
-"""Share of the surface around that has a spot's colour, below which nothing there can look like it."""
+"""Share of the surface around that has a spot's colour, below which it is not searched: one or two like it at most."""
 MATCH = 0.6
 """How much more of a place than of the ring around it has the spot's colour where it looks like the spot; at most 1."""
 ALONE = 0.05
@@ -21,8 +21,8 @@ ALONE = 0.05
 def one_of_many(surface: Field, where: Mask | None, window: tuple[slice, slice], shape: Mask, like: Like) -> bool:
     """Whether a shape is a spot, or a few, and the surface has others near that look like the thickest of them.
 
-    A spot and the ring around it are looked for together, so that a broad field of its colour is not like it. What is
-    long, or branches, is told from spots by that.
+    A spot and the ring around it are looked for together, where both lie whole in the picture, so that a broad field of
+    its colour is not like it. What is long, or branches, fills more of its ring and is never one of many.
 
     Args:
         surface: RGB [H,W,3].
