@@ -82,6 +82,9 @@ class TrainConfig(BaseModel):
     """Share of the answers and rejections about synthetic images in the words of one template each ("It is ...", "It
     looks normal to me."). With 22 rejections of many first words, and answers of which three in five begin with "Sure",
     greedy decoding rejects only where an answer is less likely than about one in three."""
+    orientations: int = Field(1, ge=1, le=8)
+    """How often each synthetic picture is in a batch, each time turned or mirrored another way and with a turn of its
+    own: where painting takes longer than learning, a step has so many more samples for the same time."""
     text_weight: float = Field(1, gt=0)
     """Of L_txt beside L_seg; the paper's is 1. In a model from scratch the choice between answer and rejection is a few
     hundredths of the loss."""
@@ -120,6 +123,8 @@ class TrainConfig(BaseModel):
             raise ValueError(f"optimizer muon does not run {beside}; expected adamw")
         if self.data and (self.empty_maps or self.usual_words):
             raise ValueError("empty_maps and usual_words are about synthetic images; expected 0 beside data")
+        if self.data and self.orientations > 1:
+            raise ValueError("orientations is about synthetic images; expected 1 beside data")
         return self
 
     @property

@@ -8,6 +8,7 @@ from torch import nn
 from agvas_train.config import TrainConfig
 from agvas_train.model import AGVAS
 from agvas_train.model.conv_encoder import StandardConv
+from agvas_train.muon import Muon
 
 
 def make_optimizers(model: AGVAS, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -22,7 +23,7 @@ def make_optimizers(model: AGVAS, config: TrainConfig) -> list[torch.optim.Optim
     rate, decay = config.learning_rate, config.weight_decay
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=rate, weight_decay=decay)]
     if matrices:
-        optimizers.append(torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(Muon(matrices, lr=rate, weight_decay=decay))
     return optimizers
 
 

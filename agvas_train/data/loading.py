@@ -65,7 +65,15 @@ def load_batches(
     """
     templates = checkpoint.templates
     stream = TurnStream(
-        SynthTurns(templates, config.mixture, config.synth, config.seed, config.empty_maps, config.usual_words)
+        SynthTurns(
+            templates,
+            config.mixture,
+            config.synth,
+            config.seed,
+            config.empty_maps,
+            config.usual_words,
+            config.orientations,
+        )
         if sets is None
         else _mixture(config, sets, templates),
         config=checkpoint.config.model,

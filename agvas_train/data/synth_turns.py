@@ -17,6 +17,7 @@ from agvas_train.data.sets.outlines import Painted
 from agvas_train.data.sets.sample import ALL_ANCHORS, SEG_ALONE, Anomaly, Message, Region, Sample, Source
 from agvas_train.data.synth import SynthConfig, generate
 from agvas_train.data.synth.captions import noun, where
+from agvas_train.data.synth.compose import ORIENTATIONS, Shot, describe, shoot
 from agvas_train.data.synth.notes import DefectNote
 
 DEFAULT_SHARE = 0.3
@@ -43,6 +44,7 @@ class SynthTurns:
         config: what the images are like.
         empty_maps: share of the direct turns about normal images that teach empty maps, and no words.
         usual_words: share of the turns about anomalies in the usual answer's or the usual rejection's words.
+        orientations: how many indices in a row are about one picture, each time turned or mirrored another way.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class SynthTurns:
         seed: int,
         empty_maps: float = 0,
         usual_words: float = 0,
+        orientations: int = 1,
     ) -> None:
         self.templates = templates
         self.mixture = dict(mixture)
@@ -60,6 +63,8 @@ class SynthTurns:
         self.seed = seed
         self.empty_maps = empty_maps
         self.usual_words = usual_words
+        self.orientations = orientations
+        self._last: tuple[tuple[int, SynthConfig], Shot] | None = None
         usual = {"direct_answers": (USUAL_ANSWER,), "rejections": (USUAL_REJECTION,)}
         self._usual_templates = templates.model_copy(update=usual)
 
@@ -71,7 +76,7 @@ class SynthTurns:
         if task is Task.GENERAL and rng.random() < PARTS_SHARE:
             config = replace(config, normal_share=1.0)  # what is missing or covered would still be in the parts' masks
         while True:  # another sample rather than another task: the shares are the mixture's
-            made = generate(self.seed, index, config, parts=task is Task.GENERAL)
+            made = self._made(index, config, parts=task is Task.GENERAL)
             sample = as_sample(made, self.seed, index)
             if task is Task.GENERAL:
                 sample = replace(sample, anchors=SEG_ALONE)  # its regions are asked for, not its defects
@@ -82,7 +87,15 @@ class SynthTurns:
             turn = draw_turn(task, sample, templates, rng, default_share=DEFAULT_SHARE)
             if turn is not None:
                 return made.image, self._with_empty_map(turn, made, rng)
-            index += OTHER_SAMPLE
+            index += OTHER_SAMPLE * self.orientations
+
+    def _made(self, index: int, config: SynthConfig, parts: bool) -> synth.Sample:
+        """The sample of an index; one picture is painted once for the indices in a row that are about it."""
+        picture, view = divmod(index, self.orientations)
+        if self._last is None or self._last[0] != (picture, config):
+            self._last = (picture, config), shoot(self.seed, picture, config)
+        ways = random.Random(f"{self.seed}/{picture}/ways").sample(range(1, ORIENTATIONS), self.orientations - 1)
+        return describe(self._last[1], self.seed, picture, parts=parts, orientation=(0, *ways)[view])
 
     def _with_empty_map(self, turn: Turn, made: synth.Sample, rng: random.Random) -> Turn:
         """The turn, or in its place one that has maps to be taught where there is nothing to be found (ours).

@@ -16,6 +16,7 @@ from agvas_train.config import TrainConfig
 from agvas_train.data.loading import load_batches
 from agvas_train.dry_run import plan
 from agvas_train.model.conv_encoder import StandardConv
+from agvas_train.muon import Muon
 from agvas_train.optimizers import make_optimizers
 from agvas_train.options import make_config
 from agvas_train.parallel import Parallel
@@ -51,6 +52,25 @@ def test_without_muon_there_is_one_optimiser_and_frozen_weights_have_none(small:
     assert {id(p) for p in adamw.param_groups[0]["params"]} == {id(p) for p in trained.parameters()}
     _, muon = make_optimizers(small.model, MUON)
     assert {id(p) for p in muon.param_groups[0]["params"]} == {id(p) for p in trained.parameters() if p.ndim == 2}
+
+
+def test_steps_taken_together_are_those_of_the_library(small: Checkpoint) -> None:
+    shapes = [(8, 24), (24, 8), (24, 8), (16, 16), (8, 24), (40, 8)]
+    torch.manual_seed(0)
+    ours = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    theirs = [nn.Parameter(weight.detach().clone()) for weight in ours]
+    begun = [weight.detach().clone() for weight in ours]
+    together = Muon(ours, lr=0.01, weight_decay=0.1)
+    alone = torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        for one, other in zip(ours[:-1], theirs[:-1], strict=True):  # the last has no gradient
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        together.step()
+        alone.step()
+    for one, other, start in zip(ours[:-1], theirs[:-1], begun[:-1], strict=True):
+        assert (one - other).norm() < 0.01 * (one - start).norm()  # products in bfloat16
+    assert torch.equal(ours[-1], begun[-1])
 
 
 def test_a_resumed_run_makes_the_same_steps(tmp_path: Path) -> None:
@@ -92,6 +112,7 @@ def test_an_encoder_of_one_side_takes_no_smaller_view() -> None:
         ({"deepspeed": "zero2.json"}, "optimizer muon does not run under DeepSpeed; expected adamw"),
         ({"lora": 4, "base": "x"}, "optimizer muon does not run on LoRA adapters; expected adamw"),
         ({"data": {"root": "x"}, "usual_words": 0.5}, "empty_maps and usual_words are about synthetic images"),
+        ({"data": {"root": "x"}, "orientations": 2}, "orientations is about synthetic images; expected 1 beside data"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, object], reason: str) -> None:

@@ -1,6 +1,7 @@
 """One sample from its seed: surface, light, defects that are really visible, camera, notes."""
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,11 @@ from agvas_train.data.synth.surfaces import HELD_OUT as HELD_OUT_SURFACES
 from agvas_train.data.synth.surfaces import SURFACES
 from agvas_train.data.synth.visible import bends, filled, stands_out
 
+T = TypeVar("T", bound=np.generic)
+
 DEFAULT = SynthConfig()
+ORIENTATIONS = 8
+"""Four quarter turns, each mirrored or not."""
 LARGEST = 0.4
 """Share of a picture that its defects cover at most, all together; what covers most of it is the surface."""
 
@@ -183,30 +188,62 @@ def _colours(drawn: Render, image: NDArray[np.uint8], defects: Mask) -> tuple[st
     return (colour_word(picked.mean(axis=0, dtype=np.float32) / np.float32(255)),) if len(picked) else ()
 
 
-def generate(seed: int, index: int, config: SynthConfig = DEFAULT, *, parts: bool = True) -> Sample:
-    """Sample `index` of stream `seed`: the same on every machine, in any order, in any process.
+@dataclass(frozen=True)
+class Shot:
+    """What the camera took of one sample, and what is known of it."""
 
-    Without `parts` the sample has none: their masks take time that most turns have no use for.
-    """
+    drawn: Render
+    image: NDArray[np.uint8]
+    found: tuple[tuple[Painted, Mask], ...]
+    """The defects in the picture."""
+    mask: Mask
+    surface: SurfaceNote
+
+
+def shoot(seed: int, index: int, config: SynthConfig = DEFAULT) -> Shot:
+    """The picture of sample `index` of stream `seed`: what takes the time of making a sample."""
     drawn = render(seed, index, config)
     masks = _masks(drawn)
     if drawn.painted and not any(mask.any() for mask in masks):  # all beside the oblique view
         drawn = replace(drawn, camera=replace(drawn.camera, view=None))
         masks = _masks(drawn)
-    scene, camera = drawn.scene, drawn.camera
-    found = [(item, mask) for item, mask in zip(drawn.painted, masks, strict=True) if mask.any()]
-    notes = tuple(_note(item.kind, item.looks, mask) for item, mask in found)
+    scene = drawn.scene
+    found = tuple((item, mask) for item, mask in zip(drawn.painted, masks, strict=True) if mask.any())
     mask = np.logical_or.reduce([mask for _, mask in found]) if found else np.zeros(drawn.size, np.bool_)
-    image = camera.photograph(scene.rgb, drawn.size)
+    image = drawn.camera.photograph(scene.rgb, drawn.size)
     grey = scene.grey or bool((image == image[..., :1]).all())
-    surface = SurfaceNote(scene.name, scene.kind, _colours(drawn, image, mask), scene.expect, grey)
+    return Shot(
+        drawn, image, found, mask, SurfaceNote(scene.name, scene.kind, _colours(drawn, image, mask), scene.expect, grey)
+    )
+
+
+def describe(shot: Shot, seed: int, index: int, *, parts: bool = True, orientation: int = 0) -> Sample:
+    """The sample of a shot in one of the eight ways to turn and mirror it; 0 is the way it was taken."""
+    drawn, camera = shot.drawn, shot.drawn.camera
+    masks = tuple(_oriented(mask, orientation) for _, mask in shot.found)
+    notes = tuple(_note(item.kind, item.looks, mask) for (item, _), mask in zip(shot.found, masks, strict=True))
+    named = {name: camera.outline(part, drawn.size) for name, part in drawn.scene.parts.items()} if parts else {}
     rng = np.random.Generator(np.random.SFC64([seed, index, 1]))
     return Sample(
-        image=image,
-        mask=mask,
+        image=_oriented(shot.image, orientation),
+        mask=_oriented(shot.mask, orientation),
         defects=notes,
-        masks=tuple(each for _, each in found),
-        surface=surface,
-        parts={name: camera.outline(part, drawn.size) for name, part in scene.parts.items()} if parts else {},
-        caption=caption(rng, surface, notes),
+        masks=masks,
+        surface=shot.surface,
+        parts={name: _oriented(part, orientation) for name, part in named.items()},
+        caption=caption(rng, shot.surface, notes),
     )
+
+
+def _oriented(picture: NDArray[T], orientation: int) -> NDArray[T]:
+    """[H,W] or [H,W,3] turned by `orientation` % 4 quarters, and mirrored from 4 on."""
+    turned = np.rot90(picture, orientation % 4)
+    return np.ascontiguousarray(turned[:, ::-1] if orientation >= ORIENTATIONS // 2 else turned)
+
+
+def generate(seed: int, index: int, config: SynthConfig = DEFAULT, *, parts: bool = True) -> Sample:
+    """Sample `index` of stream `seed`: the same on every machine, in any order, in any process.
+
+    Without `parts` the sample has none: their masks take time that most turns have no use for.
+    """
+    return describe(shoot(seed, index, config), seed, index, parts=parts)
