@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -70,13 +70,19 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
-        def move(value: object) -> object:
+    def pin_memory(self) -> Batch:
+        """The same batch in memory that a GPU copies from beside other work; the loader calls it, in a thread."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        def changed(value: object) -> object:
             if isinstance(value, dict):
-                return {key: move(item) for key, item in value.items()}
-            return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+                return {key: changed(item) for key, item in value.items()}
+            return change(value) if isinstance(value, Tensor) else value
 
-        return Batch(**{name: move(value) for name, value in vars(self).items()})  # type: ignore[arg-type]
+        return Batch(**{name: changed(value) for name, value in vars(self).items()})  # type: ignore[arg-type]
 
 
 def make_example(image: NDArray[np.uint8], turn: Turn, prompter: Prompter, config: ModelConfig) -> Example:

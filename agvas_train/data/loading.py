@@ -105,6 +105,7 @@ def start_loading(stream: TurnStream, workers: int) -> Iterator[Batch | InputErr
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         multiprocessing_context="fork" if forked else None,  # Python 3.14's default is another
+        pin_memory=workers > 0 and torch.cuda.is_available(),
         generator=torch.Generator(),  # else it draws from the global state, which belongs to dropout
     )
     if not forked:
