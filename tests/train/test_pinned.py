@@ -17,6 +17,7 @@ def test_a_gpu_gets_what_the_loading_processes_made_from_pinned_memory(small: Ch
     options = {"config": small.config.model, "prompter": small.prompter, "batch_size": 4, "micro_batch": 4}
     stream = TurnStream(turns, start=0, stop=2, **options)
     for step, batch in enumerate(start_loading(stream, workers=2)):
-        assert batch.pixel.is_pinned() and batch.texts.is_pinned()
+        assert batch.pixel.is_pinned()
+        assert batch.texts.is_pinned()
         assert all(samples.is_pinned() for samples in batch.anchor_samples.values())
         assert torch.equal(batch.to(torch.device("cuda")).pixel.cpu(), stream.batch(step).pixel)
