@@ -33,6 +33,7 @@ def parse(arguments: "list[str] | None" = None) -> argparse.Namespace:
     parser.add_argument("--range", action="append", default=[], metavar="NAME=MIN,USUAL,MAX", help="of a dimension")
     parser.add_argument("--precision", choices=("fp16", "int8", "fp8"), default="fp16", help="of the typed graph")
     parser.add_argument("--workspace-mb", type=int, help="most memory that one layer may use")
+    parser.add_argument("--level", type=int, choices=range(6), help="how long to search for kernels")
     parser.add_argument("--inputs", type=Path, metavar="NPZ", help="inputs by name; random ones by default")
     parser.add_argument("--compare", type=Path, metavar="NPZ", help="outputs by name to compare with")
     parser.add_argument("--repeats", type=int, default=100)
@@ -97,7 +98,7 @@ def try_graph(options: argparse.Namespace, device: Device) -> "dict[str, object]
     """Build, run, time, compare."""
     name = options.onnx.stem
     workspace = options.workspace_mb * 2**20 if options.workspace_mb else None
-    how = Options(options.precision, ranges_of(options.range), workspace)
+    how = Options(options.precision, ranges_of(options.range), workspace, level=options.level)
     built = build_plan(options.onnx, device, how, name=name, weight_bytes=weight_bytes(options.onnx))
     session = Session()
     try:

@@ -43,6 +43,8 @@ class Options:
     """The most that one layer's tactic may use; None takes a share of what is free, see `default_workspace`."""
     timing_cache: bytes = b""
     """Of an earlier build on this device: measured tactics are not measured again."""
+    level: int | None = None
+    """How long to search for fast kernels, 0 to 5; None is TensorRT's own choice."""
 
 
 @dataclass
@@ -147,6 +149,8 @@ def build_plan(
     _let_attention_decompose(trt, network)
     config = make(cannot, builder.create_builder_config)
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
+    if options.level is not None:
+        config.builder_optimization_level = options.level
     config.clear_flag(trt.BuilderFlag.TF32)  # what the graph keeps in fp32, it keeps for its precision
     if not strong:
         _share_profile(trt, config)

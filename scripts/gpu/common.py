@@ -26,6 +26,8 @@ from agvas_train.weights.reader import LazyTensor
 ANSWER = "Sure, it is [NOR][ANO][SEG]."
 FIRST_IMAGE = 9_000_000
 """Seed of the images that figures are checked on; planting uses others."""
+STUB_WORDS = 2048
+"""More than the stand-in tokenizer has."""
 
 
 class Weights:
@@ -68,15 +70,28 @@ def reduced(config: ModelConfig) -> ModelConfig:
     return ModelConfig.model_validate({**config.model_dump(), **changed})
 
 
+def with_stub(config: ModelConfig) -> ModelConfig:
+    """The same model but for its language model: one layer of the same width and few words."""
+    return config.model_copy(update={"language": {**config.language, "num_hidden_layers": 1, "vocab_size": STUB_WORDS}})
+
+
 def build(
-    preset: str, device: str, *, dtype: torch.dtype = torch.bfloat16, reduce: bool = False, planted: bool = True
+    preset: str,
+    device: str,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    reduce: bool = False,
+    planted: bool = True,
+    stub: bool = False,
 ) -> tuple[Checkpoint, Weights]:
     """A checkpoint in memory, on the device, and the source of its weights.
 
     A tied output head is untied, as `--plant` does. Where decoding does not write ANSWER, the provenance says so.
+    With `stub`, see `with_stub`, it cannot be planted.
     """
     config = PRESETS[preset]()
     config = reduced(config) if reduce else config
+    config = with_stub(config) if stub else config
     config = config.model_copy(update={"language": {**config.language, "tie_word_embeddings": False}})
     name = {torch.bfloat16: "bfloat16", torch.float32: "float32"}[dtype]
     templates = default_templates()
