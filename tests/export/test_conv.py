@@ -27,7 +27,7 @@ def test_folded_kernels_compute_the_same() -> None:
 
 def test_the_graph_holds_convolutions_and_norms_of_images_alone(model_of: Callable[..., ir.Model]) -> None:
     found = Counter(node.op_type for node in model_of("pixel_encoder").graph)
-    assert found["Conv"] == 12
+    assert found["Conv"] == 14
     assert found["InstanceNormalization"] == 10
     assert found["Reciprocal"] == 0
     assert found["AveragePool"] == 1  # of the attention's keys: box means are sums of shifted pictures
