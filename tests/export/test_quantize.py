@@ -277,7 +277,7 @@ def test_gptq_keeps_the_states_better_and_its_calibration_serves_the_other_graph
         relative_error(run(made, feeds)["states"], expected)
         for made in (first, quantize_int4(llm, head=vocabulary), quantize_int4(llm, head=vocabulary, body=Blocks(4)))
     ]
-    assert errors[0] < 0.7 * errors[1] < 0.7 * errors[2] < 0.2
+    assert errors[0] < 0.7 * min(errors[1:]) < 0.7 * 0.2
 
 
 def test_gptq_of_inputs_without_any_correlation_is_rounding_to_nearest(rng: np.random.Generator) -> None:

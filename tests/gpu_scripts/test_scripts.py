@@ -49,7 +49,7 @@ def frame_of(checkpoint: Checkpoint) -> Frame:
 def test_the_trained_model_says_and_marks_what_decoding_token_by_token_does() -> None:
     checkpoint = load_checkpoint(default_checkpoint_path())
     frame = frame_of(checkpoint)
-    shown = [*images(3), np.full((300, 200, 3), 128, np.uint8)]
+    shown = [*images(5), np.full((300, 200, 3), 128, np.uint8)]
     found = compare(frame, ReferenceSegmenter(checkpoint, template_scores=False), shown)
     assert all(each["equal"] for each in found)
     marked = [each for each in found if "map_error" in each]
