@@ -83,8 +83,8 @@ class TrainConfig(BaseModel):
     looks normal to me."). With 22 rejections of many first words, and answers of which three in five begin with "Sure",
     greedy decoding rejects only where an answer is less likely than about one in three."""
     orientations: int = Field(1, ge=1, le=8)
-    """How often each synthetic picture is in a batch, each time turned or mirrored another way and with a turn of its
-    own: where painting takes longer than learning, a step has so many more samples for the same time."""
+    """How often each synthetic picture is in a micro-batch, each time turned or mirrored another way and with a turn of
+    its own: where painting takes longer than learning, a step has so many more samples for the same time."""
     text_weight: float = Field(1, gt=0)
     """Of L_txt beside L_seg; the paper's is 1. In a model from scratch the choice between answer and rejection is a few
     hundredths of the loss."""
@@ -149,4 +149,6 @@ class TrainConfig(BaseModel):
                 f"batch_size {self.batch_size} gives each of {processes} processes {share} samples, "
                 f"which is not a multiple of micro_batch {micro}"
             )
+        if micro % self.orientations:
+            raise ValueError(f"a micro-batch of {micro} samples is not a multiple of {self.orientations} orientations")
         return micro, share // micro

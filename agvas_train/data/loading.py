@@ -87,14 +87,14 @@ def load_batches(
         overfit=config.overfit,
         small=small_view(checkpoint.config.model, config),
     )
-    for batch in start_loading(stream, config.workers):
+    for batch in start_loading(stream, config.workers, pin=parallel.accelerator.device.type == "cuda"):
         if isinstance(batch, InputError):
             raise batch
         yield batch
 
 
-def start_loading(stream: TurnStream, workers: int) -> Iterator[Batch | InputError]:
-    """What so many loading processes make of a stream, or this process where there are none.
+def start_loading(stream: TurnStream, workers: int, *, pin: bool = False) -> Iterator[Batch | InputError]:
+    """What so many loading processes make of a stream, or this process where there are none; `pin`: for a GPU.
 
     On Linux they are forked, and share the lists that were read before; elsewhere each reads its own.
     """
@@ -105,7 +105,7 @@ def start_loading(stream: TurnStream, workers: int) -> Iterator[Batch | InputErr
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         multiprocessing_context="fork" if forked else None,  # Python 3.14's default is another
-        pin_memory=workers > 0 and torch.cuda.is_available(),
+        pin_memory=pin,
         generator=torch.Generator(),  # else it draws from the global state, which belongs to dropout
     )
     if not forked:

@@ -64,7 +64,7 @@ class SynthTurns:
         self.empty_maps = empty_maps
         self.usual_words = usual_words
         self.orientations = orientations
-        self._last: tuple[tuple[int, SynthConfig], Shot] | None = None
+        self._picture, self._shots = -1, dict[SynthConfig, Shot]()
         usual = {"direct_answers": (USUAL_ANSWER,), "rejections": (USUAL_REJECTION,)}
         self._usual_templates = templates.model_copy(update=usual)
 
@@ -92,10 +92,17 @@ class SynthTurns:
     def _made(self, index: int, config: SynthConfig, parts: bool) -> synth.Sample:
         """The sample of an index; one picture is painted once for the indices in a row that are about it."""
         picture, view = divmod(index, self.orientations)
-        if self._last is None or self._last[0] != (picture, config):
-            self._last = (picture, config), shoot(self.seed, picture, config)
         ways = random.Random(f"{self.seed}/{picture}/ways").sample(range(1, ORIENTATIONS), self.orientations - 1)
-        return describe(self._last[1], self.seed, picture, parts=parts, orientation=(0, *ways)[view])
+        return describe(self._shot(picture, config), self.seed, picture, parts=parts, orientation=(0, *ways)[view])
+
+    def _shot(self, picture: int, config: SynthConfig) -> Shot:
+        if picture >= OTHER_SAMPLE:  # taken instead of another; the next index may be about that one again
+            return shoot(self.seed, picture, config)
+        if picture != self._picture:
+            self._picture, self._shots = picture, {}
+        if config not in self._shots:
+            self._shots[config] = shoot(self.seed, picture, config)
+        return self._shots[config]
 
     def _with_empty_map(self, turn: Turn, made: synth.Sample, rng: random.Random) -> Turn:
         """The turn, or in its place one that has maps to be taught where there is nothing to be found (ours).

@@ -1,10 +1,11 @@
 """The embedded default's pixel encoder: convolutions for what is thin and tiny, attention for what repeats.
 
-A network of half a million weights that is trained from scratch in an hour learns edges and spots from convolutions far
-sooner than from SAM's patches. Before each nonlinearity every channel is normalised by its own mean and deviation over
-the view: what the network sees of a place is how it differs from the rest of the same image, which is what makes it
-anomalous, and it trebled what is found on surfaces that training never draws (docs/experiments.md). The view's padding
-counts in these means, so a frame four times as wide as high looks less like what was learnt.
+A network of half a million weights that is trained from scratch in minutes on a GPU learns edges and spots from
+convolutions far sooner than from SAM's patches. Before each nonlinearity every channel is normalised by its own mean
+and deviation over the view: what the network sees of a place is how it differs from the rest of the same image, which
+is what makes it anomalous, and it trebled what is found on surfaces that training never draws (docs/experiments.md).
+Padding counts in these means, so a long frame in a view that is not mirrored (`pixel_view.mirror`) looks less like what
+was learnt.
 
 Kernels are standardised (Qiao et al., "Micro-batch training with batch-channel normalization and weight
 standardization", 2019). Only full 3 x 3 convolutions: what is spared by separable ones costs several times as much on a

@@ -1,6 +1,7 @@
 """A graph's file without the weights that its module holds; a machine without the exporter can fill it again.
 
-A skeleton names, as the place of a weight's data, the parameter or buffer that it is.
+A skeleton names, as the place of a weight's data, the parameter or buffer that it is; of several with the same
+numbers (norms of ones) the first, so it is for weights as they are drawn, not trained ones. The rest stays in it.
 """
 
 from __future__ import annotations

@@ -48,7 +48,9 @@ try_one() {
 
 while look; do
   left=$((total - (SECONDS - began)))
-  if [ "$left" -lt 10 ]; then
+  if [ -z "$name" ] && [ "$missing" -eq 0 ]; then
+    break
+  elif [ "$left" -lt 10 ]; then
     echo "no time left"
     break
   elif [ -n "$name" ]; then

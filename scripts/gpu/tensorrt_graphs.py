@@ -48,8 +48,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("out", type=Path, help="folder for the graphs' folders")
     parser.add_argument("--preset", nargs="+", choices=PRESETS, default=PRESETS, metavar="PRESET", help="7b, 0.5b")
     parser.add_argument("--only", nargs="+", choices=known, default=known, metavar="NAME", help="such as 7b-spam")
-    parser.add_argument("--skeletons", type=Path, metavar="FOLDER", help="of OUT as --skeleton-only wrote it")
-    parser.add_argument("--skeleton-only", action="store_true", help="write graphs without weights, and nothing beside")
+    skeletons = parser.add_mutually_exclusive_group()
+    skeletons.add_argument("--skeletons", type=Path, metavar="FOLDER", help="of OUT as --skeleton-only wrote it")
+    skeletons.add_argument("--skeleton-only", action="store_true", help="write graphs without weights, nothing beside")
     parser.add_argument("--reduce", action="store_true", help="the same parts in small, to try this script")
     return parser.parse_args(arguments)
 

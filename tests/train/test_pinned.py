@@ -16,7 +16,7 @@ def test_a_gpu_gets_what_the_loading_processes_made_from_pinned_memory(small: Ch
     turns = SynthTurns(small.templates, {Task.DIRECT: 1.0}, SynthConfig(normal_share=0.5), 3)
     options = {"config": small.config.model, "prompter": small.prompter, "batch_size": 4, "micro_batch": 4}
     stream = TurnStream(turns, start=0, stop=2, **options)
-    for step, batch in enumerate(start_loading(stream, workers=2)):
+    for step, batch in enumerate(start_loading(stream, workers=2, pin=True)):
         assert batch.pixel.is_pinned()
         assert batch.texts.is_pinned()
         assert all(samples.is_pinned() for samples in batch.anchor_samples.values())

@@ -85,6 +85,7 @@ def test_the_weights_of_a_group_s_tasks_add_up_to_table_a1(name: str) -> None:
         ("steps: [\n", "cannot be read"),
         ("preset: tiny\nstep: 3\n", "step: Extra inputs are not permitted"),
         ("preset: tiny\nbatch_size: 6\nmicro_batch: 4\n", "not a multiple of micro_batch 4"),
+        ("preset: tiny\nbatch_size: 6\norientations: 4\n", "of 6 samples is not a multiple of 4 orientations"),
         ("preset: huge\n", "preset huge: expected one of tiny, 0.5b, 7b"),
         ("preset: tiny\nlora: 4\n", "--lora needs a base checkpoint"),
         ("preset: tiny\ndeepspeed: none.json\n", "none.json: cannot be read as a DeepSpeed configuration"),
