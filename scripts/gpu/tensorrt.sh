@@ -42,8 +42,9 @@ try_one() {
   else
     { echo "exit code $code after $((SECONDS - from)) s"; tail -c 4000 "$out/.$name.err"; } >"$out/$name.txt"
   fi
-  rm -f "$out/.$name".*
   echo "$name: exit code $code, $((SECONDS - from)) s"
+  if [ "$code" -eq 0 ]; then grep -E '"(replay|run)_ms"' "$out/$name.json"; else tail -n 3 "$out/.$name.err"; fi
+  rm -f "$out/.$name".*
 }
 
 while look; do
