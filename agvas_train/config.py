@@ -82,6 +82,9 @@ class TrainConfig(BaseModel):
     """Share of the answers and rejections about synthetic images in the words of one template each ("It is ...", "It
     looks normal to me."). With 22 rejections of many first words, and answers of which three in five begin with "Sure",
     greedy decoding rejects only where an answer is less likely than about one in three."""
+    false_alarms: float = Field(0, ge=0)
+    """Weight, at the end of a training, of log(1 + what is called defective) where there is nothing to be found; it
+    rises through the second half of the steps. Dice alone hardly tells a large false alarm from a larger one."""
     orientations: int = Field(1, ge=1, le=8)
     """How often each synthetic picture is in a micro-batch, each time turned or mirrored another way and with a turn of
     its own: where painting takes longer than learning, a step has so many more samples for the same time."""

@@ -28,9 +28,6 @@ from agvas_train.weights.store import save_tensors
 
 OPTIMIZER, STATE, METRICS, CHECKPOINTS = "optimizer.safetensors", "state.json", "metrics.jsonl", "checkpoints"
 
-FALSE_ALARMS = 2.0
-"""Of `segmentation_loss`, at the end of a training."""
-
 WriteFiles = Callable[[dict[str, Tensor], int, Path], None]
 """Writes the model's files of one step into a folder, given the trained parameters by name in float32."""
 Report = Callable[[int, dict[str, float]], None]
@@ -55,7 +52,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 def false_alarm_weight(config: TrainConfig, step: int) -> float:
     """Rises from 0 through the second half of the steps (ours): earlier it keeps a model from finding anything."""
-    return FALSE_ALARMS * max(2 * step / config.steps - 1, 0.0)
+    return config.false_alarms * max(2 * step / config.steps - 1, 0.0)
 
 
 def train(

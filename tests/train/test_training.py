@@ -16,7 +16,7 @@ from agvas_train.data.conversation import Task, draw_turn
 from agvas_train.data.stream import TurnStream
 from agvas_train.data.synth import SynthConfig, generate
 from agvas_train.data.synth_turns import SynthTurns, as_sample
-from agvas_train.loop import FALSE_ALARMS, false_alarm_weight, learning_rate
+from agvas_train.loop import false_alarm_weight, learning_rate
 from agvas_train.lora import read_adapter_config
 from agvas_train.runs import run_training
 
@@ -152,7 +152,9 @@ def test_the_rate_warms_up_and_decays_linearly() -> None:
     assert learning_rate(config, 550) == pytest.approx(0.5)
     assert learning_rate(config, 999) == pytest.approx(1 / 900)
     weights = [false_alarm_weight(config, step) for step in (0, 500, 750, 1000)]
-    assert weights == pytest.approx([0, 0, FALSE_ALARMS / 2, FALSE_ALARMS])
+    assert weights == [0, 0, 0, 0]  # the paper's losses, unless asked otherwise
+    config = config.model_copy(update={"false_alarms": 3.0})
+    assert [false_alarm_weight(config, step) for step in (0, 500, 750, 1000)] == pytest.approx([0, 0, 1.5, 3])
 
 
 @pytest.mark.parametrize(
