@@ -6,18 +6,17 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas_train.data.synth.applied import Painted, applied, as_marked
 from agvas_train.data.synth.camera import Camera
 from agvas_train.data.synth.captions import caption
-from agvas_train.data.synth.colours import LUMA, colour_word, largest, over
+from agvas_train.data.synth.colours import colour_word
 from agvas_train.data.synth.defects import EVERYWHERE, PAINTERS
 from agvas_train.data.synth.defects import HELD_OUT as HELD_OUT_DEFECTS
 from agvas_train.data.synth.fields import Field
 from agvas_train.data.synth.notes import DefectNote, Families, Sample, SurfaceNote, SynthConfig, place_word, size_word
-from agvas_train.data.synth.paint import Stroke
 from agvas_train.data.synth.scene import Mask, Scene, light
 from agvas_train.data.synth.surfaces import HELD_OUT as HELD_OUT_SURFACES
 from agvas_train.data.synth.surfaces import SURFACES
-from agvas_train.data.synth.visible import bends, filled, stands_out
 
 T = TypeVar("T", bound=np.generic)
 
@@ -26,16 +25,6 @@ ORIENTATIONS = 8
 """Four quarter turns, each mirrored or not."""
 LARGEST = 0.4
 """Share of a picture that its defects cover at most, all together; what covers most of it is the surface."""
-
-
-@dataclass
-class Painted:
-    """A defect on the surface, before the camera."""
-
-    kind: str
-    looks: tuple[str, ...]
-    mask: Mask
-    """bool [h,w] of the rendered size."""
 
 
 @dataclass
@@ -76,53 +65,6 @@ def _draw_scene(rng: np.random.Generator, height: int, width: int, config: Synth
     return scene
 
 
-def _apply(
-    scene: Scene, clean: Field, stroke: Stroke, config: SynthConfig, camera: Camera, most: float
-) -> Painted | None:
-    """Paint the stroke on the scene if the camera shows it there; what counts as the defect, `most` pixels at most."""
-    window = stroke.shape.window
-    base, alpha = scene.rgb[window], stroke.shape.alpha
-    if scene.body is not None and not stroke.beyond:
-        alpha = alpha * scene.body[window]
-    target = stroke.target
-    if scene.grey:
-        target = np.repeat((target @ LUMA)[..., None], 3, axis=2)
-    out = over(base, alpha, target)
-    np.clip(out, 0.0, 1.0, out=out)
-    change = largest(np.abs(out - base))
-    hit = (alpha > config.mask_alpha) & (change > np.float32(0.5 * config.min_visibility))
-    area = int(hit.sum())
-    if area < 4 or area > most:
-        return None
-    seen = float(change[hit].mean())
-    least = config.min_visibility / min(camera.contrast, 1.0)
-    if seen < (max(least, camera.noise_level) if stroke.structural else least):
-        return None
-    found = stroke.structural or (stroke.bent and bends(scene, window, hit, out))
-    if not (found or stands_out(scene, window, hit, out, least, camera.noise_level, clean)):
-        return None
-    shown, hidden = out[hit].mean(axis=0), base[hit].mean(axis=0)
-    tone = float((shown - hidden) @ LUMA)
-    look: tuple[str, ...] = ()
-    before, after = colour_word(hidden), colour_word(shown)
-    if abs(tone) > 0.4 * seen or abs(tone) > 0.05:
-        look = ("dark",) if tone < 0 else ("bright",)
-    if not scene.grey and after != before and "grey" not in after and after not in ("black", "white"):
-        look = (after,)
-    scene.rgb[window] = out
-    mask = np.zeros(scene.size, np.bool_)
-    mask[window] = hit
-    return Painted("", look + stroke.looks, mask)
-
-
-def _as_marked(scene: Scene, clean: Field, painted: list[Painted], config: SynthConfig) -> list[Painted]:
-    """The defects less the pixels that a later one turned back to the clean surface, their narrow gaps filled."""
-    if len(painted) > 1:
-        changed = largest(np.abs(scene.rgb - clean)) > np.float32(0.5 * config.min_visibility)
-        painted = [replace(item, mask=item.mask & changed) for item in painted]
-    return [replace(item, mask=filled(item.mask)) for item in painted if int(item.mask.sum()) >= 4]
-
-
 def render(seed: int, index: int, config: SynthConfig = DEFAULT) -> Render:
     """Everything of sample `index` up to the camera; `generate` and the tests share it."""
     rng = np.random.Generator(np.random.SFC64([seed, index]))
@@ -149,10 +91,10 @@ def render(seed: int, index: int, config: SynthConfig = DEFAULT) -> Render:
                 strength = float(rng.uniform(0.8, 1.0))  # little can be seen on this surface
             stroke = PAINTERS[kind](rng, scene, strength)
             most = LARGEST * height * width - sum(int(item.mask.sum()) for item in painted)
-            done = None if stroke is None else _apply(scene, clean, stroke, config, camera, most)
+            done = None if stroke is None else applied(scene, clean, stroke, config, camera, most)
             if done is not None:
                 painted.append(replace(done, kind=kind))
-    painted = _as_marked(scene, clean, painted, config)
+    painted = as_marked(scene, clean, painted, config)
     return Render(scene, clean, painted, camera, size)
 
 

@@ -74,7 +74,8 @@ def hole(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | No
         )
         target = target + np.clip(rim, -0.3, 0.5)[..., None] * base.mean()
     looks = ("round",) if len(shapes) == 1 else ("scattered",)
-    return Stroke(shape, toward(base, target, max(strength, 0.4)), looks)
+    specks = tuple(shapes) if len(shapes) > 1 else ()
+    return Stroke(shape, toward(base, target, max(strength, 0.4)), looks, specks=specks)
 
 
 def dent(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | None:
@@ -110,6 +111,7 @@ def dent(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | No
 def contamination(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | None:
     """Foreign matter: particles, a fibre or hair, drops."""
     form = rng.random()
+    shapes: list[Shape] = []
     x, y = spot(rng, scene)
     if form < 0.35:
         path = arc(
@@ -119,7 +121,7 @@ def contamination(rng: np.random.Generator, scene: Scene, strength: float) -> St
         shape, looks = lines(scene.size, [path], [float(rng.uniform(0.8, 2.2))]), ("thin", "curved")
     else:
         drop = form > 0.8
-        shapes, spread = [], reach(rng, scene, 0.03, 0.3)
+        spread = reach(rng, scene, 0.03, 0.3)
         for _ in range(1 if drop else int(rng.choice([1, 2, 4, 8, 14]))):
             one = blob(
                 rng,
@@ -142,4 +144,5 @@ def contamination(rng: np.random.Generator, scene: Scene, strength: float) -> St
     if shape.depth is not None and looks == ("round",):
         paint = paint * (1 + np.float32(0.5) * np.clip(shape.depth, 0, 1))[..., None]
     paint = paint * (1 + np.float32(0.08) * white(rng, *shape.alpha.shape))[..., None]
-    return Stroke(shape, toward(base, paint, max(strength, 0.35)), looks)
+    specks = tuple(shapes) if len(shapes) > 1 else ()
+    return Stroke(shape, toward(base, paint, max(strength, 0.35)), looks, specks=specks)

@@ -24,6 +24,8 @@ class Stroke:
     """Whether paint may also fall outside the part."""
     structural: bool = False
     """Whether something is missing, added or elsewhere, which `visible.py` cannot judge: it counts as seen."""
+    specks: tuple[Shape, ...] = ()
+    """The shapes that `shape` joins, where each is to be found by itself."""
     bent: bool = False
     """Whether the change is one of the surface's own texture, which may be seen without any other colour."""
 
