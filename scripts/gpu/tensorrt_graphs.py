@@ -52,7 +52,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     skeletons.add_argument("--skeletons", type=Path, metavar="FOLDER", help="of OUT as --skeleton-only wrote it")
     skeletons.add_argument("--skeleton-only", action="store_true", help="write graphs without weights, nothing beside")
     parser.add_argument("--reduce", action="store_true", help="the same parts in small, to try this script")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.skeletons:  # before weights are drawn, which takes a minute
+        for preset in options.preset:
+            for name in NAMES:
+                path = options.skeletons / f"{preset}-{name}" / f"{name}.onnx"
+                if f"{preset}-{name}" in options.only and not path.is_file():
+                    parser.error(f"{path}: no such file, expected a graph that --skeleton-only wrote")
+    return options
 
 
 @torch.inference_mode()

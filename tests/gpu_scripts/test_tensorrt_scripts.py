@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 import tensorrt_graphs
 
 SCRIPT = Path(tensorrt_graphs.__file__).with_name("tensorrt.sh")
@@ -42,6 +43,16 @@ def test_a_graph_filled_from_its_skeleton_gives_what_lies_beside_it(tmp_path: Pa
     assert {array.shape[0] for array in inputs.values()} == {1}
     (visual,) = session.run(list(outputs), inputs)
     assert np.abs(visual - outputs["visual"]).max() < 5e-3 * np.abs(outputs["visual"]).max()
+
+
+def test_a_skeleton_that_is_missing_is_named_before_anything_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        write(tmp_path / "graphs", "--skeletons", tmp_path / "none")
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"{tmp_path}/none/7b-spam/spam.onnx: no such file, expected a graph that --skeleton-only wrote" in last
+    assert not (tmp_path / "graphs").exists()
 
 
 def test_the_table_has_what_ran_and_why_the_rest_did_not(tmp_path: Path) -> None:
