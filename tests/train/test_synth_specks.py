@@ -33,7 +33,7 @@ def stroke(shapes: list[Shape], colours: list[tuple[float, float, float]]) -> St
         y, x = shape.top - whole.top, shape.left - whole.left
         height, width = shape.alpha.shape
         target[y : y + height, x : x + width] = colour
-    return Stroke(whole, target, ("scattered",), specks=tuple(shapes))
+    return Stroke(whole, target, ("scattered",), specks=shapes)
 
 
 def paint(colours: list[tuple[float, float, float]]):

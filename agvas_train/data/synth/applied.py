@@ -39,8 +39,8 @@ def applied(
         target = np.repeat((target @ LUMA)[..., None], 3, axis=2)
     least = config.min_visibility / min(camera.contrast, 1.0)
     out, change, hit = _over(base, alpha, target, config)
-    looks = stroke.looks
-    if stroke.specks:
+    looks, scattered = stroke.looks, len(stroke.specks) > 1
+    if scattered:
         found, count = np.zeros_like(alpha), 0
         for speck in stroke.specks:
             at = _within(speck.window, window)
@@ -48,7 +48,7 @@ def applied(
             if own.any() and stands_out(scene, speck.window, own, out[at], least, camera.noise_level, clean):
                 np.maximum(found[at], speck.alpha, out=found[at])
                 count += 1
-        looks = stroke.looks if count > 1 else ()  # one alone is not scattered
+        looks = looks if count > 1 else ()  # one alone is not scattered
         out, change, hit = _over(base, np.minimum(alpha, found), target, config)
     area = int(hit.sum())
     if area < 4 or area > most:
@@ -56,7 +56,7 @@ def applied(
     seen = float(change[hit].mean())
     if seen < (max(least, camera.noise_level) if stroke.structural else least):
         return None
-    known = stroke.structural or stroke.specks or (stroke.bent and bends(scene, window, hit, out))
+    known = stroke.structural or scattered or (stroke.bent and bends(scene, window, hit, out))
     if not (known or stands_out(scene, window, hit, out, least, camera.noise_level, clean)):
         return None
     shown, hidden = out[hit].mean(axis=0), base[hit].mean(axis=0)

@@ -74,8 +74,7 @@ def hole(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | No
         )
         target = target + np.clip(rim, -0.3, 0.5)[..., None] * base.mean()
     looks = ("round",) if len(shapes) == 1 else ("scattered",)
-    specks = tuple(shapes) if len(shapes) > 1 else ()
-    return Stroke(shape, toward(base, target, max(strength, 0.4)), looks, specks=specks)
+    return Stroke(shape, toward(base, target, max(strength, 0.4)), looks, specks=shapes)
 
 
 def dent(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | None:
@@ -144,5 +143,4 @@ def contamination(rng: np.random.Generator, scene: Scene, strength: float) -> St
     if shape.depth is not None and looks == ("round",):
         paint = paint * (1 + np.float32(0.5) * np.clip(shape.depth, 0, 1))[..., None]
     paint = paint * (1 + np.float32(0.08) * white(rng, *shape.alpha.shape))[..., None]
-    specks = tuple(shapes) if len(shapes) > 1 else ()
-    return Stroke(shape, toward(base, paint, max(strength, 0.35)), looks, specks=specks)
+    return Stroke(shape, toward(base, paint, max(strength, 0.35)), looks, specks=shapes)

@@ -1,6 +1,6 @@
 """What every defect painter shares: a stroke of paint, where to put it, how big and how strong it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +24,8 @@ class Stroke:
     """Whether paint may also fall outside the part."""
     structural: bool = False
     """Whether something is missing, added or elsewhere, which `visible.py` cannot judge: it counts as seen."""
-    specks: tuple[Shape, ...] = ()
-    """The shapes that `shape` joins, where each is to be found by itself."""
+    specks: Sequence[Shape] = ()
+    """The shapes that `shape` joins, where each is to be found by itself; one is `shape`."""
     bent: bool = False
     """Whether the change is one of the surface's own texture, which may be seen without any other colour."""
 
