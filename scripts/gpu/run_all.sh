@@ -37,9 +37,9 @@ step() {
 }
 
 step 7b 190 --preset 7b
-step 0.5b 80 --preset 0.5b --steps build frame checks reference memory profile parts passes
-step 0.5b-throughput 130 --preset 0.5b --steps build throughput_1 throughput_4
-step 0.5b-routes 90 --preset 0.5b --steps build compiled-decode
-step 7b-routes 160 --preset 7b --steps build compiled-decode
+step 0.5b 110 --preset 0.5b
+step 0.5b-routes 120 --preset 0.5b --steps build compiled-decode
+step 7b-routes 330 --preset 7b --steps build compiled-decode
+step 0.5b-throughput 90 --preset 0.5b --steps build throughput_1 throughput_4
 
 "$python" "$here/table.py" "$out"

@@ -17,6 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -48,6 +49,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("out", type=Path, help="folder for the graphs' folders")
     parser.add_argument("--preset", nargs="+", choices=PRESETS, default=PRESETS, metavar="PRESET", help="7b, 0.5b")
     parser.add_argument("--only", nargs="+", choices=known, default=known, metavar="NAME", help="such as 7b-spam")
+    parser.add_argument("--fixed", action="store_true", help="for one image, without a dimension that varies")
     skeletons = parser.add_mutually_exclusive_group()
     skeletons.add_argument("--skeletons", type=Path, metavar="FOLDER", help="of OUT as --skeleton-only wrote it")
     skeletons.add_argument("--skeleton-only", action="store_true", help="write graphs without weights, nothing beside")
@@ -89,6 +91,12 @@ def cases(graphs: dict[str, Graph], checkpoint: Checkpoint, wanted: Sequence[str
     if "spam" in wanted:
         run("spam", f_s, f_p)
     return found
+
+
+def fixed(graph: Graph) -> Graph:
+    """The graph for one image: every shape in it is a constant."""
+    inputs = {name: tensor[:1] if name in graph.dynamic else tensor for name, tensor in graph.inputs.items()}
+    return replace(graph, inputs=inputs, dynamic={})
 
 
 def export(graph: Graph, folder: Path, *, skeleton: bool) -> None:
@@ -141,7 +149,8 @@ def write_preset(preset: str, options: argparse.Namespace) -> None:
         checkpoint.model.to("cpu")
         graphs = {graph.name: graph for graph in graphs_of(checkpoint)}
     for name in wanted:
-        size = write(graphs[name], given.get(name), options.out / f"{preset}-{name}", options.skeletons)
+        graph = fixed(graphs[name]) if options.fixed else graphs[name]
+        size = write(graph, given.get(name), options.out / f"{preset}-{name}", options.skeletons)
         now = say(f"{preset}-{name}: {size / 1e6:.1f} MB", now)
 
 

@@ -30,12 +30,15 @@ def write(folder: Path, *more: object) -> Path:
     return folder / "7b-spam"
 
 
-def test_a_graph_filled_from_its_skeleton_gives_what_lies_beside_it(tmp_path: Path) -> None:
-    skeleton = write(tmp_path / "skeletons", "--skeleton-only")
+@pytest.mark.parametrize("more", [(), ("--fixed",)])
+def test_a_graph_filled_from_its_skeleton_gives_what_lies_beside_it(tmp_path: Path, more: tuple[str, ...]) -> None:
+    skeleton = write(tmp_path / "skeletons", "--skeleton-only", *more)
     assert [path.name for path in skeleton.iterdir()] == ["spam.onnx"]
     assert (skeleton / "spam.onnx").stat().st_size < 20_000
-    folder = write(tmp_path / "graphs", "--skeletons", tmp_path / "skeletons")
+    folder = write(tmp_path / "graphs", "--skeletons", tmp_path / "skeletons", *more)
     model = onnx.load(folder / "spam.onnx", load_external_data=False)
+    first = {value.name: value.type.tensor_type.shape.dim[0] for value in model.graph.input}
+    assert {dim.dim_param or dim.dim_value for dim in first.values()} == ({1} if more else {"B"})
     assert model.opset_import[0].version == 17
     assert onnx.TensorProto.FLOAT16 in {tensor.data_type for tensor in model.graph.initializer}
     session = onnxruntime.InferenceSession(str(folder / "spam.onnx"))
