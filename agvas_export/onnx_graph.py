@@ -5,6 +5,7 @@ from __future__ import annotations
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.passes import common as passes
@@ -17,6 +18,8 @@ from agvas_export.targets import OPSET
 OLDEST_OF_EXPORTER = 18
 RESIZE_18 = {"antialias": 0, "keep_aspect_ratio_policy": "stretch"}
 """Attributes that Resize has from opset 18 on, and the values that say what it did before."""
+ALL = np.iinfo(np.int32).max
+"""End of a slice that goes to the last one."""
 EXTERNAL_BYTES = 1024
 """Weights from this size on lie in a file of their own."""
 ALIGNMENT, PAGE, LARGE_BYTES = 64, 4096, 1 << 20
@@ -55,7 +58,10 @@ def onnx_graph(graph: Graph, *, opset: int = OPSET) -> ir.Model:
 
 def _to_opset_17(model: ir.Model) -> None:
     """From 18: of the operators that our graphs have, two were others: ReduceMean had its axes as attribute, Resize
-    lacked attributes, which have here the value that says what it did before."""
+    lacked attributes, which have here the value that says what it did before.
+
+    Shapes are cut by nodes of their own: TensorRT 8.6, which is what 17 is for, gives the whole shape instead.
+    """
     for node in model.graph:
         if node.op_type == "ReduceMean" and len(node.inputs) > 1:
             axes = node.inputs[1].const_value.numpy().tolist()
@@ -66,8 +72,29 @@ def _to_opset_17(model: ir.Model) -> None:
             for name, usual in RESIZE_18.items():
                 if name in node.attributes and node.attributes.pop(name).value != usual:
                     raise NotImplementedError(f"Resize with another {name} than {usual!r} in opset 17")
+        elif node.op_type == "Shape":
+            _cut_behind(model.graph, node)
     model.graph.opset_imports[""] = 17
     passes.RemoveUnusedNodesPass()(model)
+
+
+def _cut_behind(graph: ir.Graph, node: ir.Node) -> None:
+    """Give a Shape with `start` or `end` as a whole Shape and a Slice, in place."""
+    start, end = (node.attributes.pop(name, None) for name in ("start", "end"))
+    if end is None and (start is None or start.value == 0):
+        return
+    whole = ir.node("Shape", [node.inputs[0]], name=f"{node.name}_whole")
+    whole.outputs[0].dtype = ir.DataType.INT64
+    graph.insert_before(node, whole)
+    node.op_type = "Slice"
+    node.resize_inputs(4)
+    node.replace_input_with(0, whole.outputs[0])
+    cut = {"starts": start.value if start else 0, "ends": end.value if end else ALL, "axes": 0}
+    for index, (what, number) in enumerate(cut.items(), start=1):
+        name = f"{node.name}_{what}"
+        value = ir.val(name, const_value=ir.tensor([number], dtype=ir.DataType.INT64, name=name))
+        graph.register_initializer(value)
+        node.replace_input_with(index, value)
 
 
 class WeightFiles:

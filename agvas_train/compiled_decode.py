@@ -30,8 +30,10 @@ SLOT_STEP = 256
 """Caches come in multiples of this many tokens, so that instructions of different lengths share a compiled step."""
 SHAPES = 64
 """Prompt lengths that are compiled; longer lists run eagerly."""
-CUDA = {"triton.cudagraphs": True, "coordinate_descent_tuning": True}
-"""torch.compile's mode "reduce-overhead", and tuned kernels for products with one row, which only read the weights."""
+CUDA = {"triton.cudagraphs": True}
+"""torch.compile's mode "reduce-overhead"."""
+CUDA_TOKEN = {**CUDA, "coordinate_descent_tuning": True}
+"""For a token's pass also tuned kernels for products with one row, which only read the weights; they compile long."""
 CPU = {"cpp_wrapper": True}
 """One library a graph instead of one a kernel: compiles faster, and calls cost less."""
 RECORDING_CALLS = 2
@@ -88,10 +90,10 @@ class CompiledDecodeSegmenter(ReferenceSegmenter):
         self._token_ids = torch.arange(language.vocab_size, device=self.device)
         self._slots: dict[int, tuple[Cache, Tensor]] = {}
         self._recorded: set[object] = set()
-        options = CUDA if self.device.type == "cuda" else CPU
+        options, token_options = (CUDA, CUDA_TOKEN) if self.device.type == "cuda" else (CPU, CPU)
         self._encode = _compiled(self.model.encode, options)
         self._prefill = _compiled(self._prompt_pass, options)
-        self._step = _compiled(self._token_pass, options)
+        self._step = _compiled(self._token_pass, token_options)
         self._fused = _compiled(super().fused, options)
 
     def encode(self, semantic: Tensor, pixels: Tensor) -> Visual:
@@ -193,7 +195,7 @@ def _compiled(function: Callable[..., Any], options: dict[str, Any]) -> Callable
     compiled = torch.compile(function, dynamic=False, options=options)
 
     def call(*arguments: Any) -> Any:
-        if options is CUDA:
+        if options is not CPU:
             torch.compiler.cudagraph_mark_step_begin()  # every caller has taken what the last replay left
         try:
             return compiled(*arguments)

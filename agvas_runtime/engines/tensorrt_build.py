@@ -14,6 +14,7 @@ from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 from agvas_runtime.engines.device import Device, because, call, free_memory, log, make, start
+from agvas_runtime.engines.tensorrt_weak_types import set_weak_types
 from agvas_runtime.errors import EngineError, InputError
 
 Shape = tuple[int, ...]
@@ -154,7 +155,7 @@ def build_plan(
     config.clear_flag(trt.BuilderFlag.TF32)  # what the graph keeps in fp32, it keeps for its precision
     if not strong:
         _share_profile(trt, config)
-        _set_weak_types(trt, config, network, options.precision)
+        set_weak_types(trt, config, network, options.precision)
     _add_profile(builder, config, network, name, inputs, options.ranges)
     _set_timing_cache(config, options.timing_cache)
     monitor = _monitor(trt, progress, device.integrated) if hasattr(trt, "IProgressMonitor") else None
@@ -229,33 +230,6 @@ def _share_profile(trt: Any, config: Any) -> None:
     sharing = getattr(getattr(trt, "PreviewFeature", None), "PROFILE_SHARING_0806", None)
     if sharing is not None:
         config.set_preview_feature(sharing, True)
-
-
-def _set_weak_types(trt: Any, config: Any, network: Any, precision: str) -> None:
-    """TensorRT 8: allow half (and int8), and bind to fp32 whatever the graph computes in fp32.
-
-    Nothing that takes its values from a dequantiser is bound: that is what is to run in int8. Layers that only move
-    values are: in half they would round them.
-    """
-    config.set_flag(trt.BuilderFlag.FP16)
-    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-    if precision == "int8":
-        config.set_flag(trt.BuilderFlag.INT8)
-    kinds = trt.LayerType
-    free = [getattr(kinds, kind, None) for kind in ("CONSTANT", "SHAPE", "CAST", "QUANTIZE", "DEQUANTIZE")]
-    dequantised: set[str] = set()
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        outputs = [layer.get_output(number) for number in range(layer.num_outputs)]
-        inputs = [layer.get_input(number) for number in range(layer.num_inputs)]
-        from_dequantiser = any(tensor is not None and tensor.name in dequantised for tensor in inputs)
-        if layer.type == kinds.DEQUANTIZE or (layer.type == kinds.SHUFFLE and from_dequantiser):
-            dequantised.update(tensor.name for tensor in outputs)
-        elif layer.type not in free and not from_dequantiser:
-            for number, tensor in enumerate(outputs):
-                if tensor.dtype == trt.DataType.FLOAT and not tensor.is_shape_tensor:
-                    layer.precision = trt.DataType.FLOAT
-                    layer.set_output_type(number, trt.DataType.FLOAT)
 
 
 def _add_profile(
