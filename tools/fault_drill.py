@@ -239,6 +239,8 @@ def drill(seconds: float, kills: int = KILLS, shadow: int = 40, idle_s: float = 
             str(folder / "bundles"),
             "--log-level",
             "error",
+            "--max-batch",
+            "1",  # else a process has 10 MB more or not, as it happens to measure whether frames together pay
         ]
         server = stack.enter_context(server_process(arguments))
         address = f"127.0.0.1:{server.port}"
