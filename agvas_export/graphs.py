@@ -15,6 +15,7 @@ from transformers.cache_utils import DynamicCache
 from agvas_export.conv import FoldedConvEncoder, with_plain_kernels
 from agvas_export.language import DecodeGraph, PassGraph, pick
 from agvas_export.sam import FoldedSamEncoder
+from agvas_export.two_way import fold_attention
 from agvas_runtime.plan import HIDDEN, PassPlan, plan_pass
 from agvas_train.checkpoint import Checkpoint
 from agvas_train.model import AGVAS
@@ -74,6 +75,7 @@ class DecoderGraph(nn.Module):
         super().__init__()
         self.token_refiner = model.token_refiner
         self.agmd = with_plain_kernels(model.agmd)
+        fold_attention(self.agmd.transformer)
 
     def forward(self, states: Tensor, present: Tensor, pixel: Tensor, alpha: Tensor) -> Tensor:
         """The fused maps [G, 4 g, 4 g], in [0, 1]."""

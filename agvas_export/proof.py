@@ -20,8 +20,7 @@ from agvas_runtime import console
 from agvas_runtime.datasets import load_dataset
 from agvas_runtime.engines import Engine
 from agvas_runtime.engines.ort import OrtEngine
-from agvas_runtime.errors import InputError
-from agvas_runtime.frames import find_images, read_image
+from agvas_runtime.frames import SUFFIXES, find_images, read_image
 from agvas_runtime.result import AnswerKind
 from agvas_runtime.segmenter import GRAPHS, Segmenter
 from agvas_train.data.synth import generate
@@ -40,9 +39,8 @@ def synthetic_images(count: int) -> list[RGB]:
 
 def image_files(folder: Path) -> list[Path]:
     """Every image of a folder or data set, each decoded once. Raises InputError at the first that cannot be."""
-    if folder.is_dir() and not any(folder.iterdir()):
-        raise InputError(f"{folder}: holds no images")
-    if folder.is_dir() and not any(item.is_file() for item in folder.iterdir() if item.suffix != ".json"):
+    inside = list(folder.iterdir()) if folder.is_dir() else []
+    if any(item.is_dir() for item in inside) and not any(item.suffix.lower() in SUFFIXES for item in inside):
         files = [item.image for category in load_dataset(folder).categories.values() for item in category]
     else:
         files = list(find_images(folder))

@@ -104,7 +104,7 @@ def print_outcome(event: pb.SwapEvent) -> None:
     """Both bundles side by side, on stdout."""
     old, new, figures = getattr(event, "from"), event.to, event.comparison
     table = Table("", "old", "new")
-    table.add_row("bundle", old.name, new.name)
+    table.add_row("bundle", console.one_line(old.name), console.one_line(new.name))
     table.add_row("sha256", old.bundle_sha256[:12], new.bundle_sha256[:12])
     if figures.frames:
         table.add_row("median ms a frame", f"{figures.old_p50_ms:.1f}", f"{figures.new_p50_ms:.1f}")
@@ -114,9 +114,9 @@ def print_outcome(event: pb.SwapEvent) -> None:
         print(f"{figures.frames} frames: {figures.same_verdict} with the same verdict ({share})")
         print(f"overlap of the masks: {figures.mean_iou:.3f} on average, {figures.min_iou:.3f} at least")
     if event.phase == pb.SwapEvent.PHASE_SWITCHED:
-        print(f"switched: {new.name} serves")
+        print(f"switched: {console.one_line(new.name)} serves")
     elif event.phase == pb.SwapEvent.PHASE_COMPARED:
-        print(f"within the limits; {old.name} goes on serving")
+        print(f"within the limits; {console.one_line(old.name)} goes on serving")
 
 
 def document(event: pb.SwapEvent) -> dict[str, object]:

@@ -71,8 +71,11 @@ class Bundle:
 
     @property
     def tokenizer_json(self) -> str:
-        """The tokenizer's definition."""
-        return self.path(TOKENIZER).read_text("utf-8")
+        """The tokenizer's definition. Raises BundleError."""
+        try:
+            return self.path(TOKENIZER).read_text("utf-8")
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{self.folder}: {TOKENIZER}: {error}") from None
 
     @property
     def templates(self) -> Path:
@@ -84,7 +87,7 @@ class Bundle:
         width = self.manifest.model.hidden_size
         try:
             table: NDArray[np.floating[Any]] = np.load(self.path(EMBEDDINGS), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise BundleError(f"{self.folder}: {EMBEDDINGS}: {error}") from None
         if table.ndim != 2 or table.shape[1] != width or table.dtype not in (np.float32, np.float16):
             found = f"{table.dtype} {list(table.shape)}"

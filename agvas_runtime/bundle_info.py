@@ -34,13 +34,13 @@ def print_bundle(bundle: Bundle) -> None:
     table = Table(box=None, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("bundle", f"{manifest.name} ({facts['path']})")
+    table.add_row("bundle", console.one_line(f"{manifest.name} ({facts['path']})"))
     table.add_row("sha256", f"{facts['bundle_sha256']} (manifest; all {len(manifest.files)} files verified)")
     table.add_row("size", f"{bundle.size_bytes / 1e6:.2f} MB")
     note = weights_note(manifest.source.random_weights, manifest.source.plant)
     table.add_row("source", f"preset {manifest.source.preset}{', ' if note else ''}{note}")
     table.add_row("checkpoint", manifest.source.checkpoint_sha256)
-    table.add_row("licence", manifest.licence)
+    table.add_row("licence", console.one_line(manifest.licence))
     table.add_row("instruction", manifest.prompt.default_instruction)
     table.add_row("templates", ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in facts["templates"].items()))
     table.add_row("mask", f"threshold {manifest.model.threshold:g}, alpha {manifest.model.alpha:g}")
@@ -57,7 +57,7 @@ def print_bundle(bundle: Bundle) -> None:
     measured: Any = manifest.parity.get("graphs") or {}
     counted: set[str] = set()
     for name, graph in manifest.graphs.items():
-        inputs = ", ".join(f"{spec.name}\\[{','.join(map(str, spec.shape))}]" for spec in graph.inputs)
+        inputs = ", ".join(f"{spec.name}[{','.join(map(str, spec.shape))}]" for spec in graph.inputs)
         files = {graph.file, *graph.data} - counted
         counted |= files  # weights that two graphs share count once
         size = f"{sum(manifest.files[file].size for file in files) / 1e6:.2f}"

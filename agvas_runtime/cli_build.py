@@ -65,7 +65,7 @@ def build(
 def build_progress() -> Iterator[Report]:
     """A bar on a terminal, elsewhere one line for each graph."""
     shown = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal) as bar:
         task = bar.add_task("", total=1.0)
         noted: set[str] = set()

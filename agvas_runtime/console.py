@@ -117,8 +117,11 @@ def one_line(text: str) -> str:
 
 
 def output() -> Console:
-    """The console for results (stdout). As wide as the terminal; 120 columns where there is none."""
-    return Console(width=None if sys.stdout and sys.stdout.isatty() else 120)
+    """The console for results (stdout), which takes text as it is: users choose names, and none of them is markup.
+
+    As wide as the terminal; 120 columns where there is none.
+    """
+    return Console(width=None if sys.stdout and sys.stdout.isatty() else 120, markup=False, emoji=False)
 
 
 def note(message: str) -> None:
@@ -143,7 +146,7 @@ def kept_notes() -> Iterator[list[str]]:
 
 def progress(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
     """Pass the items on, with a progress bar on stderr; silent when stderr is not a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         yield from bar.track(items, total=total, description=label)

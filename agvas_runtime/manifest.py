@@ -155,4 +155,6 @@ class Manifest(_Part):
             raise ValueError(f"graph file {missing[0]} is not listed under files")
         if self.engine_plan and (unknown := [name for name in self.engine_plan.graphs if name not in self.graphs]):
             raise ValueError(f"engine_plan names the graph {unknown[0]!r}, there is none of that name")
+        if self.model.canvas < (size := self.preprocessing.pixel.size):
+            raise ValueError(f"model.canvas is {self.model.canvas}, must be at least the pixel view's {size}")
         return self

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text as Styled
 
 from agvas_runtime import console, encoding
 from agvas_runtime.engines.choice import open_bundle
@@ -234,9 +234,9 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         if "verdict" not in row:
             continue
         table.add_row(
-            escape(console.one_line(row["file"])),
+            console.one_line(row["file"]),
             f"{row['width']}x{row['height']}",
-            f"[{colours[row['verdict']]}]{row['verdict']}[/]",
+            Styled(row["verdict"], colours[row["verdict"]]),
             str(row["defect_area_px"]),
             f"{100 * row['defect_area_px'] / (row['width'] * row['height']):.2f}",
             str(len(row["regions"])),

@@ -108,8 +108,12 @@ def parse_templates(text: str, *, name: str) -> Templates:
 
 
 def read_templates(path: Path) -> Templates:
-    """The templates of a bundle or checkpoint folder."""
-    return parse_templates(path.read_text(encoding="utf-8"), name=str(path))
+    """The templates of a bundle or checkpoint folder. Raises BundleError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: {error}") from None
+    return parse_templates(text, name=str(path))
 
 
 @lru_cache(maxsize=1)

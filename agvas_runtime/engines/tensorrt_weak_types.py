@@ -34,7 +34,8 @@ def _halves(trt: Any, network: Any) -> set[str]:
 
     What is told is the type of a constant and of a cast; in a typed graph everything else has the type it is given.
     """
-    found: set[str] = set()
+    given = (network.get_input(index) for index in range(network.num_inputs))
+    found = {tensor.name for tensor in given if tensor.dtype == trt.DataType.HALF}
     for layer, inputs, outputs in _layers(network):
         if _is_cast(trt, layer):
             half = layer.get_output_type(0) == trt.DataType.HALF
@@ -43,7 +44,8 @@ def _halves(trt: Any, network: Any) -> set[str]:
         else:
             half = any(tensor.name in found for tensor in inputs)
         if half:
-            found.update(tensor.name for tensor in outputs)
+            floats = (trt.DataType.FLOAT, trt.DataType.HALF)
+            found.update(each.name for each in outputs if each.dtype in floats and not each.is_shape_tensor)
     return found
 
 

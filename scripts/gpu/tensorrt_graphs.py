@@ -23,6 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
+import onnx
 import torch
 from common import build, images
 from numpy.typing import NDArray
@@ -58,10 +59,22 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if options.skeletons:  # before weights are drawn, which takes a minute
         for preset in options.preset:
             for name in NAMES:
-                path = options.skeletons / f"{preset}-{name}" / f"{name}.onnx"
-                if f"{preset}-{name}" in options.only and not path.is_file():
-                    parser.error(f"{path}: no such file, expected a graph that --skeleton-only wrote")
+                if f"{preset}-{name}" in options.only and (wrong := unfit(options, f"{preset}-{name}")):
+                    parser.error(wrong)
     return options
+
+
+def unfit(options: argparse.Namespace, name: str) -> str | None:
+    """What is wrong with a graph's skeleton."""
+    path: Path = options.skeletons / name / f"{name.partition('-')[2]}.onnx"
+    if not path.is_file():
+        return f"{path}: no such file, expected a graph that --skeleton-only wrote"
+    inputs = onnx.load(path, load_external_data=False).graph.input
+    varies = any(dim.dim_param for value in inputs for dim in value.type.tensor_type.shape.dim)
+    if varies == options.fixed:
+        kinds = ("constant shapes", "a dimension that varies")
+        return f"{path}: found a graph with {kinds[varies]}, expected {kinds[not varies]} (see --fixed)"
+    return None
 
 
 @torch.inference_mode()

@@ -31,7 +31,8 @@ from agvas_runtime.hashing import sha256_file
 from agvas_runtime.manifest import Manifest
 from agvas_runtime.segmenter import Segmenter
 from agvas_train.checkpoint import default_checkpoint_path, write_folder
-from agvas_train.data.synth import generate
+from agvas_train.data.synth import SynthConfig, generate
+from agvas_train.data.synth.folder import write_folder as write_images
 from agvas_train.reference import ReferenceSegmenter
 from tests.export.conftest import Exported
 
@@ -290,7 +291,7 @@ def test_bad_usage_is_one_line_and_exit_code_2(
     (tmp_path / "empty").mkdir()
     for arguments, message in (
         (("--verify", "a.txt"), "a.txt"),
-        (("--llm", "int4", "--calibration", "empty"), "empty: holds no images"),
+        (("--llm", "int4", "--calibration", "empty"), "empty: no images in this folder"),
         (("--out", "a.txt/b"), "is a file, expected a folder"),
         (("--llm", "int5"), "did you mean int8?"),
         (("--trt", "int8", "--defer"), "needs --calibration"),
@@ -322,6 +323,16 @@ def test_images_are_decoded_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:-500])
     with pytest.raises(InputError, match=r"b\.png: truncated image"):
         image_files(tmp_path)
+
+
+def test_images_of_a_data_set_are_found_whatever_lies_beside_its_categories(tmp_path: Path) -> None:
+    write_images(tmp_path / "set", 4, 0, SynthConfig())
+    (tmp_path / "set" / "license.txt").write_text("none")
+    assert image_files(tmp_path / "set")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("no image")
+    with pytest.raises(InputError, match="no images in this folder"):
+        image_files(tmp_path / "notes")
 
 
 SHORT_PROOF = "import agvas_export.export as export; export.IMAGES = 1; from agvas_export.cli import main; main()"

@@ -48,6 +48,18 @@ def test_a_graph_filled_from_its_skeleton_gives_what_lies_beside_it(tmp_path: Pa
     assert np.abs(visual - outputs["visual"]).max() < 5e-3 * np.abs(outputs["visual"]).max()
 
 
+@pytest.mark.parametrize(("made", "asked"), [((), ("--fixed",)), (("--fixed",), ())])
+def test_a_skeleton_of_the_other_kind_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], made: tuple[str, ...], asked: tuple[str, ...]
+) -> None:
+    write(tmp_path / "skeletons", "--skeleton-only", *made)
+    with pytest.raises(SystemExit):
+        write(tmp_path / "graphs", "--skeletons", tmp_path / "skeletons", *asked)
+    kinds = ["a dimension that varies", "constant shapes"][:: -1 if made else 1]
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.endswith(f"spam.onnx: found a graph with {kinds[0]}, expected {kinds[1]} (see --fixed)")
+
+
 def test_a_skeleton_that_is_missing_is_named_before_anything_is_drawn(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 import copy
 import gzip
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 from agvas_runtime.bench.cli import app
 from agvas_runtime.bench.cli_compare import compared as compared_as_they_are
 from agvas_runtime.bench.compare.by_turns import pairs_of
-from agvas_runtime.bench.compare.change import FEWEST, Verdict
+from agvas_runtime.bench.compare.change import FEWEST, FEWEST_GRAPHS, Verdict, _together
 from agvas_runtime.bench.compare.circumstances import differences
 from agvas_runtime.bench.compare.series import BLOCK, blocks_of, quiet_turns
 from agvas_runtime.bench.figures import BOUT
@@ -24,6 +25,11 @@ def written(folder, name, report):
     path = folder / name
     path.write_text(json.dumps(report))
     return str(path)
+
+
+def test_graphs_without_a_quiet_turn_did_nothing_together():
+    assert _together([math.nan] * FEWEST_GRAPHS) == _together([2.0] * (FEWEST_GRAPHS - 1)) == 1.0
+    assert _together([2.0] * FEWEST_GRAPHS) == pytest.approx(2.0)
 
 
 def slowed(report, stage, times):

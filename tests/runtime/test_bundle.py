@@ -12,6 +12,7 @@ import pytest
 from agvas_runtime import hashing
 from agvas_runtime.bundle import Bundle, Manifest, write_manifest
 from agvas_runtime.errors import BundleError
+from agvas_runtime.templates import read_templates
 
 GRAPH = {
     "file": "graphs/spam.onnx",
@@ -249,6 +250,27 @@ def test_embeddings_of_another_shape_type_or_with_pickles_are_refused(folder, ta
     write_manifest(folder, Manifest.model_validate(FIELDS))
     with pytest.raises(BundleError, match=r"embeddings.npy"):
         Bundle.open(folder).embeddings()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "read"),
+    [
+        ("embeddings.npy", b"", Bundle.embeddings),
+        ("tokenizer.json", b"\xff\xfe", lambda bundle: bundle.tokenizer_json),
+        ("templates.json", b"\xff\xfe", lambda bundle: read_templates(bundle.templates)),
+    ],
+)
+def test_a_listed_file_that_is_none_of_its_kind_is_one_line(folder, name, content, read):
+    (folder / name).write_bytes(content)
+    write_manifest(folder, Manifest.model_validate(FIELDS))
+    with pytest.raises(BundleError, match=name) as caught:
+        read(Bundle.open(folder))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_canvas_that_the_view_does_not_fit_is_refused(folder):
+    edit(folder, lambda content: content["model"].update(canvas=31))
+    refused(folder, "model.canvas is 31, must be at least the pixel view's 32")
 
 
 def test_large_files_are_hashed_once_and_again_when_touched_or_asked(folder, tmp_path, monkeypatch):

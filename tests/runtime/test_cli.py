@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,9 @@ import pytest
 from PIL import Image
 
 from agvas_runtime import segment_files
+from agvas_runtime.bundle import write_manifest
 from agvas_runtime.cli import app
-from agvas_runtime.console import run
+from agvas_runtime.console import one_line, run
 from agvas_runtime.encoding import mask_from_png
 from agvas_runtime.errors import EngineError
 from agvas_runtime.files import result_names
@@ -401,6 +403,19 @@ def test_info_shows_the_manifest_and_json_carries_it_whole(command, segmenter):
     code, out, _ = command("info")
     assert code == 0
     assert all(name in out for name in manifest.graphs)
+
+
+@pytest.mark.parametrize("name", ["part [old]", "x [/y] z", "a :warning: b", "two\nlines\x1b[31m"])
+def test_info_shows_names_as_they_are(command, segmenter, tmp_path, name):
+    folder = tmp_path / "bundle [/b]"
+    shutil.copytree(segmenter.bundle.folder, folder)
+    write_manifest(folder, segmenter.manifest.model_copy(update={"name": name}))
+    code, out, _ = command("info", folder)
+    assert code == 0
+    shown = " ".join(out.split())
+    assert one_line(name) in shown
+    assert "bundle [/b]" in shown
+    assert "\x1b" not in out
 
 
 def test_info_prints_the_card_or_json(command):

@@ -40,9 +40,12 @@ class Layer:
         self.bound[number] = dtype
 
 
-def bound(*layers, precision="fp16"):
+def bound(*layers, precision="fp16", **inputs):
     """Names of the layers that are bound, and the flags."""
-    network = SimpleNamespace(num_layers=len(layers), get_layer=lambda index: layers[index])
+    given = [SimpleNamespace(name=name, dtype=dtype) for name, dtype in inputs.items()]
+    network = SimpleNamespace(
+        num_layers=len(layers), get_layer=layers.__getitem__, num_inputs=len(given), get_input=given.__getitem__
+    )
     flags = []
     set_weak_types(TRT, SimpleNamespace(set_flag=flags.append), network, precision)
     assert all((layer.precision == "float") == (layer.bound == {0: "float"}) for layer in layers)
@@ -78,6 +81,22 @@ def test_half_stays_half_between_casts_and_what_is_fp32_is_bound():
 )
 def test_constants_shapes_and_integers_are_not_bound(layer):
     assert bound(layer)[0] == []
+
+
+def test_shapes_of_what_is_half_do_not_make_half_of_what_takes_them():
+    names, _ = bound(
+        Layer("half", "IDENTITY", "x", cast_to="half"),
+        Layer("shape", "SHAPE", "half", dtype="int32", shape=True),
+        Layer("single", "IDENTITY", "half", cast_to="float"),
+        Layer("moved", "SHUFFLE", "single", "shape"),
+        Layer("softmax", "SOFTMAX", "moved"),
+    )
+    assert names == ["moved", "softmax"]
+
+
+def test_what_comes_in_as_half_is_half():
+    assert bound(Layer("sum", "ELEMENTWISE", "keys", "x"), keys="half", x="half")[0] == []
+    assert bound(Layer("sum", "ELEMENTWISE", "x", "y"), x="float", y="float")[0] == ["sum"]
 
 
 def test_an_identity_without_a_type_of_its_own_is_no_cast():

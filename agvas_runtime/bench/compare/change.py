@@ -139,7 +139,9 @@ def together(found: Iterable[Change]) -> dict[str, float]:
 def _together(ratios: Iterable[float]) -> float:
     """How many times as long all graphs take, where that is more than noise; else 1."""
     listed = list(ratios)
-    common = float(np.exp(np.median(np.log(listed)))) if len(listed) >= FEWEST_GRAPHS else 1.0
+    if len(listed) < FEWEST_GRAPHS or not all(map(math.isfinite, listed)):  # without a turn there is no ratio
+        return 1.0
+    common = float(np.exp(np.median(np.log(listed))))
     return 1.0 if 1 / MOST_TOGETHER <= common <= MOST_TOGETHER else common
 
 
