@@ -42,7 +42,9 @@ class FewQueries(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """As `Attention`, without a bias."""
         asked = (q @ self.ask + self.ask_bias).unflatten(2, (self.heads, -1)).flatten(1, 2)  # B, L * heads, C
-        seen = torch.softmax(asked @ k.transpose(1, 2), dim=-1) @ v
+        shares = torch.softmax(asked @ k.transpose(1, 2), dim=-1)
+        # more rows than columns: ONNX Runtime gives threads rows then, and columns else, which reorders the long sums
+        seen = (v.transpose(1, 2) @ shares.transpose(1, 2)).transpose(1, 2)
         return seen.unflatten(1, (-1, self.heads)).flatten(2) @ self.tell + self.tell_bias
 
 

@@ -115,6 +115,9 @@ class Client:
                 if error.code() in _ACCESS_CODES:
                     raise self._error(error) from None
                 found = _text_of(error)
+                if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    sleep(min(0.2, left))
+                    continue
                 break
             if reply.status == health_pb2.HealthCheckResponse.SERVING:
                 return
@@ -332,12 +335,13 @@ def camera_stream(
     """The message that opens a stream; raises InputError."""
     if policy not in ("latest", "block"):
         raise InputError(f"policy: found {policy!r}, expected latest or block")
-    opening = pb.CameraStream(camera_id=camera_id, defaults=defaults)
-    opening.policy = pb.QueuePolicy.Value(f"QUEUE_POLICY_{policy.upper()}")
-    if queue is not None:
-        opening.queue = queue
-    if heartbeat_ms is not None:
-        opening.heartbeat_ms = heartbeat_ms
+    opening = pb.CameraStream(defaults=defaults, policy=pb.QueuePolicy.Value(f"QUEUE_POLICY_{policy.upper()}"))
+    for name, value in (("camera_id", camera_id), ("queue", queue), ("heartbeat_ms", heartbeat_ms)):
+        try:
+            if value is not None:
+                setattr(opening, name, value)
+        except (ValueError, TypeError) as error:  # UnicodeEncodeError is a ValueError
+            raise InputError(f"{name}: {error}") from None
     return opening
 
 

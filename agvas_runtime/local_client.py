@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 
 SLOTS = 16
 """Frames of a stream that may be on their way, those included that wait at the server."""
+USUAL_HEARTBEAT_MS, BEATS = 1000, 3
+"""The server's own, and how many of them a stream may miss before it counts as lost."""
 QUIET_MS = 60_000
 """Between heartbeats where nobody looks at them."""
 
@@ -149,7 +151,8 @@ class LocalClient:
         on_heartbeat: Callable[[str], None],
         on_unsent: Callable[[FrameIdentity | None, InputError], None] | None,
     ) -> Generator[SegmentReply, None, None]:
-        stream = _Stream(self.path, self.timeout_s, self._slot_bytes, SLOTS, opening)
+        silent_s = BEATS * (opening.heartbeat_ms or USUAL_HEARTBEAT_MS) / 1000
+        stream = _Stream(self.path, self.timeout_s, self._slot_bytes, SLOTS, opening, silent_s=silent_s)
         failures, request = list[Exception](), pb.SegmentRequest()
 
         def send() -> None:
@@ -188,7 +191,16 @@ class LocalClient:
 class _Stream:
     """A connection, and the memory of the frames that are on their way: a slot each, in turn."""
 
-    def __init__(self, path: Path, timeout_s: float, slot_bytes: int, slots: int, opening: pb.CameraStream) -> None:
+    def __init__(
+        self,
+        path: Path,
+        timeout_s: float,
+        slot_bytes: int,
+        slots: int,
+        opening: pb.CameraStream,
+        *,
+        silent_s: float = 0,
+    ) -> None:
         self.sent: deque[float] = deque()
         """When each frame was sent that has no answer yet."""
         self._path, self._slot_bytes, self._slots = path, slot_bytes, slots
@@ -208,6 +220,7 @@ class _Stream:
             if receive_exactly(self._socket, len(HELLO)) != HELLO:
                 raise Hangup("found no agvas server")
             self._send(pb.InspectRequest(open=opening).SerializeToString(), 0, 0)
+            self._socket.settimeout(max(timeout_s, silent_s))
         except (OSError, Hangup) as error:
             self.close()
             raise self._lost(error) from None

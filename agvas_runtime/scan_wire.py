@@ -72,14 +72,18 @@ class WebSettings:
 
         Raises InputError for an array of another kind.
         """
-        kind, inner = _SHAPES.get(self.pixel_format, ("uint8", ()))
+        name = self.pixel_format.upper()
+        kind, inner = _SHAPES.get(name, ("uint8", ()))
         fits = rows.dtype.name == kind and rows.ndim == 2 + len(inner) and rows.shape[2:] == inner
-        if not fits or (self.pixel_format in _SHAPES and rows.shape[1] != self.width):
-            width = self.width if self.pixel_format in _SHAPES else "bytes"
+        if not fits or (name in _SHAPES and rows.shape[1] != self.width):
+            width = self.width if name in _SHAPES else "bytes"
             expected = f"{kind} {['n', width, *inner]}".replace("'", "")
             raise InputError(f"rows: found {rows.dtype} {list(rows.shape)}, expected {expected} of {self.pixel_format}")
         data = np.ascontiguousarray(rows, rows.dtype.newbyteorder("<")).tobytes()
-        return pb.ScanRequest(rows=pb.RowBlock(height=len(rows), data=data, encoder_count=encoder_count))
+        try:
+            return pb.ScanRequest(rows=pb.RowBlock(height=len(rows), data=data, encoder_count=encoder_count))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"rows: encoder_count: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,11 @@ def put_format(raw: pb.RawImage, image: NDArray[Any] | RawFrame, pixel_format: s
     Raises InputError for an array of another kind.
     """
     if isinstance(image, RawFrame):
-        raw.height, raw.width, raw.stride = image.height, image.width, image.stride
+        for name in ("height", "width", "stride"):
+            try:
+                setattr(raw, name, getattr(image, name))
+            except (ValueError, TypeError) as error:
+                raise InputError(f"image: {name}: {error}") from None
         raw.pixel_format = _format_number(image.pixel_format)
         return np.frombuffer(image.data, np.uint8)
     kind = (image.dtype.name, image.shape[2:])

@@ -79,7 +79,10 @@ def _file(path: Path, options: CaptureOptions) -> tuple[str, Source]:
 def _stream(url: str, options: CaptureOptions) -> tuple[str, Source]:
     from agvas_runtime.camera.video import VideoSource
 
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:  # it may hold a password, so it is not shown
+        raise InputError(f"address: found one that is no URL ({error}), expected rtsp://HOST/PATH") from None
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     _refuse_genicam(shown, options)
     _refuse_pace(shown, options)

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from agvas_runtime.errors import InputError
+from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.server.certificates import not_after
 from agvas_runtime.server.config import ServerConfig
 
@@ -159,4 +159,18 @@ def tracing(config: ServerConfig) -> Iterator[Check]:
     yield Check("tracing", "ok", os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or "to http://localhost:4318")
 
 
-ALL = (ports, bundle, recipes, tls, access, tracing)
+def local(config: ServerConfig) -> Iterator[Check]:
+    """Whether the socket of the machine's own cameras can be listened at, where one is wanted."""
+    from agvas_runtime.server.local import look_at
+
+    if config.local is None:
+        return
+    try:
+        look_at(config.local)
+    except EngineError as error:
+        yield Check("local", "problem", str(error), "name a path in a folder that the server may write to")
+        return
+    yield Check("local", "ok", f"{config.local} is free")
+
+
+ALL = (ports, local, bundle, recipes, tls, access, tracing)

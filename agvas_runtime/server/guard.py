@@ -44,6 +44,9 @@ ASIDE = {"/grpc.health.v1.Health/": (40, 4), "/grpc.reflection.": (4, 1), "/agva
 """Services with threads of their own, at most so many: nobody who holds all the others makes the server look dead, or
 keeps its operator out. The second number is that of calls that `Silent` leaves."""
 
+UNBOUND = ("/grpc.health.v1.Health/", "/agvas.v1.Admin/")
+"""Their calls do not count for the rate: frames that come too fast do not make the server look dead either."""
+
 
 @dataclass(frozen=True)
 class Undecodable:
@@ -270,7 +273,7 @@ class _Call:
         guard = self._guard
         if len(guard.open) > guard.most_open:
             raise TooMuch(f"calls: found {guard.most_open} open ones, expected fewer; try again later")
-        if guard.buckets is None:
+        if guard.buckets is None or self._method.startswith(UNBOUND):
             return
         bucket = guard.buckets.of((principal.name, self._caller.host))
         if not bucket.take():

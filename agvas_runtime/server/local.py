@@ -56,7 +56,7 @@ Message = Apart[pb.InspectRequest] | Undecodable
 
 
 class LocalServer:
-    """Listens at a path.
+    """Listens at a path from the beginning; who connects is served from `start` on.
 
     Args:
         path: of the socket's file; what a dead server left there is replaced.
@@ -81,15 +81,24 @@ class LocalServer:
         self._open: set[socket.socket] = set()
         self._changed = Condition()
         self._listening = _listen(path)
+
+    def start(self) -> None:
+        """Take connections."""
         Thread(target=self._accept, name="local", daemon=True).start()
+
+    def close(self) -> None:
+        """Listen no longer; a second call does nothing."""
+        self._stopping = True
+        with suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        if self._listening.fileno() >= 0:
+            self._listening.close()
+            self._path.unlink(missing_ok=True)
 
     def stop(self, patience_s: float, hurried: Callable[[], bool] = lambda: False) -> None:
         """Take no connection any more, wait so long for the streams to end, or until `hurried`, and cut the others."""
-        until, self._stopping = monotonic() + patience_s, True
-        with suppress(OSError):
-            self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
-        self._path.unlink(missing_ok=True)
+        until = monotonic() + patience_s
+        self.close()
         with self._changed:
             while self._open and self._service.open_streams and monotonic() < until and not hurried():
                 self._changed.wait(LOOK_S)
@@ -264,19 +273,33 @@ def _listen(path: Path) -> socket.socket:
     return listening
 
 
+def look_at(path: Path) -> None:
+    """Raise EngineError where no server could listen at the path now. What a dead one left there stays."""
+    if os.path.lexists(path):
+        _left_behind(path)
+        return
+    _listen(path).close()
+    path.unlink(missing_ok=True)
+
+
 def _clear(path: Path) -> None:
     """Remove what a server that was killed left at the path."""
+    if _left_behind(path):
+        path.unlink()
+
+
+def _left_behind(path: Path) -> bool:
+    """Whether there is a socket that nobody listens at. Raises EngineError for any other thing and for a server."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise EngineError(f"local {path}: found a file that is no socket, expected none")
     except FileNotFoundError:
-        return
+        return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
-            path.unlink()
-            return
+            return True
     raise EngineError(f"local {path}: another server listens there")
 
 

@@ -12,7 +12,7 @@ from time import perf_counter
 
 import numpy as np
 
-from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.errors import Cancelled, EngineError, InputError
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.server.access import Bucket
 from agvas_runtime.server.answers import failure_message, result_message
@@ -88,7 +88,10 @@ class ScanSession:
             self._changed.notify_all()
 
     def events(self, messages: Iterator[Message]) -> Generator[pb.ScanResponse, None, None]:
-        """All events of the stream; a heartbeat comes at once. Raises NoResult at the end where the server stops."""
+        """All events of the stream; a heartbeat comes at once.
+
+        Raises NoResult at the end where the server stops, Cancelled where the caller is gone.
+        """
         Thread(target=self._read, args=(messages,), name="rows", daemon=True).start()
         try:
             yield self._heartbeat()
@@ -107,6 +110,7 @@ class ScanSession:
                 if perf_counter() >= beat:
                     yield self._heartbeat()
                     beat = perf_counter() + self._plan.heartbeat_s
+            raise Cancelled
         finally:
             self.leave()
             self._line.abandon()

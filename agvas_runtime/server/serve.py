@@ -147,6 +147,9 @@ class InspectionServer:
         self.metrics_port = self._open_metrics()
         self._register(spec)
         self._local: LocalServer | None = None
+        if config.local is not None:
+            self._local = LocalServer(config.local, self._service, self._ended, config.max_message_mb * MEBIBYTE)
+            self._closing.callback(self._local.close)
 
     @property
     def model(self) -> inspection_pb2.ModelIdentity:
@@ -165,10 +168,8 @@ class InspectionServer:
         self._book.on_change = self._warm
         self._book.watch()
         self._server.start()
-        if self._config.local is not None:
-            self._local = LocalServer(
-                self._config.local, self._service, self._ended, self._config.max_message_mb * MEBIBYTE
-            )
+        if self._local is not None:
+            self._local.start()
         self._set_health()
 
     def abandon(self) -> None:

@@ -168,7 +168,7 @@ class InspectionService(pb_grpc.InspectionServicer):
         """A camera's stream by whatever way it comes; `when_gone` is told what to call once the caller is gone."""
         with self.stream_place():
             plan = read_opening(next(messages, None), self._intake)
-            bucket = Bucket(self._rate_per_s) if self._rate_per_s else None
+            bucket = self.bucket()
             lane = self._lanes.open(plan.camera_id or peer, plan.policy, plan.capacity)
             answered = partial(self._answered, request_id=request_id)
             session = CameraSession(plan, self._intake, lane, lambda: self._pool.reason, answered, bucket)
@@ -182,7 +182,7 @@ class InspectionService(pb_grpc.InspectionServicer):
             raise TooMuch(f"{self._max_streams} streams are open already; close one first")
         try:
             plan = read_scan_opening(next(request_iterator, None), self._intake, self._max_pixels)
-            bucket = Bucket(self._rate_per_s) if self._rate_per_s else None
+            bucket = self.bucket()
             lane = self._lanes.open(plan.camera_id or context.peer(), "block", MOST_TILES)
             answered = partial(self._answered, request_id=caller(context).request_id)
             session = ScanSession(
@@ -264,6 +264,8 @@ class InspectionService(pb_grpc.InspectionServicer):
         try:
             yield arrived
         except (InputError, NoResult, EngineError, ArenaFull, TooMuch) as error:
+            if isinstance(error, NoResult) and error.fate is Fate.CANCELLED:  # nobody is there to be answered
+                raise
             self.sent(failure_message(error, "reject", arrived), request, context)
             raise
 
@@ -281,6 +283,10 @@ class InspectionService(pb_grpc.InspectionServicer):
             with self._lock:
                 self._sessions.discard(session)
             self._opened(camera_id, -1)
+
+    def bucket(self) -> Bucket | None:
+        """What bounds the frames a second of a stream that begins now, if anything does."""
+        return Bucket(self._rate_per_s) if self._rate_per_s else None
 
     @contextmanager
     def place(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from threading import Condition, Thread
 from time import perf_counter
 
-from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.errors import Cancelled, EngineError, InputError
 from agvas_runtime.modes import Mode
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.server.access import Bucket
@@ -151,7 +151,7 @@ class CameraSession:
     def answers(self, messages: Iterator[Message]) -> Generator[pb.InspectResponse, None, None]:
         """Answers in the order of the frames, heartbeats in between; the first one comes at once.
 
-        Raises NoResult at the end where the server stops.
+        Raises NoResult at the end where the server stops, Cancelled where the caller is gone.
         """
         Thread(target=self._read, args=(messages,), name="frames", daemon=True).start()
         try:
@@ -166,6 +166,7 @@ class CameraSession:
                 if perf_counter() >= beat:
                     yield self._heartbeat()
                     beat = perf_counter() + self._plan.heartbeat_s
+            raise Cancelled
         finally:
             self.leave()
             self._abandon()

@@ -2,10 +2,13 @@
 
 from copy import deepcopy
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 
 from agvas_export.two_way import fold_attention
+from agvas_runtime.bundle import default_bundle_path
 from agvas_runtime.plan import HIDDEN
 from agvas_train.model.transformer import TwoWayTransformer
 
@@ -36,3 +39,19 @@ def test_no_projection_of_a_pixel_is_left() -> None:
     linear = [name for name, module in folded.named_modules() if isinstance(module, torch.nn.Linear)]
     assert all("self_attn" in name or "mlp" in name for name in linear)
     assert len(linear) == 2 * 6
+
+
+def test_the_embedded_decoder_gives_the_same_bits_on_one_thread_and_on_two() -> None:
+    rng, maps = np.random.default_rng(0), []
+    feeds = {
+        "states": rng.standard_normal((1, 3, 128), np.float32),
+        "present": np.ones((1, 3), np.float32),
+        "pixel": rng.standard_normal((1, 256, 36, 36), np.float32),
+        "alpha": np.array(0.5, np.float32),
+    }
+    for threads in (1, 2):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(str(default_bundle_path() / "graphs" / "decoder.onnx"), options)
+        maps.append(session.run(None, feeds)[0])
+    np.testing.assert_array_equal(*maps)

@@ -164,6 +164,8 @@ def refusal(stub, asked: pb.SwapRequest) -> tuple[grpc.StatusCode, str]:
 
 def test_a_bundle_that_agrees_takes_over_and_no_frame_is_lost(line, stub, photo):
     old = line.pool.facts.name
+    (engine,) = line.pool._dispatchers
+    engine.engine.restarts, engine.engine.last_death = 3, "killed by signal 9"
     first, *shadow, last = stub.Swap(request("twin", 12), timeout=WAIT_S)
     assert (first.phase, getattr(first, "from").name) == (Phase.PHASE_LOADING, old)
     assert {event.phase for event in shadow} == {Phase.PHASE_SHADOW}
@@ -173,6 +175,7 @@ def test_a_bundle_that_agrees_takes_over_and_no_frame_is_lost(line, stub, photo)
     assert (last.phase, last.reason, last.to.name) == (Phase.PHASE_SWITCHED, "", "twin")
     assert (last.comparison.frames, last.comparison.same_verdict, last.comparison.mean_iou) == (12, 12, 1.0)
     assert line.pool.facts.name == "twin"
+    assert [(each.restarts, each.last_death) for each in line.pool.engines()] == [(3, "killed by signal 9")]
     assert line.pool.facts.bundle_sha256 == last.to.bundle_sha256 != getattr(last, "from").bundle_sha256
     ticket = Ticket(line.arena.place(read_image(photo)), Task())
     line.lanes.open("mine", "block", 1).offer(ticket)

@@ -286,3 +286,9 @@ def test_software_triggers_can_do_without_a_pause(module, needed, monkeypatch):
     source = gentl.GenTLSource("viky.cti", "1", options) if module is gentl else pylon.PylonSource("", options)
     first_frames(source, 1)
     assert paces == [0]
+
+
+def test_an_address_that_is_no_url_is_refused_without_its_password():
+    with pytest.raises(InputError, match=r"address: found one that is no URL .*expected rtsp://HOST/PATH") as caught:
+        open_source("rtsp://user:secret@[::1/x", CaptureOptions())
+    assert "secret" not in str(caught.value)

@@ -10,8 +10,9 @@ from agvas_runtime.errors import InputError
 from agvas_runtime.frames import read_image
 from agvas_runtime.modes import Mode
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
+from agvas_runtime.scan_wire import WebSettings
 from agvas_runtime.verdict import Recipe, Verdict
-from agvas_runtime.wire import FrameIdentity
+from agvas_runtime.wire import FrameIdentity, RawFrame
 from agvas_runtime.writer import Decoding
 from tests.conftest import DEMO_FRAMES
 
@@ -145,3 +146,21 @@ def test_a_request_says_only_what_its_caller_said():
 def test_what_makes_no_sense_is_refused_before_it_is_sent(asked, text):
     with pytest.raises(InputError, match=text):
         request_of(None, asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [({"heartbeat_ms": -5}, "heartbeat_ms: "), ({"queue": 2**40}, "queue: "), ({"camera_id": "\udcff"}, "camera_id: ")],
+)
+def test_what_the_protocol_cannot_say_is_named(client, asked, text):
+    with pytest.raises(InputError, match=f"^{text}"):
+        list(client.inspect([], **asked))
+
+
+def test_raw_frames_and_rows_of_impossible_numbers_are_named(client):
+    with pytest.raises(InputError, match="image: width: "):
+        client.segment(RawFrame(b"123", -1, 1, "MONO8"))
+    web = WebSettings(2, "mono8")
+    assert web.block(np.zeros((1, 2), np.uint8)).rows.height == 1
+    with pytest.raises(InputError, match="rows: encoder_count: "):
+        web.block(np.zeros((1, 2), np.uint8), encoder_count=2**70)

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from queue import Queue
+from time import perf_counter
 
 import grpc
 import numpy as np
@@ -350,6 +351,18 @@ def test_a_stream_answers_every_request_and_goes_on_behind_a_wrong_one(asking):
     for index in (0, 2):
         assert found[index][0].get_response().id == str(index)
         np.testing.assert_array_equal(found[index][0].as_numpy("MASK"), one)
+
+
+def test_a_stream_keeps_to_the_server_s_rate(asking, live, monkeypatch):
+    monkeypatch.setattr(live.server._service, "_rate_per_s", 4.0)  # eight at once
+    answers = Queue()
+    asking.start_stream(lambda result, error: answers.put(error))
+    began = perf_counter()
+    for _ in range(12):
+        asking.async_stream_infer("agvas", [frame()], outputs=wanted("MASK"))
+    assert [answers.get(timeout=60) for _ in range(12)] == [None] * 12
+    asking.stop_stream()
+    assert perf_counter() - began > 0.9  # four of them waited a quarter of a second each
 
 
 def test_a_caller_of_a_stream_who_goes_away_leaves_nothing(live, stub):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from time import sleep
 
 import numpy as np
 import pytest
@@ -370,13 +371,33 @@ def test_a_path_in_use_is_refused_and_what_a_dead_server_left_is_replaced(live, 
     left.bind(str(tmp_path / "s"))
     left.close()
     ended = []
+    local.look_at(tmp_path / "s")
     server = local.LocalServer(tmp_path / "s", live.server._service, ended.append)
+    server.start()
     with LocalClient(tmp_path / "s") as client:
         assert client.segment(IMAGES[DEFECT]).verdict is Verdict.REJECT
     until(lambda: ended)
     assert (ended[0].method, ended[0].code) == ("local", "OK")
     server.stop(1)
     assert not (tmp_path / "s").exists()
+
+
+def test_looking_whether_a_path_is_free_leaves_nothing_there(live, path, tmp_path):
+    local.look_at(tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+    for taken, reason in ((path, "another server listens there"), (tmp_path / "none" / "s", "no such file")):
+        with pytest.raises(EngineError, match=reason):
+            local.look_at(taken)
+
+
+def test_a_stream_may_be_silent_for_longer_than_an_answer_may_take(live, path):
+    def frames():
+        yield IMAGES[DEFECT]
+        sleep(0.8)
+        yield IMAGES[DEFECT]
+
+    with LocalClient(path, timeout_s=0.5) as client:
+        assert len(list(client.inspect(frames(), heartbeat_ms=2000))) == 2
 
 
 def test_a_server_that_is_not_there_is_named(tmp_path):

@@ -278,15 +278,16 @@ def test_frames_without_a_result_are_counted_for_the_operator_too(live):
     assert state.verdicts["NO_ANSWER"] == 3
 
 
-def test_a_frame_whose_caller_went_away_is_not_computed(live):
+def test_a_frame_whose_caller_went_away_is_neither_computed_nor_counted(live):
     with live.frozen():
         first = in_flight(live)
-        second = live.inspection.Segment.future(request())
+        second = live.inspection.Segment.future(request(identity=pb.FrameIdentity(camera_id="gone")))
         until(lambda: live.waiting == 1)
         second.cancel()
         until(lambda: live.waiting == 0 and live.accepted == 1)
     first.result()
     assert len(live.computed) == 1
+    assert "gone" not in {state.camera_id for state in live.server.statistics().cameras}
 
 
 def test_a_caller_who_went_away_while_the_engine_has_his_frame_holds_no_place(live):

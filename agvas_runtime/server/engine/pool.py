@@ -227,7 +227,9 @@ class EnginePool:
                 raise EngineLost(STOPPED)
             old, hashes = self._dispatchers, [process.facts.bundle_sha256 for process in processes if process.facts]
             spec = replace(spec, bundle_sha256=hashes[0])  # what is started again is the same
-            self._dispatchers = [Dispatcher(self._supervised(process, spec), self._around) for process in processes]
+            before = {dispatcher.engine.device: dispatcher.engine for dispatcher in old}
+            engines = [self._supervised(process, spec, before.get(process.spec.device)) for process in processes]
+            self._dispatchers = [Dispatcher(engine, self._around) for engine in engines]
             for dispatcher in old:
                 dispatcher.leave(FINISH_S)
             for dispatcher in self._dispatchers:
@@ -235,9 +237,13 @@ class EnginePool:
             self._replaced = [dispatcher for dispatcher in [*self._replaced, *old] if not dispatcher.left(0)]
         self._changed()
 
-    def _supervised(self, process: EngineProcess, spec: EngineSpec) -> Supervised:
+    def _supervised(self, process: EngineProcess, spec: EngineSpec, before: Supervised | None) -> Supervised:
+        """An engine in the place of another one on its device: deaths are counted from the server's start."""
         device = process.spec.device
-        return Supervised(process, partial(self._process, spec, device), self._changed, self._log)
+        made = Supervised(process, partial(self._process, spec, device), self._changed, self._log)
+        if before is not None:
+            made.restarts, made.last_death = before.restarts, before.last_death
+        return made
 
     def _changed(self) -> None:
         """An engine became ready, or is not any more."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from threading import Lock
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import grpc
@@ -29,6 +29,9 @@ from agvas_runtime.server.lanes import Fate, NoResult
 from agvas_runtime.server.service import InspectionService
 from agvas_runtime.server.statuses import Code, Denied, status_of
 from agvas_runtime.server.tls import is_loopback
+
+LOOK_S = 0.1
+"""How often a stream that waits for its rate looks whether its caller is still there."""
 
 METHODS = f"/{model.SERVICE}/"
 DECODERS: Mapping[str, Callable[[bytes], InferRequest]] = {
@@ -157,8 +160,10 @@ class KServeService:
     def ModelStreamInfer(self, requests: Iterator[InferRequest], context: grpc.ServicerContext) -> Iterator[bytes]:
         """A frame after the other."""
         with self._inspection.stream_place():
-            cancellable = _Latest(context)
+            cancellable, bucket = _Latest(context), self._inspection.bucket()
             while (asked := self._next(requests, context)) is not None:
+                while bucket is not None and context.is_active() and not bucket.take():
+                    sleep(min(bucket.wait_s(), LOOK_S))
                 try:
                     reply = self._infer(asked, cancellable, streamed=True)
                 except Exception as error:

@@ -30,6 +30,14 @@ def test_calls_above_the_rate_are_resource_exhausted_for_each_principal_alone(ac
         assert outcome(server.address, method)[0] is Code.UNAUTHENTICATED
 
 
+def test_health_and_administration_do_not_count_for_the_rate():
+    with running(rate_per_s=0.01) as server:
+        assert outcome(server.address, f"/{INSPECTION}/GetModel")[0] is Code.OK
+        assert outcome(server.address, f"/{INSPECTION}/GetModel")[0] is Code.RESOURCE_EXHAUSTED
+        for method in ("/grpc.health.v1.Health/Check", "/agvas.v1.Admin/GetStatistics"):
+            assert {outcome(server.address, method)[0] for _ in range(5)} == {Code.OK}
+
+
 def test_calls_above_the_number_of_open_ones_are_resource_exhausted():
     frames = Queue()
     with running(most_open=1) as server, open_channel(server.address) as channel:
