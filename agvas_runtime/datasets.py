@@ -121,19 +121,22 @@ def items_of_meta(meta: Path) -> Iterator[Item]:
         for category, record in records:
             if record["img_path"]:  # Bayes-PFL marks an empty phase by one record without a path
                 yield _from_record(meta, category, record)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         reason = f"no field {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise InputError(f"{meta}: not a data set's list ({reason})") from None
 
 
 def _from_record(meta: Path, category: str, record: dict[str, Any]) -> Item:
     anomalous = bool(int(record["anomaly"]))
+    kind = record.get("specie_name") or ("anomaly" if anomalous else "good")
+    if not isinstance(kind, str):
+        raise TypeError(f"specie_name {kind!r}")
     mask = _below(meta, record.get("mask_path") or "") if anomalous else None
     return Item(
         image=_below(meta, record["img_path"]),
         mask=mask if mask and not mask.is_dir() else None,  # a folder is how the peers say that there is none
         category=category,
-        kind=record.get("specie_name") or ("anomaly" if anomalous else "good"),
+        kind=kind,
         anomalous=anomalous,
         name=PurePosixPath(record["img_path"]).as_posix(),
     )

@@ -217,6 +217,8 @@ def read_info(folder: Path) -> CheckpointInfo:
         made = json.loads(provenance)
     except ValueError as error:
         raise InputError(f"{folder / PROVENANCE}: not JSON: {error}") from None
+    if not isinstance(made, dict):
+        raise InputError(f"{folder / PROVENANCE}: found {type(made).__name__}, expected an object")
     info = CheckpointInfo(
         config=config,
         tokenizer_json=_text(folder / TOKENIZER),

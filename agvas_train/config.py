@@ -20,7 +20,7 @@ class DataConfig(BaseModel):
     """Folder of the data sets in the paper's tree (`agvas-data check`)."""
     sets: list[str] | None = Field(None, min_length=1)
     """Names of the sets, all of which must be there; None: those of Table A.1 that are."""
-    unreadable_limit: float = Field(0.01, ge=0)
+    unreadable_limit: float = Field(0.01, ge=0, allow_inf_nan=False)
     """How many unreadable samples of a set (of an anomaly set's normal or anomalous images) one process passes over: a
     share, below 1, of those it has met, judged from 100 on; a count, from 1 on; 0: none."""
     samples: dict[str, int] | None = None

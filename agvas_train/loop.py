@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +28,8 @@ from agvas_train.weights.reader import open_weights
 from agvas_train.weights.store import save_tensors
 
 OPTIMIZER, STATE, METRICS, CHECKPOINTS = "optimizer.safetensors", "state.json", "metrics.jsonl", "checkpoints"
+STEP = re.compile(r"step-(\d+)")
+"""A checkpoint's folder; what else lies beside them is somebody's own."""
 
 WriteFiles = Callable[[dict[str, Tensor], int, Path], None]
 """Writes the model's files of one step into a folder, given the trained parameters by name in float32."""
@@ -158,7 +161,8 @@ def latest_checkpoint(run: Path) -> Resumed | None:
 
 def _checkpoints(run: Path) -> list[Path]:
     """The checkpoint folders of a run, oldest first."""
-    return sorted((run / CHECKPOINTS).glob("step-*"), key=lambda folder: int(folder.name.removeprefix("step-")))
+    found = ((STEP.fullmatch(folder.name), folder) for folder in (run / CHECKPOINTS).glob("step-*"))
+    return [folder for _, folder in sorted((int(match[1]), folder) for match, folder in found if match)]
 
 
 class _Journal:

@@ -111,7 +111,7 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     if not path.is_file() or not (folder / ADAPTER).is_file():
         raise InputError(f"{folder}: not an adapter folder, expected {ADAPTER_CONFIG} and {ADAPTER}")
     try:
-        return AdapterConfig.model_validate_json(path.read_text(encoding="utf-8"))
+        return AdapterConfig.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
@@ -197,6 +197,8 @@ def _training_record(folder: Path) -> dict[str, object]:
         made: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(made, dict):
+        raise InputError(f"{path}: found {type(made).__name__}, expected an object")
     return made
 
 

@@ -20,6 +20,8 @@ PANEL_PX, SHEET_PANEL_PX, LARGEST_ZOOM = 512, 160, 3.0
 """Longest side of a panel in a picture and on the sheet; small images are enlarged at most threefold."""
 SHEET_COLUMNS, SHEET_IMAGES = 3, 12
 GAP_PX, CAPTION_PX = 4, 18
+LONGEST_NAME = 200
+"""Bytes; file systems take 255, suffix and all."""
 TRUE_OUTLINE, MASK_OUTLINE = (0, 230, 80), (255, 255, 255)
 RAMP = np.array([(0, 0, 90), (0, 110, 230), (60, 210, 160), (250, 210, 40), (220, 20, 20)], np.float32)
 """Colours of the probabilities 0, 0.25, 0.5, 0.75 and 1."""
@@ -53,8 +55,9 @@ def spread(total: int, count: int) -> list[int]:
 
 
 def file_name(text: str) -> str:
-    """The text as one harmless file name."""
-    return re.sub(r"[^\w.-]+", "_", text).lstrip(".") or "_"
+    """The text as one harmless file name, cut to LONGEST_NAME bytes."""
+    harmless = re.sub(r"[^\w.-]+", "_", text).lstrip(".").encode()[:LONGEST_NAME]
+    return harmless.decode(errors="ignore") or "_"
 
 
 def draw_panels(image: NDArray[np.uint8], compared: Compared) -> Image.Image:

@@ -142,7 +142,7 @@ def read_map(path: Path) -> NDArray[np.float32]:
         return _as_share(np.asarray(image), top)
     try:
         values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, EOFError, BadZipFile, MemoryError) as error:
         raise InputError(f"{path}: no NPY array ({' '.join(str(error).split())})") from None
     if not isinstance(values, np.ndarray):
         raise InputError(f"{path}: found an archive of arrays, expected one array")

@@ -59,7 +59,8 @@ def check_out(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
     """Raise InputError where no evaluation with these settings can begin or go on; makes nothing."""
     folder = out / "unfinished"
     file = folder / SETTINGS
-    begun = folder.is_dir() and any(path != file for path in folder.iterdir())
+    # an image's picture is written before its figures are kept
+    begun = folder.is_dir() and any(path != file or _holds(out / "pictures") for path in folder.iterdir())
     if not begun:
         earlier = [name for name in ("pictures", "results.json") if _holds(out / name)]
         if earlier:

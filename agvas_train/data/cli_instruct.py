@@ -46,7 +46,7 @@ def instruct(
     rate: Annotated[float | None, typer.Option(min=0.001, help="Most requests a minute.")] = None,
     retries: Annotated[int, typer.Option(min=0, help="Further tries of a request that failed.")] = 5,
     backoff: Annotated[float, typer.Option(min=0, help="Seconds before the first of them; twice as long each.")] = 1.0,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a reply.")] = 120.0,
+    timeout: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds for a reply.")] = 120.0,
     max_tokens: Annotated[int, typer.Option(min=0, help="Of an answer; 0: the endpoint's own limit.")] = 1024,
     temperature: Annotated[float | None, typer.Option(min=0, max=2, help="The endpoint's own by default.")] = None,
     price_in: Annotated[float, typer.Option(min=0, help="Price of a million tokens asked.")] = 0.0,

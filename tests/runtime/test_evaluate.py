@@ -211,6 +211,8 @@ def test_pictures_stand_beside_a_contact_sheet(data, tmp_path):
 
 def test_file_names_cannot_leave_their_folder():
     assert file_name("../../etc/passwd") == "_.._etc_passwd"
+    assert file_name("x" * 300) == "x" * 200
+    assert len(file_name("ä" * 300).encode()) == 200
     assert file_name("..") == "_"
 
 

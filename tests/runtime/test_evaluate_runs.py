@@ -14,6 +14,7 @@ import pytest
 from agvas_runtime import console
 from agvas_runtime.datasets import load_dataset
 from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.evaluate import run
 from agvas_runtime.evaluate.cli import app
 from agvas_runtime.evaluate.report import as_report, write_results
 from agvas_runtime.evaluate.run import evaluate_dataset
@@ -139,6 +140,22 @@ def test_a_run_that_never_scored_an_image_is_begun_anew(data, tmp_path):
     with pytest.raises(EngineError):
         evaluate_dataset(Red(fails_after=0), data, size=3, out=tmp_path / "out")
     assert len(evaluate_dataset(Red(), data, out=tmp_path / "out").evaluation.records) == 6
+
+
+def test_a_run_that_was_killed_between_the_first_picture_and_its_figures_goes_on(data, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+
+    def killed(*_):
+        raise EngineError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "save_image", killed)
+        with pytest.raises(EngineError):
+            evaluate_dataset(Red(), data, out=out)
+    assert pictures(out)
+    with pytest.raises(InputError, match="holds an interrupted evaluation; go on with --resume"):
+        evaluate_dataset(Red(), data, out=out)
+    assert len(evaluate_dataset(Red(), data, out=out, resume=True).evaluation.records) == 6
 
 
 def test_several_processes_find_what_one_finds(data, tmp_path):

@@ -169,3 +169,12 @@ def test_old_checkpoints_go_when_only_some_are_kept(folder: Path, tmp_path: Path
     kept = sorted(path.name for path in (folder / "kept" / "checkpoints").iterdir())
     assert kept == [f"step-{STEPS - 1:06d}", f"step-{STEPS:06d}"]
     assert json.loads((folder / "kept" / "train.json").read_text())["keep"] == 2
+
+
+def test_a_folder_beside_the_checkpoints_that_is_none_is_left_alone(tmp_path: Path) -> None:
+    for name in ("step-000002", "step-000010", "step-000010.bak", "step-new"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        (tmp_path / "checkpoints" / name / "state.json").write_text('{"step": 10}')
+    newest = latest_checkpoint(tmp_path)
+    assert newest is not None
+    assert newest.folder.name == "step-000010"

@@ -58,7 +58,8 @@ class Conversations(RecordsOfImages):
             del messages[0]
         roles = [message.role for message in messages]
         if not roles or roles != ["human", "gpt"] * (len(roles) // 2):
-            raise InputError(f"{source}: found turns of {', '.join(roles) or 'nobody'}, expected human and gpt in turn")
+            turns = ", ".join(map(str, roles)) or "nobody"
+            raise InputError(f"{source}: found turns of {turns}, expected human and gpt in turn")
         return Sample(images, Source(self.name, self.file, index), conversation=tuple(messages))
 
     def describe(self) -> Counts:

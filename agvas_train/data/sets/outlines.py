@@ -16,6 +16,8 @@ from agvas_train.data.sets.sample import Mask, Size
 
 FINE = 5
 """Steps a pixel in which pycocotools walks along an outline."""
+FARTHEST = 100_000
+"""Pixels from the origin that a corner may lie at; an outline is walked step by step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,12 +82,15 @@ def polygon_mask(polygon: Sequence[float], size: Size) -> Mask:
     the pixels below turn from outside to inside or back.
 
     Raises:
-        ValueError: an odd number of coordinates, or none.
+        ValueError: an odd number of coordinates, none, or one that is no number or beyond FARTHEST.
     """
     if len(polygon) % 2 or not len(polygon):
         raise ValueError(f"polygon of {len(polygon)} coordinates, expected pairs")
+    corners = np.asarray(polygon, np.float64).reshape(-1, 2)
+    if not (np.abs(corners) <= FARTHEST).all():
+        raise ValueError(f"polygon with a coordinate that is no number, or beyond {FARTHEST}")
     height, width = size
-    x, y = _walk((FINE * np.asarray(polygon, np.float64).reshape(-1, 2) + 0.5).astype(np.int64))
+    x, y = _walk((FINE * corners + 0.5).astype(np.int64))
     moved = np.flatnonzero(x[1:] != x[:-1])
     left = np.minimum(x[moved], x[moved + 1]) - FINE // 2
     top = np.minimum(y[moved], y[moved + 1]) - FINE // 2

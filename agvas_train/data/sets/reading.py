@@ -50,7 +50,7 @@ def naming(thing: object) -> Iterator[None]:
         yield
     except KeyError as error:
         raise InputError(f"{thing}: found no {error}, expected it") from None
-    except (ValueError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise InputError(f"{thing}: not as its format says ({' '.join(str(error).split())})") from None
 
 

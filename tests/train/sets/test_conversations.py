@@ -68,6 +68,7 @@ def test_a_record_without_image(tmp_path):
         ({"image": "a.png"}, "found no 'conversations', expected it"),
         ({"conversations": []}, "found turns of nobody, expected human and gpt in turn"),
         ({"conversations": said(("human", "a"))}, "found turns of human, expected"),
+        ({"conversations": said(("human", "a"), (None, "b"))}, "found turns of human, None, expected"),
         ({"conversations": said(("human", "a"), ("human", "b"))}, "found turns of human, human, expected"),
         ({"conversations": said(("human", "a"), ("system", "b"))}, "found turns of human, system, expected"),
         ({"image": "../a.png", "conversations": []}, "found the path '../a.png'"),

@@ -68,3 +68,9 @@ def test_what_cannot_be_painted_is_an_error_that_names_its_source(segmentation, 
 def test_a_drawn_polygon_has_its_outline():
     assert np.array_equal(drawn_polygon([[2, 2], [4, 2], [4, 4], [2, 4]], SIZE), box(2, 5, 2, 5))
     assert np.array_equal(drawn_polygon([[3.9, 1.2]], SIZE), box(1, 2, 3, 4))
+
+
+@pytest.mark.parametrize("corner", [float("nan"), float("inf"), None, 1e8, -1e30])
+def test_a_corner_that_is_no_number_or_far_outside_is_refused(corner):
+    with pytest.raises(ValueError, match="no number, or beyond"):
+        polygon_mask([corner, 2, 20, 2, 20, 20, 2, 20], (30, 30))
