@@ -100,14 +100,14 @@ def _anomaly(name: str, folder: str, group: Group, page: str, in_mixture: bool =
     return _entry(name, group, (place,), page, lambda called, root: AnomalySet(called, root / place), in_mixture)
 
 
-def _instruct(name: str, stem: str) -> SetEntry:
+def _instruct(name: str, stem: str, page: str = "AG-VAS: Anomaly-Instruct20K", in_mixture: bool = True) -> SetEntry:
     files = (f"{INSTRUCT}/{stem}.json", f"{INSTRUCT}/{stem}.jsonl")
 
     def opened(called: str, root: Path) -> Adapter:
         file = next((root / path for path in files if (root / path).is_file()), root / files[0])
         return Instruct(called, file, root / ANOMALIES)
 
-    return _entry(name, Group.INSTRUCT, (files, ANOMALIES), "AG-VAS: Anomaly-Instruct20K", opened)
+    return _entry(name, Group.INSTRUCT, (files, ANOMALIES), page, opened, in_mixture)
 
 
 def _asked(
@@ -164,6 +164,7 @@ REGISTRY = {
         _instruct("real-iad-instruct", "RealIADC"),
         _instruct("dtd-instruct", "DTD"),
         _instruct("goodsad-instruct", "Goods"),
+        _instruct("own-instruct", "Own", "records of your own products: agvas-data instruct", in_mixture=False),
         _anomaly("real-iad", "RealIADC1", Group.SEG, "Real-IAD"),
         _anomaly("dtd-synthetic", "DTD", Group.SEG, "DTD-Synthetic (Zero-shot versus Many-shot)"),
         _anomaly("goodsad", "Goods", Group.SEG, "PKU-GoodsAD", in_mixture=False),

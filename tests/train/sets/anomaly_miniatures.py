@@ -107,7 +107,10 @@ def instruct_record(name: str, category: str, anomalous: bool) -> dict:
 def instruct(root: Path) -> None:
     """Needs the anomaly sets, whose images it names."""
     folder = root / "anomaly_instruct_20K"
-    for file, name, category in (("RealIADC.json", "RealIADC1", "audiojack"), ("DTD.jsonl", "DTD", "Woven_001")):
+    of_files = {"RealIADC.json": ("RealIADC1", "audiojack")} | dict.fromkeys(
+        ("DTD.jsonl", "Own.jsonl"), ("DTD", "Woven_001")
+    )
+    for file, (name, category) in of_files.items():
         lines = [json.dumps(instruct_record(name, category, anomalous)) for anomalous in (True, False)]
         text(folder / file, "\n".join(lines) + "\n")
     ours = instruct_record("Goods", "drink_can", True)
