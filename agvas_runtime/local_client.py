@@ -64,7 +64,8 @@ class LocalClient:
 
     Args:
         path: of the server's socket.
-        timeout_s: longest time that an answer may take; a stream is silent no longer than its heartbeats.
+        timeout_s: longest time that an answer may take. A stream counts as lost when it is silent for so long, or for
+            three heartbeats where that is longer.
         largest_frame_mb: bytes of the largest frame, in MiB; memory is taken only for what is used of it.
 
     Methods raise what those of `Client` do, but where a frame's engine died twice or none is ready: EngineError. The
