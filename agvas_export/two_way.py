@@ -75,11 +75,10 @@ class FewKeys(nn.Module):
         """As `Attention`."""
         keys = k[:, None] @ self.answer + self.answer_bias  # B, heads, L, C
         offset = k[:, None] @ self.offset + self.offset_bias  # B, heads, L, 1
-        offset = offset.transpose(2, 3)
-        offset = offset if bias is None else offset + bias
         told = v[:, None] @ self.tell + self.tell_bias
         scores = q @ keys.flatten(1, 2).transpose(1, 2) + offset.flatten(1)[:, None]
-        shares = torch.softmax(scores.unflatten(2, (self.heads, -1)), dim=-1).flatten(2)
+        scores = scores.unflatten(2, (self.heads, -1))  # B, M, heads, L
+        shares = torch.softmax(scores if bias is None else scores + bias, dim=-1).flatten(2)
         return shares @ told.flatten(1, 2) + self.out_bias
 
 

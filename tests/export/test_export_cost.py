@@ -72,7 +72,6 @@ def test_a_convolution_is_no_product_with_a_constant_matrix() -> None:
         ("semantic_encoder", ("semantic_encoder", "projector")),
         ("pixel_encoder", ("pixel_encoder",)),
         ("spam", ("spam",)),
-        ("decoder", ("mask_decoder",)),
     ],
 )
 def test_a_graph_costs_what_its_part_of_the_model_does(
@@ -81,6 +80,20 @@ def test_a_graph_costs_what_its_part_of_the_model_does(
     known, found = by_part(checkpoint), graph_cost(graphs[graph])
     assert found.flops == sum(known[part] for part in parts)
     assert 0 < found.matrix_flops < found.flops
+
+
+def test_the_decoder_saves_what_pixels_projections_would_cost(graphs: dict[str, Graph], checkpoint: Checkpoint) -> None:
+    """Between tokens and pixels of C channels: heads times C instead of the inner width, and nothing else a pixel."""
+    transformer, tokens, pixels = checkpoint.model.agmd.transformer, 6, checkpoint.config.model.grid**2
+    attention = transformer.final_attn_token_to_image
+    width, inner, heads = attention.q_proj.in_features, attention.q_proj.out_features, attention.num_heads
+    before = 2 * (tokens + pixels) * width * inner + 2 * tokens * pixels * inner
+    asked = 2 * tokens * width * heads * width + 2 * tokens * heads * pixels * width
+    told = asked + tokens * width * heads
+    depth = len(transformer.layers)
+    saved = 2 * ((depth + 1) * (before - asked) + depth * (before - told))
+    assert graph_cost(graphs["decoder"]).flops == by_part(checkpoint)["mask_decoder"] - saved
+    assert saved > 0
 
 
 def test_the_pass_saves_what_the_last_layers_prompt_rows_would_cost(
