@@ -195,11 +195,11 @@ def put_format(raw: pb.RawImage, image: NDArray[Any] | RawFrame, pixel_format: s
     Raises InputError for an array of another kind.
     """
     if isinstance(image, RawFrame):
-        for name in ("height", "width", "stride"):
-            try:
-                setattr(raw, name, getattr(image, name))
-            except (ValueError, TypeError) as error:
-                raise InputError(f"image: {name}: {error}") from None
+        try:
+            raw.height, raw.width, raw.stride = image.height, image.width, image.stride
+        except (ValueError, TypeError) as error:
+            sizes = f"width {image.width}, height {image.height}, stride {image.stride}"
+            raise InputError(f"image: found {sizes}: {error}") from None
         raw.pixel_format = _format_number(image.pixel_format)
         return np.frombuffer(image.data, np.uint8)
     kind = (image.dtype.name, image.shape[2:])

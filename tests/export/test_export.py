@@ -15,14 +15,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from agvas_export import export
 from agvas_export.cli import app
 from agvas_export.export import export_bundle
 from agvas_export.parity import LIMITS, GraphParity, Limits, WholeParity
-from agvas_export.proof import image_files
 from agvas_export.targets import Targets, resolve
 from agvas_runtime import console
 from agvas_runtime.bundle import CARD, PART, Bundle, default_bundle_path
@@ -31,8 +29,7 @@ from agvas_runtime.hashing import sha256_file
 from agvas_runtime.manifest import Manifest
 from agvas_runtime.segmenter import Segmenter
 from agvas_train.checkpoint import default_checkpoint_path, write_folder
-from agvas_train.data.synth import SynthConfig, generate
-from agvas_train.data.synth.folder import write_folder as write_images
+from agvas_train.data.synth import generate
 from agvas_train.reference import ReferenceSegmenter
 from tests.export.conftest import Exported
 
@@ -315,24 +312,6 @@ def test_the_targets_are_shown(tmp_path: Path) -> None:
 
 def test_the_targets_are_not_json(capfd: pytest.CaptureFixture[str]) -> None:
     assert refusal(capfd, "--targets", "--json") == "error: can't use both --targets and --json; choose one\n"
-
-
-def test_images_are_decoded_before_the_work(tmp_path: Path) -> None:
-    generated = Image.fromarray(generate(5, 0).image)
-    generated.save(tmp_path / "a.png")
-    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:-500])
-    with pytest.raises(InputError, match=r"b\.png: truncated image"):
-        image_files(tmp_path)
-
-
-def test_images_of_a_data_set_are_found_whatever_lies_beside_its_categories(tmp_path: Path) -> None:
-    write_images(tmp_path / "set", 4, 0, SynthConfig())
-    (tmp_path / "set" / "license.txt").write_text("none")
-    assert image_files(tmp_path / "set")
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "a.txt").write_text("no image")
-    with pytest.raises(InputError, match="no images in this folder"):
-        image_files(tmp_path / "notes")
 
 
 SHORT_PROOF = "import agvas_export.export as export; export.IMAGES = 1; from agvas_export.cli import main; main()"
