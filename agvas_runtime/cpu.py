@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 from functools import cache
@@ -18,6 +19,11 @@ def cpu_flags() -> frozenset[str]:
     """Instruction sets by Linux's names; elsewhere none is known."""
     found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", read_text(Path("/proc/cpuinfo")), re.MULTILINE)
     return frozenset(found.group(1).split()) if found else frozenset()
+
+
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def clips_eight_bit_sums() -> bool:

@@ -20,7 +20,7 @@ import psutil
 
 from agvas_runtime import __version__
 from agvas_runtime.control_group import container_limits
-from agvas_runtime.cpu import X86, clips_eight_bit_sums, cpu_flags
+from agvas_runtime.cpu import X86, clips_eight_bit_sums, cpu_flags, usable_cores
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.server import checks
 from agvas_runtime.server.channel import MEBIBYTE
@@ -134,7 +134,7 @@ def tensorrt(config: ServerConfig) -> Iterator[Check]:
 
 def cpu(config: ServerConfig) -> Iterator[Check]:
     """Cores, what limits them, and instructions."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = usable_cores()
     limit = container_limits().cores
     flags = [flag for flag in FLAGS if flag in cpu_flags()]
     text = f"{usable} cores{'' if limit is None else f', limited to {limit:g}'}; {', '.join(flags) or 'no flags known'}"

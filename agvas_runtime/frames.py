@@ -19,7 +19,7 @@ from agvas_runtime.errors import InputError
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 AnyImage = NDArray[np.uint8] | bytes | Path | str
-"""RGB uint8 [H, W, 3], an encoded image, or a file."""
+"""RGB uint8 [H, W, 3], grey uint8 [H, W], an encoded image, or a file."""
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
@@ -56,7 +56,7 @@ def read_image(path: Path | str) -> NDArray[np.uint8]:
 def decode_image(
     data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS, most_side: int | None = None
 ) -> NDArray[np.uint8]:
-    """Encoded image -> uint8 RGB [H,W,3], upright by its EXIF orientation; the array may be read-only.
+    """Encoded image -> uint8 RGB [H,W,3], upright by its EXIF orientation; the array may be read-only, see `as_rgb`.
 
     One of more pixels, or of a longer side, is refused by its header, before anything is unpacked. Grey deeper than
     8 bits is scaled by its nominal depth, never by what a frame holds (of 16-bit colour PIL gives the upper byte);
@@ -69,22 +69,32 @@ def decode_image(
         pixels = ((pixels.astype(np.uint32) * 510 + top) // (2 * top)).astype(np.uint8)  # v * 255 / top, rounded
         if _tiff_tag(image, _PHOTOMETRIC, 1) == 0:  # white is zero; PIL turns 8-bit images only
             pixels = 255 - pixels
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-    return upright(pixels, image)
+    turned = upright(pixels, image)
+    return as_rgb(turned) if turned.ndim == 2 else turned
 
 
 def decoded(image: AnyImage) -> NDArray[np.uint8]:
-    """A frame in any of its forms as uint8 RGB [H, W, 3]; raises InputError naming what was found."""
+    """A frame in any of its forms as uint8 RGB [H, W, 3], see `as_rgb`; raises InputError naming what was found."""
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise InputError(f"image: found {image.dtype} {list(image.shape)}, expected uint8 RGB [H, W, 3]")
-        return image
+        if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)) or image.ndim < 2 or not image.size:
+            found = f"found {image.dtype} {list(image.shape)}"
+            raise InputError(f"image: {found}, expected uint8 RGB [H, W, 3] or grey [H, W]")
+        return as_rgb(image) if image.ndim == 2 else image
     if isinstance(image, bytes):
         return decode_image(image, "image")
     if isinstance(image, str | Path):
         return decode_image(read_bytes(image), str(image))
     raise InputError(f"image: found {type(image).__name__}, expected an array, bytes, or a path")
+
+
+def as_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Grey [H, W] as RGB [H, W, 3], read-only: its channels are one and the same, which costs no memory."""
+    return np.broadcast_to(grey[:, :, None], (*grey.shape, 3))
+
+
+def grey_of(image: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    """What `as_rgb` made [H, W, 3] of; None where it was RGB all along."""
+    return image[:, :, 0] if image.strides[2] == 0 else None
 
 
 def read_bytes(path: Path | str) -> bytes:

@@ -1,6 +1,9 @@
 """From the decoder's map to the original image's size, and to a mask."""
 
+from collections.abc import Sequence
+from concurrent.futures import Executor
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +14,8 @@ Matrix = NDArray[np.float32]
 Box = tuple[int, int, int, int]
 """(x0, y0, x1, y1) in pixels; x1 and y1 lie just outside."""
 
+BAND_ROWS = 64
+"""Rows of the image that are computed at once: as many as a core's cache holds, and few cells of the map below them."""
 KEPT_SIDE = 4096
 """Steps to a longer side are made anew for each frame: of 2 MB each a few may be kept, whatever sizes callers send."""
 
@@ -30,13 +35,19 @@ def window(roi: Box | None, size: tuple[int, int]) -> tuple[slice, slice]:
 
 
 def to_image_size(
-    p: Matrix, canvas: int, resized: tuple[int, int], size: tuple[int, int], roi: Box | None = None
+    p: Matrix,
+    canvas: int,
+    resized: tuple[int, int],
+    size: tuple[int, int],
+    roi: Box | None = None,
+    hands: Executor | None = None,
 ) -> Matrix:
     """Probability map float32 [M,M] in [0,1] of the padded canvas -> float32 [H,W] of the original image.
 
     As SAM does: bilinear (align_corners = False) to canvas x canvas, cropped to the resized image's (h, w), bilinear to
-    `size` = (H, W). Both steps are linear and separable, so they are one product rows @ p @ columns.T. Outside the
-    region of interest everything is 0. Raises InputError as `window` does.
+    `size` = (H, W). Both steps are linear and separable, so they are one product rows @ p @ columns.T; of the rows a
+    band is computed at a time, by as many threads as `hands` has, from those cells alone that it depends on. Outside
+    the region of interest everything is 0. Raises InputError as `window` does.
     """
     if p.ndim != 2 or p.shape[0] != p.shape[1]:
         raise ValueError(f"p.shape = {p.shape}, must be square [M,M]")
@@ -44,12 +55,26 @@ def to_image_size(
         raise ValueError(f"resized = {resized} must lie inside the canvas of {canvas} x {canvas}")
     rows = _two_steps(p.shape[0], canvas, resized[0], size[0])
     columns = _two_steps(p.shape[1], canvas, resized[1], size[1])
-    out: Matrix = rows @ (p.astype(np.float32, copy=False) @ columns.T)
-    np.minimum(out, 1, out=out)  # the rounded weights of a row may sum to a little more than 1
+    halfway = p.astype(np.float32, copy=False) @ columns.matrix.T
+    out: Matrix = np.empty(size, np.float32)
+
+    def fill(band: Band) -> None:
+        part, lines = out[band.top : band.bottom], rows.matrix[band.top : band.bottom]
+        np.matmul(lines[:, band.first : band.last], halfway[band.first : band.last], out=part)
+        np.minimum(part, 1, out=part)  # the rounded weights of a row may sum to a little more than 1
+
+    list((hands.map if hands else map)(fill, rows.bands))
     y, x = window(roi, size)
     out[: y.start] = out[y.stop :] = 0
     out[y, : x.start] = out[y, x.stop :] = 0
     return out
+
+
+def merged(maps: Sequence[Matrix], size: tuple[int, int]) -> Matrix:
+    """The pixelwise maximum of maps [H,W], the only one itself; zeros of that size where there is none."""
+    if not maps:
+        return np.zeros(size, np.float32)
+    return maps[0] if len(maps) == 1 else np.maximum.reduce(maps)
 
 
 def binarise(p: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
@@ -57,12 +82,30 @@ def binarise(p: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
     return p > np.float32(threshold)
 
 
-def _two_steps(cells: int, canvas: int, resized: int, size: int) -> Matrix:
+class Band(NamedTuple):
+    """Rows of the image, and the cells of the map that they depend on; the last ones are not among them."""
+
+    top: int
+    bottom: int
+    first: int
+    last: int
+
+
+class Steps(NamedTuple):
+    """Both steps along one axis."""
+
+    matrix: Matrix
+    """[size, cells]: cells -> canvas, cropped to resized -> size."""
+    bands: Sequence[Band]
+    """Of its rows."""
+
+
+def _two_steps(cells: int, canvas: int, resized: int, size: int) -> Steps:
     return (_kept_steps if size <= KEPT_SIDE else made_steps)(cells, canvas, resized, size)
 
 
-def made_steps(cells: int, canvas: int, resized: int, size: int) -> Matrix:
-    """The two steps along one axis as one float32 [size, cells] matrix: cells -> canvas, cropped to resized -> size."""
+def made_steps(cells: int, canvas: int, resized: int, size: int) -> Steps:
+    """The two steps along one axis as one."""
     low, high, weight = _taps(canvas, cells)
     first = np.zeros((canvas, cells))
     np.add.at(first, (np.arange(canvas), low), 1 - weight)
@@ -70,7 +113,10 @@ def made_steps(cells: int, canvas: int, resized: int, size: int) -> Matrix:
     low, high, weight = _taps(size, resized)
     matrix = (first[low] * (1 - weight[:, None]) + first[high] * weight[:, None]).astype(np.float32)
     matrix.setflags(write=False)
-    return matrix
+    used = [(top, min(top + BAND_ROWS, size)) for top in range(0, size, BAND_ROWS)]
+    cells_used = (np.flatnonzero(matrix[top:bottom].any(axis=0)) for top, bottom in used)
+    bands = [Band(*rows, int(found[0]), int(found[-1]) + 1) for rows, found in zip(used, cells_used, strict=True)]
+    return Steps(matrix, bands)
 
 
 _kept_steps = lru_cache(maxsize=32)(made_steps)

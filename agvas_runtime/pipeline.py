@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_runtime.bundle import Bundle
+from agvas_runtime.cpu import usable_cores
 from agvas_runtime.engines import Array, Engine, Tensors, release
 from agvas_runtime.engines.ort import OrtEngine
 from agvas_runtime.engines.ort_bound import BoundEngine
@@ -25,6 +26,7 @@ from agvas_runtime.maps import Box, to_image_size
 from agvas_runtime.modes import AnchorGroup
 from agvas_runtime.outcome import Stopwatch
 from agvas_runtime.plan import Known, PassPlan, plan_pass
+from agvas_runtime.preprocess import both_views
 from agvas_runtime.prompts import Prompter
 from agvas_runtime.templates import read_templates
 from agvas_runtime.writer import NOT_FINITE, Pass, step
@@ -40,6 +42,8 @@ COUNTED = {
     "E": "steps between them",
 }
 """What the dimensions count that an instruction makes long or short."""
+LARGE_PIXELS = 1 << 18
+"""Of frames for which it pays to wake further threads."""
 GROUPS_AT_ONCE = 8
 """Groups of anchors that the mask decoder takes in one run."""
 Ranges = Mapping[str, tuple[int, int, int]]
@@ -80,8 +84,16 @@ class Seen:
 class Pipeline:
     """The engines of `GRAPHS` and the prepared passes. Not thread-safe."""
 
-    def __init__(self, bundle: Bundle, engines: Mapping[str, Engine], ranges: Ranges | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        engines: Mapping[str, Engine],
+        ranges: Ranges | None = None,
+        threads: int | None = None,
+    ) -> None:
         """Take the engines, and what they were built for where that is not everything, see `check_sizes`.
+
+        Frames are resized by so many threads, and maps; None takes every core.
 
         Raises BundleError where the bundle's parts do not fit each other.
         """
@@ -97,14 +109,13 @@ class Pipeline:
         self._plans: OrderedDict[tuple[str, Known], tuple[PassPlan, Tensors]] = OrderedDict()
         encoders = (engines[name] for name in ("semantic_encoder", "pixel_encoder"))
         # TensorRT's engines share a stream and only enqueue, from one thread
-        apart = all(isinstance(each, OrtEngine | BoundEngine) for each in encoders)
-        self._beside = ThreadPoolExecutor(1, "encoder") if apart else None
+        self._apart = all(isinstance(each, OrtEngine | BoundEngine) for each in encoders)
+        self._threads = threads or usable_cores()
+        self._hands = ThreadPoolExecutor(self._threads, "hand")
 
     def close(self) -> None:
         """Give the engines' memory back. Raises the first EngineError after all were closed."""
-        if self._beside is not None:
-            self._beside.shutdown()
-            self._beside = None
+        self._hands.shutdown()
         release(*(engine.close for engine in self.engines.values()))
 
     def see(self, frames: Sequence[NDArray[np.uint8]], asked: str, known: Known, watch: Stopwatch) -> Seen:
@@ -114,10 +125,10 @@ class Pipeline:
         """
         plan, _ = self._plan(asked, known, len(frames))
         views = self.manifest.preprocessing
-        semantic_pixels = _joined([views.semantic.apply(frame) for frame in frames])
-        pixels, resized = zip(*(views.pixel.apply(frame) for frame in frames), strict=True)
+        seen = (both_views(frame, views.semantic, views.pixel, self._hands_for(frame)) for frame in frames)
+        squashed, fitted, resized = zip(*seen, strict=True)
         watch.lap("preprocess")
-        semantic, pixel = self._encode(semantic_pixels, _joined(pixels))
+        semantic, pixel = self._encode(_joined(squashed), _joined(fitted))
         watch.lap("encoders")
         visual = self.engines["spam"].run({"semantic": semantic, "pixel": pixel})["visual"]
         self.engines["spam"].synchronize()  # the time is the stage's own
@@ -163,8 +174,9 @@ class Pipeline:
         self, seen: Seen, frame: int, small: NDArray[np.float32], roi: Box | None = None
     ) -> NDArray[np.float32]:
         """A map [m, m] at the frame's own size, [H, W], 0 outside the region of interest."""
-        height, width = seen.frames[frame].shape[:2]
-        return to_image_size(small, self.manifest.model.canvas, seen.resized[frame], (height, width), roi)
+        image, canvas = seen.frames[frame], self.manifest.model.canvas
+        size = image.shape[0], image.shape[1]
+        return to_image_size(small, canvas, seen.resized[frame], size, roi, self._hands_for(image))
 
     def embed(self, token: int) -> NDArray[np.float32]:
         """A token's embedding, float32 [d]."""
@@ -184,10 +196,15 @@ class Pipeline:
         for groups in range(1, min(frames, GROUPS_AT_ONCE) + 1):
             self.maps(seen, [(frame, group, [zero] * 2) for frame in range(groups)], model.alpha)
 
+    def _hands_for(self, frame: NDArray[np.uint8]) -> Executor | None:
+        """Whoever helps with a frame of this size."""
+        height, width = frame.shape[:2]
+        return self._hands if self._threads > 1 and height * width >= LARGE_PIXELS else None
+
     def _encode(self, semantic_pixels: NDArray[np.float32], pixels: NDArray[np.float32]) -> tuple[Array, Array]:
         """Both encoders' features. They do not depend on each other: side by side, or enqueued one behind the other."""
         semantic_run = partial(self.engines["semantic_encoder"].run, {"pixels": semantic_pixels})
-        beside = self._beside.submit(semantic_run) if self._beside else None
+        beside = self._hands.submit(semantic_run) if self._apart else None
         pixel = self.engines["pixel_encoder"].run({"pixels": pixels})["features"]
         semantic = (beside.result() if beside else semantic_run())["features"]
         for name in ("semantic_encoder", "pixel_encoder"):

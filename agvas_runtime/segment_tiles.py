@@ -39,7 +39,7 @@ def segment_in_tiles(
     of_tile = recipe.model_copy(update={"roi": None})
 
     def segment(tile: Pixels) -> tuple[Mask, Scores]:
-        results.extend(segmenter.segment_batch([np.ascontiguousarray(tile)], request, of_tile, decoding=decoding))
+        results.extend(segmenter.segment_batch([tile], request, of_tile, decoding=decoding))
         return results[-1].mask, results[-1].probability
 
     mask, score = segment_tiled(pixels, segment, tiling)

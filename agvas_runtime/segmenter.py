@@ -20,7 +20,7 @@ from agvas_runtime.engines.registry import OF_BUNDLES
 from agvas_runtime.errors import InputError
 from agvas_runtime.frames import AnyImage, decoded
 from agvas_runtime.manifest import weights_note
-from agvas_runtime.maps import window
+from agvas_runtime.maps import merged, window
 from agvas_runtime.modes import AnchorGroup, Mode, Request
 from agvas_runtime.outcome import Stopwatch, finish, path_scores
 from agvas_runtime.pipeline import GRAPHS, Pipeline, Ranges, Seen
@@ -62,16 +62,24 @@ class Segmenter:
     """Runs a bundle on frames. Not thread-safe: callers take turns; a stream may wait while others have theirs."""
 
     def __init__(
-        self, bundle: Bundle, engines: dict[str, Engine], ranges: Ranges | None = None, *, speculate: bool = True
+        self,
+        bundle: Bundle,
+        engines: dict[str, Engine],
+        ranges: Ranges | None = None,
+        *,
+        threads: int | None = None,
+        speculate: bool = True,
     ) -> None:
         """Take the engines of `GRAPHS`, and what they were built for where that is not everything, see `check_sizes`.
+
+        Frames and maps are resized by so many threads; None takes every core.
 
         Without `speculate` no known answers are tried: plain decoding, token by token, to compare with.
 
         Raises BundleError where the bundle's parts do not fit each other.
         """
         self.bundle, self.manifest = bundle, bundle.manifest
-        self.pipeline = Pipeline(bundle, engines, ranges)
+        self.pipeline = Pipeline(bundle, engines, ranges, threads)
         self.prompter, self.templates = self.pipeline.prompter, self.pipeline.templates
         self._speculate = speculate
         self.weights_note = weights_note(self.manifest.source.random_weights, self.manifest.source.plant)
@@ -124,7 +132,7 @@ class Segmenter:
         ranges = dict(plan.ranges) if engine == "tensorrt" and plan else {}
         if plan and "llm" not in plan.graphs:
             ranges = {size: ranges[size] for size in OF_EVERY_GRAPH if size in ranges}
-        return cls(bundle, engines, ranges or None, speculate=speculate)
+        return cls(bundle, engines, ranges or None, threads=threads, speculate=speculate)
 
     def close(self) -> None:
         """Give the engines' memory back; nothing can be segmented then.
@@ -314,7 +322,7 @@ class Segmenter:
         watch: Stopwatch,
     ) -> Result:
         answer, plan = told.answer, seen.plan
-        probability = np.maximum.reduce(maps) if maps else np.zeros(seen.frames[frame].shape[:2], np.float32)
+        probability = merged(maps, seen.frames[frame].shape[:2])
         return finish(
             probability,
             told.reading,

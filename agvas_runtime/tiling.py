@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_runtime.errors import InputError
+from agvas_runtime.frames import as_rgb, grey_of
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -85,7 +86,8 @@ class Band:
 
         They are copied when they are first asked for: of a wide web that takes longer than a lock may be held.
         """
-        joined = np.concatenate(self.parts)
+        greys = [grey for part in self.parts if (grey := grey_of(part)) is not None]
+        joined = as_rgb(np.concatenate(greys)) if len(greys) == len(self.parts) else np.concatenate(self.parts)
         self.parts[:] = [joined]
         return joined
 

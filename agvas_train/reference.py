@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -12,10 +11,11 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from agvas_runtime.cpu import usable_cores
 from agvas_runtime.errors import EngineError
 from agvas_runtime.frames import AnyImage, decoded
 from agvas_runtime.manifest import weights_note
-from agvas_runtime.maps import to_image_size, window
+from agvas_runtime.maps import merged, to_image_size, window
 from agvas_runtime.modes import AnchorGroup, Mode, Request, read_answer
 from agvas_runtime.outcome import Stopwatch, finish, path_scores
 from agvas_runtime.plan import Known, rejections_of, template_trie
@@ -83,7 +83,7 @@ class ReferenceSegmenter:
             device: None takes CUDA where there is one.
             template_scores: as for the class.
         """
-        torch.set_num_threads(threads or _cores())
+        torch.set_num_threads(threads or usable_cores())
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         checkpoint = load_checkpoint(Path(path) if path else default_checkpoint_path(), device=device)
@@ -141,7 +141,7 @@ class ReferenceSegmenter:
             scores = self._scores(Known.of(mode), asked, embeds, written.min_margin)
             watch.lap("scores")
         return finish(
-            np.maximum.reduce(maps) if maps else np.zeros(size, np.float32),
+            merged(maps, size),
             reading,
             self.prompter.decode(written.tokens),
             scores,
@@ -233,11 +233,6 @@ class ReferenceSegmenter:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         watch.lap(stage)
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open_engine(path: Path | None, *, threads: int | None = None) -> ReferenceSegmenter:

@@ -1,6 +1,5 @@
 """What a measurement was taken on: the machine, the versions, the commit."""
 
-import os
 import platform
 import re
 import subprocess
@@ -12,6 +11,7 @@ import psutil
 
 from agvas_runtime import __version__
 from agvas_runtime.control_group import container_limits
+from agvas_runtime.cpu import usable_cores
 from agvas_runtime.nvml import driver_version, gpus, open_library
 
 PACKAGES = ("numpy", "pillow", "tokenizers", "onnxruntime", "onnxruntime-gpu", "tensorrt", "torch")
@@ -27,7 +27,7 @@ def describe_machine() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "architecture": platform.machine(),
         "cores_physical": psutil.cpu_count(logical=False),
-        "cores_usable": _usable_cores(),
+        "cores_usable": usable_cores(),
         "cores_limit": limits.cores,
         "memory_bytes": psutil.virtual_memory().total,
         "memory_limit_bytes": limits.memory_bytes,
@@ -66,10 +66,6 @@ def _cpu_model() -> str:
         info = ""
     found = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", info, re.MULTILINE)
     return found.group(1).strip() if found else platform.processor() or platform.machine()
-
-
-def _usable_cores() -> int | None:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _version(package: str) -> str | None:

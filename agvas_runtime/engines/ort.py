@@ -3,14 +3,13 @@
 I/O binding brings nothing on the CPU, where feeds and outputs lie in one memory anyway: see docs/experiments.md.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agvas_runtime.cpu import clips_eight_bit_sums
+from agvas_runtime.cpu import clips_eight_bit_sums, usable_cores
 from agvas_runtime.engines import Array, Tensors
 from agvas_runtime.errors import EngineError
 
@@ -77,7 +76,7 @@ def open_session(path: Path | str, threads: int | None, providers: Providers = O
     if clips_eight_bit_sums():
         options.add_session_config_entry(EXACT_EIGHT_BITS, "1")
     options.log_severity_level = 4  # errors reach the caller as exceptions; stderr stays free of them
-    _give_threads(options, threads or _cores())
+    _give_threads(options, threads or usable_cores())
     if wanted not in available_providers():
         have = ", ".join(available_providers())
         raise EngineError(f"graph {name}: ONNX Runtime has no {wanted} here (it has {have}){_way_out(wanted)}")
@@ -135,7 +134,7 @@ def share_threads(threads: int | None) -> None:
     """
     global _shares_threads
     if not _shares_threads:
-        onnxruntime().set_global_thread_pool_sizes(threads or _cores(), 1)
+        onnxruntime().set_global_thread_pool_sizes(threads or usable_cores(), 1)
         _shares_threads = True
 
 
@@ -152,10 +151,6 @@ def _give_threads(options: Any, threads: int) -> None:
         options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
     else:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def onnxruntime() -> Any:

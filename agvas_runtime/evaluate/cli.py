@@ -1,6 +1,5 @@
 """agvas-eval: the command line. What is done is in run.py, what is said of it in report.py."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,6 +7,7 @@ import numpy as np
 import typer
 
 from agvas_runtime import console
+from agvas_runtime.cpu import usable_cores
 from agvas_runtime.datasets import load_dataset
 from agvas_runtime.engines.registry import OF_BUNDLES
 from agvas_runtime.errors import InputError
@@ -85,7 +85,7 @@ def evaluate(
     if maps is None:
         if threshold is not None:
             raise InputError("--threshold goes with --maps; a model brings its own")
-        threads = threads or (max(1, _cores() // jobs) if jobs > 1 else None)
+        threads = threads or (max(1, usable_cores() // jobs) if jobs > 1 else None)
         source: Source = Model(engine, _model_path(engine, bundle, checkpoint), request, threads)
     else:
         if bundle or checkpoint or engine != "ort" or request != Request():
@@ -184,10 +184,6 @@ def _model_path(engine: str, bundle: Path | None, checkpoint: Path | None) -> Pa
     if bundle and engine not in OF_BUNDLES:
         raise InputError(f"--bundle needs --engine {' or '.join(OF_BUNDLES)}; --engine {engine} takes --checkpoint")
     return bundle or checkpoint
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main() -> None:

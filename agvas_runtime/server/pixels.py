@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_runtime.errors import InputError
-from agvas_runtime.frames import MAX_PIXELS
+from agvas_runtime.frames import MAX_PIXELS, as_rgb
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.server.bayer import Pattern, demosaic
 
@@ -73,7 +73,7 @@ def format_name(number: int) -> str:
 
 
 def raw_to_rgb(raw: pb.RawImage, apart: memoryview | None = None, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """The frame as RGB, uint8 [H, W, 3]; deeper samples are scaled by the format's nominal depth.
+    """The frame as RGB, uint8 [H, W, 3], see `as_rgb`; deeper samples are scaled by the format's nominal depth.
 
     `apart` stands for `raw.data` where that is not in the message.
 
@@ -88,8 +88,10 @@ def raw_to_rgb(raw: pb.RawImage, apart: memoryview | None = None, max_pixels: in
     if layout.kind == "yuv":
         return _from_yuv(rows, layout.luma)
     if layout.bits == 8 and layout.kind == "plain":
+        if layout.channels == 1:
+            return as_rgb(rows)
         pixels = rows.reshape(raw.height, raw.width, layout.channels)[..., :3]
-        return np.ascontiguousarray(pixels[..., ::-1]) if layout.reverse else _as_rgb(pixels)
+        return np.ascontiguousarray(pixels[..., ::-1] if layout.reverse else pixels)
     samples = _samples(rows, layout, raw.width)
     limit = (1 << layout.bits) - 1
     if layout.kind in ("plain", "bayer") and layout.bits not in (8, 16) and (largest := int(samples.max())) > limit:
@@ -97,7 +99,7 @@ def raw_to_rgb(raw: pb.RawImage, apart: memoryview | None = None, max_pixels: in
     if layout.kind == "bayer":
         return demosaic(samples, layout.pattern, limit)
     scaled = (samples.astype(np.uint32) * 255 + limit // 2) // limit
-    return _as_rgb(scaled.astype(np.uint8)[..., None])
+    return as_rgb(scaled.astype(np.uint8))
 
 
 def _rows(raw: pb.RawImage, apart: memoryview | None, layout: Layout, max_pixels: int) -> NDArray[np.uint8]:
@@ -180,10 +182,3 @@ def _from_yuv(rows: NDArray[np.uint8], luma: int) -> NDArray[np.uint8]:
 
 def _named(raw: pb.RawImage) -> str:
     return f"{raw.width} x {raw.height} {format_name(raw.pixel_format)}"
-
-
-def _as_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pixels [H, W, 1 or 3] as a contiguous [H, W, 3]."""
-    if pixels.shape[2] == 3:
-        return np.ascontiguousarray(pixels)
-    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))

@@ -85,7 +85,7 @@ class Frame:
         resized = config.pixel_view.resized(*SIZE)
         canvas, cells = config.pixel_view.size, 4 * config.grid
         self._taps = tuple(
-            torch.from_numpy(np.array(made_steps(cells, canvas, resized[axis], SIZE[axis]))).to(self.device)
+            torch.from_numpy(np.array(made_steps(cells, canvas, resized[axis], SIZE[axis]).matrix)).to(self.device)
             for axis in range(2)
         )
         dtype = plan.before.dtype

@@ -52,7 +52,25 @@ def test_a_frame_that_is_a_view_of_another_is_copied_as_it_looks(arena, rng):
     assert np.array_equal(arena.place(image[::-2, 3:50:3]).image, image[::-2, 3:50:3])
 
 
-@pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
+def test_a_grey_frame_takes_six_bytes_a_pixel_and_is_rgb_to_whoever_looks(arena, rng):
+    grey = rng.integers(0, 256, (640, 64), np.uint8)
+    block = arena.place(grey)
+    assert arena.size - arena.free_bytes == 640 * 64 * 6
+    block.mask[:], block.probability[:] = True, 0.25
+    assert np.array_equal(block.image, grey[:, :, None].repeat(3, axis=2))
+    assert not block.image.flags.writeable
+    seen = arena.at(block.token)
+    assert np.array_equal(seen.stored, grey)
+    assert seen.mask.all()
+    assert (seen.probability == 0.25).all()
+    block.release()
+    assert arena.free_bytes == arena.size
+
+
+NO_FRAMES = ((4,), (4, 4, 1), (4, 4, 4), (0, 4, 3), (0, 4), (1, 4, 4, 3))
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4, 3)), np.zeros((4, 4)), *(np.zeros(s, np.uint8) for s in NO_FRAMES)])
 def test_an_array_that_is_no_rgb_frame_is_refused(arena, image):
     with pytest.raises(InputError, match="expected uint8 RGB"):
         arena.place(image)
@@ -228,6 +246,8 @@ def test_another_process_finds_a_block_by_its_token_and_writes_where_this_one_re
         Token(0, 0, 5),
         Token(0, -5, -5),
         Token(0, 1.5, 1),
+        Token(0, 1, 1, 2),
+        Token(8 * MIB - PAGE, 1, PAGE // 6 + 1, 1),
         (0, 1),
     ],
 )

@@ -1,11 +1,14 @@
 """One matrix product equals torch's two bilinear steps."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from agvas_runtime.maps import binarise, to_image_size
+from agvas_runtime.maps import binarise, made_steps, merged, to_image_size
+from agvas_runtime.preprocess import PixelView
 
 
 @pytest.mark.parametrize(
@@ -27,6 +30,24 @@ def test_equals_torch_in_two_steps(cells, canvas, resized, size):
     assert got.dtype == np.float32
     assert got.shape == size
     np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (63, 64), (65, 900), (1500, 1000), (4097, 33), (33, 4097)])
+def test_bands_give_the_bits_of_the_whole_product_whoever_computes_them(size, rng):
+    p = rng.random((72, 72), np.float32)
+    resized = PixelView(size=288, mean=(0, 0, 0), std=(1, 1, 1)).resized(*size)
+    rows, columns = (made_steps(72, 288, *axis).matrix for axis in zip(resized, size, strict=True))
+    expected = np.minimum(rows @ (p @ columns.T), 1)
+    np.testing.assert_array_equal(to_image_size(p, 288, resized, size), expected)
+    with ThreadPoolExecutor(3) as hands:
+        np.testing.assert_array_equal(to_image_size(p, 288, resized, size, None, hands), expected)
+
+
+def test_maps_of_several_groups_merge_to_their_maximum_and_the_only_one_is_taken_as_it_is():
+    one, other = np.eye(3, dtype=np.float32), np.full((3, 3), 0.5, np.float32)
+    assert merged([one], (3, 3)) is one
+    np.testing.assert_array_equal(merged([one, other], (3, 3)), np.maximum(one, other))
+    np.testing.assert_array_equal(merged([], (3, 4)), np.zeros((3, 4), np.float32))
 
 
 def test_stays_within_zero_and_one():

@@ -1,11 +1,14 @@
 """Views equal PIL's resize followed by (x / 255 - mean) / std."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from agvas_runtime.preprocess import PixelView, SemanticView
+from agvas_runtime.frames import as_rgb
+from agvas_runtime.preprocess import PixelView, SemanticView, both_views
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -14,8 +17,13 @@ def frame(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+def pil_resized(image, size, how):
+    """Along the rows first. So does PIL in one step, but for some tall images from 13 on."""
+    return Image.fromarray(image).resize((size[0], image.shape[0]), how).resize(size, how)
+
+
 def by_hand(image, size, how):
-    resized = np.asarray(Image.fromarray(image).resize(size, how), np.float64)
+    resized = np.asarray(pil_resized(image, size, how), np.float64)
     return ((resized / 255 - MEAN) / STD).transpose(2, 0, 1)
 
 
@@ -63,6 +71,32 @@ def test_views_accept_arrays_that_are_not_contiguous_or_not_writeable():
     image.setflags(write=False)
     view = SemanticView(size=32, mean=MEAN, std=STD)
     np.testing.assert_array_equal(view.apply(image), view.apply(image.copy()))
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (90, 60), (701, 903), (3, 70_000), (70_000, 3), (2100, 64), (64, 2100)])
+@pytest.mark.parametrize("grey", [False, True])
+def test_both_views_are_to_the_byte_what_pil_gives_whatever_the_frame_s_size(shape, grey):
+    image = frame(*shape)
+    image = as_rgb(image[:, :, 0].copy()) if grey else image
+    semantic, pixel = SemanticView(size=64, mean=MEAN, std=STD), PixelView(size=64, mean=MEAN, std=STD, mirror=True)
+    h, w = pixel.resized(*shape)
+    squashed = np.asarray(pil_resized(image, (64, 64), Image.Resampling.BICUBIC))
+    fitted = np.asarray(pil_resized(image, (w, h), Image.Resampling.BILINEAR))
+    with ThreadPoolExecutor(3) as hands:
+        for helpers in (None, hands):
+            seen, looked, resized = both_views(image, semantic, pixel, helpers)
+            np.testing.assert_array_equal(seen, semantic.filled(squashed))
+            np.testing.assert_array_equal(looked, pixel.filled(fitted)[0])
+            assert resized == (h, w)
+    np.testing.assert_array_equal(semantic.apply(image), seen)
+    np.testing.assert_array_equal(pixel.apply(image)[0], looked)
+
+
+def test_what_fails_in_a_band_reaches_the_caller():
+    """PIL refuses a side of no pixel, which a band has only if rows are counted wrongly."""
+    semantic, pixel = SemanticView(size=64, mean=MEAN, std=STD), PixelView(size=64, mean=MEAN, std=STD)
+    with ThreadPoolExecutor(2) as hands, pytest.raises(ValueError, match="height and width must be > 0"):
+        both_views(np.zeros((600, 900, 3), np.uint8), semantic.model_copy(update={"size": 0}), pixel, hands)
 
 
 def test_views_survive_json_and_refuse_unknown_fields():

@@ -1,6 +1,7 @@
 """The segmenter on the embedded bundle: sizes, scores, determinism, odd images, answers outside the templates."""
 
 import io
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -86,10 +87,28 @@ def test_twelve_megapixels(segmenter: Segmenter) -> None:
     assert segmenter.segment(frame).mask.shape == (3000, 4000)
 
 
+@pytest.mark.parametrize("size", [(40, 60), (1100, 900)])
+def test_a_grey_frame_is_answered_as_the_same_in_rgb(segmenter: Segmenter, size: tuple[int, int]) -> None:
+    grey = np.random.default_rng(5).normal(140, 8, size).clip(0, 255).astype(np.uint8)
+    grey[size[0] // 3 : size[0] // 2, size[1] // 4 : size[1] // 3] = 20
+    result, expected = segmenter.segment(grey), segmenter.segment(grey[:, :, None].repeat(3, axis=2))
+    assert result.probability.tobytes() == expected.probability.tobytes()
+    assert (result.answer, result.regions) == (expected.answer, expected.regions)
+
+
+@pytest.mark.parametrize("size", [(288, 288), (700, 1200)])
+def test_threads_change_nothing(segmenter: Segmenter, size: tuple[int, int]) -> None:
+    frame = np.random.default_rng(6).integers(0, 256, (*size, 3), np.uint8)
+    with closing(Segmenter.open(threads=1)) as alone, closing(Segmenter.open(threads=3)) as three:
+        expected = segmenter.segment(frame).probability.tobytes()
+        assert alone.segment(frame).probability.tobytes() == three.segment(frame).probability.tobytes() == expected
+
+
 @pytest.mark.parametrize(
     ("frame", "found"),
     [
-        (np.zeros((4, 4), np.uint8), r"uint8 \[4, 4\]"),
+        (np.zeros((4, 4, 1), np.uint8), r"uint8 \[4, 4, 1\], expected uint8 RGB \[H, W, 3\] or grey \[H, W\]"),
+        (np.zeros(4, np.uint8), r"uint8 \[4\]"),
         (np.zeros((4, 4, 3), np.float32), r"float32 \[4, 4, 3\]"),
         (np.zeros((0, 4, 3), np.uint8), r"uint8 \[0, 4, 3\]"),
     ],

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from agvas_runtime.errors import InputError
+from agvas_runtime.frames import as_rgb, grey_of
 from agvas_runtime.tiling import Bands, Fusion, Tiling, bands, segment_tiled
 
 TILING = Tiling(32, 24, 8)
@@ -113,6 +114,21 @@ def test_a_segmenter_sees_tiles_of_one_size():
     segment_tiled(np.zeros((100, 90, 3), np.uint8), segment, TILING)
     assert seen == {(32, 24, 3)}
     assert len([*bands(np.zeros((100, 90, 3), np.uint8), TILING)]) == 4
+
+
+def test_a_band_of_grey_rows_is_grey(rng):
+    grey = rng.integers(0, 256, (40, 16), np.uint8)
+    bands = Bands(Tiling(16, 16, 4))
+    for rows in (grey[:10], grey[10:30], grey[30:]):
+        bands.add(as_rgb(rows))
+    first, second = bands.take(), bands.take()
+    assert np.array_equal(grey_of(first.pixels), grey[:16])
+    assert np.array_equal(grey_of(second.pixels), grey[12:28])
+    bands.add(np.ascontiguousarray(as_rgb(grey[:2])))
+    third, mixed = bands.take().pixels, bands.rest().pixels
+    assert np.array_equal(grey_of(third), grey[24:])
+    assert grey_of(mixed) is None
+    assert np.array_equal(mixed[..., 1], np.concatenate((grey[26:], grey[:2])))
 
 
 def test_taking_a_band_copies_nothing_until_its_pixels_are_asked_for():

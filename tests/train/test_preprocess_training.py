@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
@@ -28,7 +29,7 @@ BOUND = 1e-6
 """In units of the normalised views, of which a grey level is at least 0.0078: the resized bytes are the same ones."""
 
 PRESETS = {"tiny": tiny(1024), "7b": seven_b()}
-SIZES = [(1, 1), (1, 2000), (2000, 1), (3, 2), (97, 61), (96, 96), (256, 256), (383, 385), (384, 384), (1024, 1024)]
+SIZES = [(1, 1), (1, 2000), (2000, 1), (3, 2), (61, 97), (96, 96), (256, 256), (383, 385), (384, 384), (1024, 1024)]
 LARGER = [(1023, 1025), (768, 1366), (1537, 1111)]
 
 
@@ -138,6 +139,21 @@ def compare(frame: np.ndarray, preset: str) -> None:
 @pytest.mark.parametrize("size", [*SIZES, *LARGER])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_noise_looks_as_to_siglip_s_and_sam_s_own_processors(preset: str, size: tuple[int, int]) -> None:
+    compare(noise(*size), preset)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("size", [(97, 61), (900, 31), (3000, 400)])
+def test_tall_noise_does_where_pil_resizes_along_the_rows_first(
+    preset: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As PIL did up to 12, and does in two steps from 13 on: what a frame looks like must not depend on its version."""
+    resize = Image.Image.resize
+
+    def in_two_steps(image: Image.Image, size: tuple[int, int], *how: object, **more: object) -> Image.Image:
+        return resize(resize(image, (size[0], image.height), *how, **more), size, *how, **more)
+
+    monkeypatch.setattr(Image.Image, "resize", in_two_steps)
     compare(noise(*size), preset)
 
 

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_runtime.errors import EngineError, InputError
-from agvas_runtime.frames import decoded
+from agvas_runtime.frames import as_rgb, decoded, grey_of
 
 BYTES_A_PIXEL = 8
-"""Three of the frame, one of its mask, four of its map."""
+"""At most: three of the frame, or one where it is grey, one of its mask, four of its map."""
 KEPT_BYTES = 64 * 2**20
 """The start of the memory, where frames go first, stays the server's: giving it back and taking it again costs time."""
 
@@ -40,11 +40,13 @@ class Token(NamedTuple):
     offset: int
     height: int
     width: int
+    channels: int = 3
+    """1 where the frame is grey."""
 
     @property
     def nbytes(self) -> int:
         """Of the map, the pixels and the mask, in this order."""
-        return self.height * self.width * BYTES_A_PIXEL
+        return self.height * self.width * (5 + self.channels)
 
 
 class Block:
@@ -72,13 +74,20 @@ class Block:
 
     @property
     def image(self) -> NDArray[np.uint8]:
-        """The pixels, uint8 RGB [H, W, 3]."""
-        return self._part(4, 3).reshape(self.height, self.width, 3)
+        """The pixels, uint8 RGB [H, W, 3], see `as_rgb`."""
+        stored = self.stored
+        return as_rgb(stored) if self.token.channels == 1 else stored
+
+    @property
+    def stored(self) -> NDArray[np.uint8]:
+        """The pixels as they lie, uint8 RGB [H, W, 3] or grey [H, W]."""
+        size = (self.height, self.width) if self.token.channels == 1 else (self.height, self.width, 3)
+        return self._part(4, self.token.channels).reshape(size)
 
     @property
     def mask(self) -> NDArray[np.bool_]:
         """The mask, bool [H, W]."""
-        return self._part(7, 1).view(np.bool_).reshape(self.height, self.width)
+        return self._part(4 + self.token.channels, 1).view(np.bool_).reshape(self.height, self.width)
 
     def retain(self) -> None:
         """One more user."""
@@ -96,7 +105,7 @@ class Block:
             self._free(self.token)
 
     def _part(self, first: int, count: int) -> Memory:
-        """Of every pixel's eight bytes so many, from the first of these."""
+        """Of every pixel's bytes so many, from the first of these."""
         self._must_have_users()
         pixels = self.height * self.width
         start = self.token.offset + first * pixels
@@ -146,15 +155,18 @@ class Arena:
             return sum(size for _, size in self._gaps)
 
     def place(self, image: NDArray[np.uint8], *, wait_s: float = 0.0) -> Block:
-        """Copy a frame, uint8 RGB [H, W, 3], to the lowest place with room for it.
+        """Copy a frame, uint8 RGB [H, W, 3] or grey [H, W], to the lowest place with room for it.
 
         Raises:
             InputError: it is no such frame, or larger than the limit.
             ArenaFull: there was no room for it in this time.
         """
-        height, width, _ = decoded(image).shape
-        block = Block(self._memory, self._room(height, width, monotonic() + wait_s), self._free)
-        block.image[:] = image
+        frame = decoded(image)
+        height, width, _ = frame.shape
+        grey = grey_of(frame)
+        wanted = Token(0, height, width, 3 if grey is None else 1)
+        block = Block(self._memory, self._room(wanted, monotonic() + wait_s), self._free)
+        block.stored[:] = frame if grey is None else grey
         return block
 
     def at(self, token: Token) -> Block:
@@ -162,7 +174,7 @@ class Arena:
 
         Raises ValueError for what does not lie in the memory.
         """
-        numbers = all(isinstance(number, int) for number in token) and len(token) == 3
+        numbers = all(isinstance(number, int) for number in token) and len(token) == 4 and token.channels in (1, 3)
         if not numbers or token.offset % mmap.PAGESIZE or min(token.height, token.width, token.offset + 1) < 1:
             raise ValueError(f"found {token}, expected a block of the arena's")
         if token.offset + token.nbytes > self.size:
@@ -175,19 +187,19 @@ class Arena:
             for start, size in self._gaps:
                 self._give_back(start, size)
 
-    def _room(self, height: int, width: int, until: float) -> Token:
-        """Take the lowest gap that is large enough, as soon as there is one."""
-        size = _whole_pages(height * width * BYTES_A_PIXEL)
+    def _room(self, wanted: Token, until: float) -> Token:
+        """Take the lowest gap that is large enough, as soon as there is one; where it begins is in the token."""
+        size, pixels = _whole_pages(wanted.nbytes), f"{wanted.width} x {wanted.height} pixels"
         if size > self.size:
-            found = f"found {width} x {height} pixels, which take {_mib(size)} with mask and map"
+            found = f"found {pixels}, which take {_mib(size)} with mask and map"
             raise InputError(f"frame: {found}, expected at most the {_mib(self.size)} of all frames together")
         with self._changed:
             while (start := self._take(size)) is None:
                 if not self._changed.wait(max(until - monotonic(), 0)):
                     gaps = [gap for _, gap in self._gaps] or [0]
                     free = f"{_mib(sum(gaps))} of {_mib(self.size)} are free, {_mib(max(gaps))} in one piece"
-                    raise ArenaFull(f"no room for a frame of {width} x {height} pixels, {_mib(size)}: {free}")
-        return Token(start, height, width)
+                    raise ArenaFull(f"no room for a frame of {pixels}, {_mib(size)}: {free}")
+        return wanted._replace(offset=start)
 
     def _take(self, size: int) -> int | None:
         for place, (start, gap) in enumerate(self._gaps):

@@ -32,7 +32,7 @@ _WORK, _RESULTS = 1, 2
 """First byte of a message that is not pickled; that of a pickle is 128."""
 _HEAD = struct.Struct("=BQ?I")
 """What it is; the job; of work, whether it is streamed; how many frames."""
-_TOKEN = struct.Struct("=QII")
+_TOKEN = struct.Struct("=QIIB")
 _RESULT = struct.Struct("=BddI")
 """The verdict's place in `_VERDICTS`; milliseconds; threshold; bytes of the reply."""
 _VERDICTS = tuple(Verdict)
