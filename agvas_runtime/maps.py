@@ -1,4 +1,6 @@
-"""From the decoder's map to the original image's size, and to a mask."""
+"""From the decoder's map to the original image's size, to a mask and to regions."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -9,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_runtime.errors import InputError
+from agvas_runtime.regions import Region, find_regions
 
 Matrix = NDArray[np.float32]
 Box = tuple[int, int, int, int]
@@ -16,6 +19,8 @@ Box = tuple[int, int, int, int]
 
 BAND_ROWS = 64
 """Rows of the image that are computed at once: as many as a core's cache holds, and few cells of the map below them."""
+ROUNDING = 1e-5
+"""More than a pixel of the map can be above the highest cell that it depends on, by rounding."""
 KEPT_SIDE = 4096
 """Steps to a longer side are made anew for each frame: of 2 MB each a few may be kept, whatever sizes callers send."""
 
@@ -34,54 +39,6 @@ def window(roi: Box | None, size: tuple[int, int]) -> tuple[slice, slice]:
     return slice(y0, min(y1, height)), slice(x0, min(x1, width))
 
 
-def to_image_size(
-    p: Matrix,
-    canvas: int,
-    resized: tuple[int, int],
-    size: tuple[int, int],
-    roi: Box | None = None,
-    hands: Executor | None = None,
-) -> Matrix:
-    """Probability map float32 [M,M] in [0,1] of the padded canvas -> float32 [H,W] of the original image.
-
-    As SAM does: bilinear (align_corners = False) to canvas x canvas, cropped to the resized image's (h, w), bilinear to
-    `size` = (H, W). Both steps are linear and separable, so they are one product rows @ p @ columns.T; of the rows a
-    band is computed at a time, by as many threads as `hands` has, from those cells alone that it depends on. Outside
-    the region of interest everything is 0. Raises InputError as `window` does.
-    """
-    if p.ndim != 2 or p.shape[0] != p.shape[1]:
-        raise ValueError(f"p.shape = {p.shape}, must be square [M,M]")
-    if not (0 < resized[0] <= canvas and 0 < resized[1] <= canvas):
-        raise ValueError(f"resized = {resized} must lie inside the canvas of {canvas} x {canvas}")
-    rows = _two_steps(p.shape[0], canvas, resized[0], size[0])
-    columns = _two_steps(p.shape[1], canvas, resized[1], size[1])
-    halfway = p.astype(np.float32, copy=False) @ columns.matrix.T
-    out: Matrix = np.empty(size, np.float32)
-
-    def fill(band: Band) -> None:
-        part, lines = out[band.top : band.bottom], rows.matrix[band.top : band.bottom]
-        np.matmul(lines[:, band.first : band.last], halfway[band.first : band.last], out=part)
-        np.minimum(part, 1, out=part)  # the rounded weights of a row may sum to a little more than 1
-
-    list((hands.map if hands else map)(fill, rows.bands))
-    y, x = window(roi, size)
-    out[: y.start] = out[y.stop :] = 0
-    out[y, : x.start] = out[y, x.stop :] = 0
-    return out
-
-
-def merged(maps: Sequence[Matrix], size: tuple[int, int]) -> Matrix:
-    """The pixelwise maximum of maps [H,W], the only one itself; zeros of that size where there is none."""
-    if not maps:
-        return np.zeros(size, np.float32)
-    return maps[0] if len(maps) == 1 else np.maximum.reduce(maps)
-
-
-def binarise(p: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
-    """Map float32 [H,W] -> bool [H,W]: strictly above the threshold."""
-    return p > np.float32(threshold)
-
-
 class Band(NamedTuple):
     """Rows of the image, and the cells of the map that they depend on; the last ones are not among them."""
 
@@ -98,6 +55,102 @@ class Steps(NamedTuple):
     """[size, cells]: cells -> canvas, cropped to resized -> size."""
     bands: Sequence[Band]
     """Of its rows."""
+
+
+class AnomalyMap:
+    """A map at the image's own size, of whose rows those are computed that somebody looks at.
+
+    From the decoder's map as SAM does it: bilinear (align_corners = False) to canvas x canvas, cropped to the resized
+    image's (h, w), bilinear to `size` = (H, W). Both steps are linear and separable, so they are one product
+    rows @ p @ columns.T, of which a band of rows, or of columns, needs a few cells alone. Outside the region of
+    interest everything is 0.
+
+    Args:
+        p: float32 [M,M] in [0,1], of the padded canvas.
+        canvas: its side in pixels.
+        resized: (h, w) that the image takes on it.
+        size: (H, W) of the image.
+        roi: the region of interest; None means everything.
+
+    Raises InputError as `window` does.
+    """
+
+    def __init__(
+        self, p: Matrix, canvas: int, resized: tuple[int, int], size: tuple[int, int], roi: Box | None = None
+    ) -> None:
+        if p.ndim != 2 or p.shape[0] != p.shape[1]:
+            raise ValueError(f"p.shape = {p.shape}, must be square [M,M]")
+        if not (0 < resized[0] <= canvas and 0 < resized[1] <= canvas):
+            raise ValueError(f"resized = {resized} must lie inside the canvas of {canvas} x {canvas}")
+        self.size = size
+        self._window = window(roi, size)
+        self._rows, bands = _two_steps(p.shape[0], canvas, resized[0], size[0])
+        columns, across = _two_steps(p.shape[1], canvas, resized[1], size[1])
+        self._bands: Sequence[Band] | None = bands
+        self._left = set(bands)
+        self._highest = p.max(axis=1)
+        self._halfway: Matrix = np.empty((p.shape[0], size[1]), np.float32)
+        cells = p.astype(np.float32, copy=False)
+        for left, right, first, last in across:
+            np.matmul(cells[:, first:last], columns[left:right, first:last].T, out=self._halfway[:, left:right])
+        self._values: Matrix = np.empty(size, np.float32)
+
+    @classmethod
+    def of(cls, whole: Matrix) -> AnomalyMap:
+        """A map [H,W] that is computed already."""
+        made = cls.__new__(cls)
+        made.size, made._values = (whole.shape[0], whole.shape[1]), whole
+        made._bands, made._left = None, set()
+        return made
+
+    @property
+    def whole(self) -> Matrix:
+        """All of it, float32 [H,W] in [0,1]."""
+        self._fill(list(self._left))
+        return self._values
+
+    def above(self, threshold: float, hands: Executor | None = None) -> NDArray[np.bool_]:
+        """Where it is strictly above the threshold, bool [H,W]; bands that cannot be are not computed.
+
+        By as many threads as `hands` has.
+        """
+        if self._bands is None:
+            return binarise(self._values, threshold)
+        least = threshold - ROUNDING
+        bands = [band for band in self._bands if self._highest[band.first : band.last].max() >= least]
+        self._fill([band for band in bands if band in self._left], hands)
+        mask = np.zeros(self.size, np.bool_)
+        for band in bands:
+            mask[band.top : band.bottom] = binarise(self._values[band.top : band.bottom], threshold)
+        return mask
+
+    def regions(self, mask: NDArray[np.bool_]) -> tuple[Region, ...]:
+        """The regions of a mask that `above` gave."""
+        return find_regions(mask, self._values)
+
+    def _fill(self, bands: Sequence[Band], hands: Executor | None = None) -> None:
+        list((hands.map if hands else map)(self._compute, bands))
+        self._left.difference_update(bands)
+
+    def _compute(self, band: Band) -> None:
+        part, lines = self._values[band.top : band.bottom], self._rows[band.top : band.bottom]
+        np.matmul(lines[:, band.first : band.last], self._halfway[band.first : band.last], out=part)
+        np.minimum(part, 1, out=part)  # the rounded weights of a row may sum to a little more than 1
+        y, x = self._window
+        part[: max(y.start - band.top, 0)] = part[max(y.stop - band.top, 0) :] = 0
+        part[:, : x.start] = part[:, x.stop :] = 0
+
+
+def merged(maps: Sequence[AnomalyMap], size: tuple[int, int]) -> AnomalyMap:
+    """The pixelwise maximum of maps, the only one itself; zeros of that size where there is none."""
+    if not maps:
+        return AnomalyMap.of(np.zeros(size, np.float32))
+    return maps[0] if len(maps) == 1 else AnomalyMap.of(np.maximum.reduce([each.whole for each in maps]))
+
+
+def binarise(p: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+    """Map float32 [H,W] -> bool [H,W]: strictly above the threshold."""
+    return p > np.float32(threshold)
 
 
 def _two_steps(cells: int, canvas: int, resized: int, size: int) -> Steps:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_runtime.maps import binarise
+from agvas_runtime.maps import AnomalyMap
 from agvas_runtime.modes import Reading
 from agvas_runtime.plan import Known
-from agvas_runtime.regions import find_regions
 from agvas_runtime.result import AnswerKind, Result, Scores
 from agvas_runtime.trie import Trie
 from agvas_runtime.verdict import Recipe, judge
@@ -70,25 +70,26 @@ def path_scores(known: Known, trie: Trie, edge_logprob: NDArray[np.floating[Any]
 
 
 def finish(
-    probability: NDArray[np.float32],
+    found: AnomalyMap,
     reading: Reading,
     text: str,
     scores: Scores,
     threshold: float,
     recipe: Recipe,
     watch: Stopwatch,
+    hands: Executor | None = None,
     **more: Any,
 ) -> Result:
     """Mask, regions and verdict from the map at the image's size, which is 0 outside the recipe's region of interest.
 
-    `threshold` is the bundle's, for a recipe that has none; `more` are further fields of the result.
+    `threshold` is the bundle's, for a recipe that has none; `hands` help; `more` are further fields of the result.
     """
     threshold = recipe.threshold_or(threshold)
-    mask = binarise(probability, threshold)
-    regions = find_regions(mask, probability)
+    mask = found.above(threshold, hands)
+    regions = found.regions(mask)
     verdict, reason = judge(reading.kind, regions, recipe)
     if reading.kind is AnswerKind.OTHER:
         reason = f"{reading.reason}: {text!r}"
     watch.lap("postprocess")
     more["threshold"] = threshold
-    return Result(verdict, reason, text, reading.kind, probability, mask, regions, scores, watch.done(), **more)
+    return Result(verdict, reason, text, reading.kind, found, mask, regions, scores, watch.done(), **more)

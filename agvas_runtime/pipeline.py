@@ -22,7 +22,7 @@ from agvas_runtime.engines.ort import OrtEngine
 from agvas_runtime.engines.ort_bound import BoundEngine
 from agvas_runtime.errors import BundleError, EngineError, InputError
 from agvas_runtime.manifest import TensorSpec
-from agvas_runtime.maps import Box, to_image_size
+from agvas_runtime.maps import AnomalyMap, Box
 from agvas_runtime.modes import AnchorGroup
 from agvas_runtime.outcome import Stopwatch
 from agvas_runtime.plan import Known, PassPlan, plan_pass
@@ -125,7 +125,7 @@ class Pipeline:
         """
         plan, _ = self._plan(asked, known, len(frames))
         views = self.manifest.preprocessing
-        seen = (both_views(frame, views.semantic, views.pixel, self._hands_for(frame)) for frame in frames)
+        seen = (both_views(frame, views.semantic, views.pixel, self.hands_for(frame)) for frame in frames)
         squashed, fitted, resized = zip(*seen, strict=True)
         watch.lap("preprocess")
         semantic, pixel = self._encode(_joined(squashed), _joined(fitted))
@@ -170,13 +170,10 @@ class Pipeline:
             )
         return maps
 
-    def whole_map(
-        self, seen: Seen, frame: int, small: NDArray[np.float32], roi: Box | None = None
-    ) -> NDArray[np.float32]:
+    def at_image_size(self, seen: Seen, frame: int, small: NDArray[np.float32], roi: Box | None = None) -> AnomalyMap:
         """A map [m, m] at the frame's own size, [H, W], 0 outside the region of interest."""
-        image, canvas = seen.frames[frame], self.manifest.model.canvas
-        size = image.shape[0], image.shape[1]
-        return to_image_size(small, canvas, seen.resized[frame], size, roi, self._hands_for(image))
+        height, width = seen.frames[frame].shape[:2]
+        return AnomalyMap(small, self.manifest.model.canvas, seen.resized[frame], (height, width), roi)
 
     def embed(self, token: int) -> NDArray[np.float32]:
         """A token's embedding, float32 [d]."""
@@ -196,7 +193,7 @@ class Pipeline:
         for groups in range(1, min(frames, GROUPS_AT_ONCE) + 1):
             self.maps(seen, [(frame, group, [zero] * 2) for frame in range(groups)], model.alpha)
 
-    def _hands_for(self, frame: NDArray[np.uint8]) -> Executor | None:
+    def hands_for(self, frame: NDArray[np.uint8]) -> Executor | None:
         """Whoever helps with a frame of this size."""
         height, width = frame.shape[:2]
         return self._hands if self._threads > 1 and height * width >= LARGE_PIXELS else None

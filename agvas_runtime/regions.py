@@ -29,15 +29,15 @@ def find_regions(mask: NDArray[np.bool_], score: NDArray[np.float32], min_area: 
     """
     if mask.shape != score.shape:
         raise ValueError(f"mask.shape = {mask.shape} != {score.shape} = score.shape, must be the same")
-    filled = np.flatnonzero(mask.any(axis=1))
-    if not filled.size:
+    top, bottom = _ends(mask, axis=1)
+    if top == bottom:
         return ()
-    top, bottom = int(filled[0]), int(filled[-1]) + 1
-    mask, score = mask[top:bottom], score[top:bottom]
+    begin, stop = _ends(mask[top:bottom], axis=0)
+    mask, score = mask[top:bottom, begin:stop], score[top:bottom, begin:stop]
 
     start, end = runs(mask)
     stride = mask.shape[1] + 1
-    row, x0, x1 = start // stride, start % stride, end % stride
+    row, x0, x1 = start // stride, start % stride + begin, end % stride + begin
     region = components(start, end, stride)
     length = x1 - x0
     values, first = score[mask], np.cumsum(length) - length  # pixels in row-major order: run by run
@@ -63,6 +63,12 @@ def find_regions(mask: NDArray[np.bool_], score: NDArray[np.float32], min_area: 
         for i in np.argsort(-area, kind="stable")
         if area[i] >= min_area
     )
+
+
+def _ends(mask: NDArray[np.bool_], axis: int) -> tuple[int, int]:
+    """The first row (axis 1) or column (axis 0) that is not empty, and the one behind the last; 0 and 0 for none."""
+    filled = np.flatnonzero(mask.any(axis=axis))
+    return (int(filled[0]), int(filled[-1]) + 1) if filled.size else (0, 0)
 
 
 def runs(mask: NDArray[np.bool_]) -> tuple[Ints, Ints]:

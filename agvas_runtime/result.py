@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas_runtime.maps import AnomalyMap
 from agvas_runtime.regions import Region
 from agvas_runtime.verdict import AnswerKind as AnswerKind
 from agvas_runtime.verdict import Verdict as Verdict
@@ -51,8 +52,8 @@ class Result:
     answer: str
     """The decoded text with its anchors, such as "Sure, it is [NOR][ANO][SEG]."."""
     answer_kind: AnswerKind
-    probability: NDArray[np.float32]
-    """Anomaly probability, float32 [H,W] in [0,1]; zeros when the model rejects, and outside the recipe's ROI."""
+    map: AnomalyMap
+    """What `probability` comes from."""
     mask: NDArray[np.bool_]
     """Anomaly mask, bool [H,W]: probability above the threshold."""
     regions: tuple[Region, ...]
@@ -80,10 +81,17 @@ class Result:
     """What a pixel of the mask, and of a group's, is above: the recipe's threshold or else the bundle's."""
 
     @property
+    def probability(self) -> NDArray[np.float32]:
+        """Anomaly probability, float32 [H,W] in [0,1]; zeros when the model rejects, and outside the recipe's ROI.
+
+        What the mask did not need of it is computed when it is first asked for.
+        """
+        return self.map.whole
+
+    @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the upright original image."""
-        height, width = self.probability.shape
-        return height, width
+        return self.map.size
 
     @property
     def defect_area_px(self) -> int:

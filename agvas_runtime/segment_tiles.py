@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from agvas_runtime.frames import AnyImage, decoded
-from agvas_runtime.maps import window
+from agvas_runtime.maps import AnomalyMap, window
 from agvas_runtime.modes import Request
 from agvas_runtime.regions import find_regions
 from agvas_runtime.result import AnswerKind, Result
@@ -60,7 +60,7 @@ def segment_in_tiles(
         worst,
         verdict=verdict,
         reason=reason,
-        probability=score,
+        map=AnomalyMap.of(score),
         mask=mask,
         regions=regions,
         timings_ms=dict(times),

@@ -20,7 +20,7 @@ from agvas_runtime.engines.registry import OF_BUNDLES
 from agvas_runtime.errors import InputError
 from agvas_runtime.frames import AnyImage, decoded
 from agvas_runtime.manifest import weights_note
-from agvas_runtime.maps import merged, window
+from agvas_runtime.maps import AnomalyMap, merged, window
 from agvas_runtime.modes import AnchorGroup, Mode, Request
 from agvas_runtime.outcome import Stopwatch, finish, path_scores
 from agvas_runtime.pipeline import GRAPHS, Pipeline, Ranges, Seen
@@ -229,9 +229,9 @@ class Segmenter:
         groups = [(frame, group, told[frame].answer.states) for frame in frames for group in told[frame].reading.groups]
         small = self.pipeline.maps(seen, groups, alpha)
         watch.lap("decoder")
-        maps: list[list[NDArray[np.float32]]] = [[] for _ in frames]
+        maps: list[list[AnomalyMap]] = [[] for _ in frames]
         for (frame, *_), each in zip(groups, small, strict=True):
-            maps[frame].append(self.pipeline.whole_map(seen, frame, each, recipes[frame].roi))
+            maps[frame].append(self.pipeline.at_image_size(seen, frame, each, recipes[frame].roi))
         results = [self._result(seen, frame, told[frame], maps[frame], recipes[frame], watch) for frame in frames]
         return [replace(result, timings_ms=watch.done()) for result in results]
 
@@ -254,7 +254,7 @@ class Segmenter:
         seen = self._see([image], request, [recipe], decoding, watch).on_host()
         teller = Teller(self.pipeline, seen, 0, request.mode, decoding, cancelled)
         sent, answer = "", Answer()
-        maps: list[NDArray[np.float32]] = []
+        maps: list[AnomalyMap] = []
         for answer in teller.write():
             piece = teller.piece(answer, sent)
             watch.lap("text")
@@ -265,7 +265,7 @@ class Segmenter:
             for group in teller.complete(answer)[len(maps) :]:
                 maps += self._maps(seen, [group], answer, recipe)
                 watch.lap("decoder")
-                yield GroupMap(len(maps) - 1, maps[-1])
+                yield GroupMap(len(maps) - 1, maps[-1].whole)
                 watch.skip()
         if piece := teller.piece(answer, sent, last=True):
             yield Text(piece)
@@ -305,34 +305,33 @@ class Segmenter:
         watch.lap("decode")
         return self.pipeline.see(frames, asked, known, watch)
 
-    def _maps(
-        self, seen: Seen, groups: Sequence[AnchorGroup], answer: Answer, recipe: Recipe
-    ) -> list[NDArray[np.float32]]:
+    def _maps(self, seen: Seen, groups: Sequence[AnchorGroup], answer: Answer, recipe: Recipe) -> list[AnomalyMap]:
         """The only frame's groups' maps at its size."""
         small = self.pipeline.maps(seen, [(0, group, answer.states) for group in groups], self._alpha([recipe]))
-        return [self.pipeline.whole_map(seen, 0, each, recipe.roi) for each in small]
+        return [self.pipeline.at_image_size(seen, 0, each, recipe.roi) for each in small]
 
     def _result(
         self,
         seen: Seen,
         frame: int,
         told: Told,
-        maps: Sequence[NDArray[np.float32]],
+        maps: Sequence[AnomalyMap],
         recipe: Recipe,
         watch: Stopwatch,
     ) -> Result:
         answer, plan = told.answer, seen.plan
-        probability = merged(maps, seen.frames[frame].shape[:2])
+        image = seen.frames[frame]
         return finish(
-            probability,
+            merged(maps, (image.shape[0], image.shape[1])),
             told.reading,
             self.prompter.decode(answer.tokens),
             path_scores(plan.known, plan.trie, seen.edge_logprob[frame], answer.min_margin),
             self.manifest.model.threshold,
             recipe,
             watch,
+            self.pipeline.hands_for(image),
             instruction=seen.asked,
-            group_maps=tuple(maps) if len(maps) > 1 else (),
+            group_maps=tuple(each.whole for each in maps) if len(maps) > 1 else (),
             tokens=len(answer.tokens),
             proved_tokens=answer.proved,
             one_pass=answer.proved == len(answer.tokens) and (answer.finished or answer.short) and not told.rechecked,

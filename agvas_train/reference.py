@@ -15,7 +15,7 @@ from agvas_runtime.cpu import usable_cores
 from agvas_runtime.errors import EngineError
 from agvas_runtime.frames import AnyImage, decoded
 from agvas_runtime.manifest import weights_note
-from agvas_runtime.maps import merged, to_image_size, window
+from agvas_runtime.maps import AnomalyMap, merged, window
 from agvas_runtime.modes import AnchorGroup, Mode, Request, read_answer
 from agvas_runtime.outcome import Stopwatch, finish, path_scores
 from agvas_runtime.plan import Known, rejections_of, template_trie
@@ -134,7 +134,7 @@ class ReferenceSegmenter:
         )
         states = written.states
         small = [self.group_map(group, states, visual, recipe.alpha).cpu().numpy() for group in reading.groups]
-        maps = tuple(to_image_size(each, self.config.pixel_view.size, resized, size, recipe.roi) for each in small)
+        maps = [AnomalyMap(each, self.config.pixel_view.size, resized, size, recipe.roi) for each in small]
         watch.lap("decoder")
         scores = Scores.unknown(written.min_margin)
         if self.template_scores and mode is not Mode.CONVERSATION:
@@ -149,7 +149,7 @@ class ReferenceSegmenter:
             recipe,
             watch,
             instruction=asked,
-            group_maps=maps if len(maps) > 1 else (),
+            group_maps=tuple(each.whole for each in maps) if len(maps) > 1 else (),
             tokens=len(written.tokens),
         )
 

@@ -13,6 +13,9 @@ from agvas_runtime.frames import MAX_PIXELS, as_rgb
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.server.bayer import Pattern, demosaic
 
+BAND_ROWS, BESIDE_ROWS = 64, 2
+"""Rows that are converted at once, so that all that lies between stays in a core's cache; rows before and behind them
+that a colour filter's are converted with. Both are even, as such a filter's pattern is."""
 Kind = Literal["plain", "bits", "packed", "bayer", "yuv"]
 
 
@@ -31,6 +34,11 @@ class Layout:
     """Of `bayer`: the first two colours of the first row."""
     luma: int = 0
     """Of `yuv`: the byte of the first brightness."""
+
+    @property
+    def limit(self) -> int:
+        """The largest value that a sample may have."""
+        return (1 << self.bits) - 1
 
     def row_bytes(self, width: int) -> int:
         """Bytes of a row of so many pixels."""
@@ -75,6 +83,8 @@ def format_name(number: int) -> str:
 def raw_to_rgb(raw: pb.RawImage, apart: memoryview | None = None, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """The frame as RGB, uint8 [H, W, 3], see `as_rgb`; deeper samples are scaled by the format's nominal depth.
 
+    It may look at the message's own bytes, in whatever order they are.
+
     `apart` stands for `raw.data` where that is not in the message.
 
     Raises:
@@ -85,21 +95,33 @@ def raw_to_rgb(raw: pb.RawImage, apart: memoryview | None = None, max_pixels: in
         supported = ", ".join(format_name(number) for number in LAYOUTS)
         raise InputError(f"frame.raw.pixel_format: found {format_name(raw.pixel_format)}, expected one of {supported}")
     rows = _rows(raw, apart, layout, max_pixels)
-    if layout.kind == "yuv":
-        return _from_yuv(rows, layout.luma)
     if layout.bits == 8 and layout.kind == "plain":
         if layout.channels == 1:
             return as_rgb(rows)
         pixels = rows.reshape(raw.height, raw.width, layout.channels)[..., :3]
-        return np.ascontiguousarray(pixels[..., ::-1] if layout.reverse else pixels)
-    samples = _samples(rows, layout, raw.width)
-    limit = (1 << layout.bits) - 1
-    if layout.kind in ("plain", "bayer") and layout.bits not in (8, 16) and (largest := int(samples.max())) > limit:
-        raise InputError(f"frame.raw.data: found a sample of {largest}, expected at most {limit} in {_named(raw)}")
+        return pixels[..., ::-1] if layout.reverse else pixels
+    if layout.kind in ("plain", "bayer") and layout.bits not in (8, 16):
+        limit, largest = layout.limit, int(_samples(rows, layout, raw.width).max())
+        if largest > limit:
+            raise InputError(f"frame.raw.data: found a sample of {largest}, expected at most {limit} in {_named(raw)}")
+    coloured, beside = layout.kind in ("bayer", "yuv"), BESIDE_ROWS if layout.kind == "bayer" else 0
+    out = np.empty((raw.height, raw.width, 3) if coloured else (raw.height, raw.width), np.uint8)
+    for top in range(0, raw.height, BAND_ROWS):
+        first = max(top - beside, 0)
+        band = _converted(rows[first : top + BAND_ROWS + beside], layout, raw.width)
+        out[top : top + BAND_ROWS] = band[top - first :][:BAND_ROWS]
+    return out if coloured else as_rgb(out)
+
+
+def _converted(rows: NDArray[np.uint8], layout: Layout, width: int) -> NDArray[np.uint8]:
+    """A band of rows as RGB [H, W, 3] or grey [H, W]. Of a colour filter's, the outermost rows are not as they will be
+    beside their neighbours."""
+    if layout.kind == "yuv":
+        return _from_yuv(rows, layout.luma)
+    samples, limit = _samples(rows, layout, width), layout.limit
     if layout.kind == "bayer":
         return demosaic(samples, layout.pattern, limit)
-    scaled = (samples.astype(np.uint32) * 255 + limit // 2) // limit
-    return as_rgb(scaled.astype(np.uint8))
+    return ((samples.astype(np.uint32) * 255 + limit // 2) // limit).astype(np.uint8)
 
 
 def _rows(raw: pb.RawImage, apart: memoryview | None, layout: Layout, max_pixels: int) -> NDArray[np.uint8]:
@@ -176,7 +198,9 @@ def _from_yuv(rows: NDArray[np.uint8], luma: int) -> NDArray[np.uint8]:
     v = rows[:, 3 - luma :: 4, None].astype(np.float32) - 128
     rgb = np.empty((height, width, 3), np.uint8)
     for channel, colour in enumerate((1.402 * v, -0.344136 * u - 0.714136 * v, 1.772 * u)):
-        rgb[..., channel] = np.rint(np.clip(y + colour, 0, 255)).reshape(height, width)
+        mixed = y + colour
+        np.rint(np.clip(mixed, 0, 255, out=mixed), out=mixed)
+        rgb[..., channel] = mixed.reshape(height, width)
     return rgb
 
 

@@ -12,6 +12,7 @@ from agvas_export.cases import BLANK, SEED, frames, requests
 from agvas_export.planted import Plantable
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.errors import InputError
+from agvas_runtime.maps import AnomalyMap
 from agvas_runtime.modes import Mode, Request
 from agvas_runtime.result import AnswerKind, Result, Scores, Verdict
 from agvas_train.checkpoint import default_checkpoint_path, load_checkpoint
@@ -107,7 +108,8 @@ def test_blank_instructions_are_refused_by_both_in_the_same_words(plantable, tex
 def written(margin=1.0, pixel=0.7):
     probability = np.full((2, 2), pixel, np.float32)
     scores = Scores.unknown(margin)
-    result = Result(Verdict.REJECT, "", "answer", AnswerKind.SEGMENTED, probability, probability > 0.5, (), scores, {})
+    found = AnomalyMap.of(probability)
+    result = Result(Verdict.REJECT, "", "answer", AnswerKind.SEGMENTED, found, probability > 0.5, (), scores, {})
     return Written((5, 6), True, np.ones((3, 4)), np.full(3, margin), (((2, 1),),), result)
 
 

@@ -6,6 +6,7 @@ from agvas_runtime.bench.contenders import Contender
 from agvas_runtime.bench.frames import Frame
 from agvas_runtime.bench.latency import Track
 from agvas_runtime.errors import InputError
+from agvas_runtime.maps import AnomalyMap
 from agvas_runtime.result import AnswerKind, Result, Scores, Verdict
 
 
@@ -30,8 +31,8 @@ class Diary:
         timings = {"decode": 1.0, "llm": self.llm_ms, "text": self.text_ms * left, "total": 2.0}
         kind = AnswerKind.OTHER if left else AnswerKind.REJECTED
         scores, text = Scores(0.0, 1.0, 0.0, 0.0, 1.0), instruction or asked["mode"].value
-        probability = mask.astype(np.float32)
-        return Result(self.verdict, "", "", kind, probability, mask, (), scores, timings, text, one_pass=not left)
+        found = AnomalyMap.of(mask.astype(np.float32))
+        return Result(self.verdict, "", "", kind, found, mask, (), scores, timings, text, one_pass=not left)
 
 
 class BatchDiary(Diary):

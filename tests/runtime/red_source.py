@@ -8,6 +8,7 @@ from PIL import Image
 from agvas_runtime.errors import EngineError
 from agvas_runtime.evaluate.sources import asks
 from agvas_runtime.frames import read_image
+from agvas_runtime.maps import AnomalyMap
 from agvas_runtime.modes import Request
 from agvas_runtime.result import AnswerKind, Result, Scores, Verdict
 
@@ -27,7 +28,8 @@ class RedEngine:
         verdict = Verdict.NO_ANSWER if kind is AnswerKind.OTHER else Verdict.PASS
         scores = Scores(0.5, 0.5, 0.0, 0.5, 1.0)
         text = instruction or f"{asked['mode'].value} {asked['class_name']} {asked['normal_look']}"
-        return Result(verdict, "odd text", "", kind, probability, probability > 0.5, (), scores, {}, text)
+        found = AnomalyMap.of(probability)
+        return Result(verdict, "odd text", "", kind, found, probability > 0.5, (), scores, {}, text)
 
 
 class Red:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from agvas_runtime.maps import binarise, made_steps, merged, to_image_size
+from agvas_runtime.maps import AnomalyMap, binarise, made_steps, merged, window
 from agvas_runtime.preprocess import PixelView
+from agvas_runtime.regions import find_regions
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ def test_equals_torch_in_two_steps(cells, canvas, resized, size):
     p = np.random.default_rng(0).random((cells, cells), dtype=np.float32)
     step = functional.interpolate(torch.from_numpy(p)[None, None], (canvas, canvas), mode="bilinear")
     expected = functional.interpolate(step[..., : resized[0], : resized[1]], size, mode="bilinear")[0, 0].numpy()
-    got = to_image_size(p, canvas, resized, size)
+    got = AnomalyMap(p, canvas, resized, size).whole
     assert got.dtype == np.float32
     assert got.shape == size
     np.testing.assert_allclose(got, expected, atol=1e-5)
@@ -38,29 +39,55 @@ def test_bands_give_the_bits_of_the_whole_product_whoever_computes_them(size, rn
     resized = PixelView(size=288, mean=(0, 0, 0), std=(1, 1, 1)).resized(*size)
     rows, columns = (made_steps(72, 288, *axis).matrix for axis in zip(resized, size, strict=True))
     expected = np.minimum(rows @ (p @ columns.T), 1)
-    np.testing.assert_array_equal(to_image_size(p, 288, resized, size), expected)
+    np.testing.assert_array_equal(AnomalyMap(p, 288, resized, size).whole, expected)
+
+
+@pytest.mark.parametrize("roi", [None, (10, 70, 300, 400), (40, 100, 41, 101)])
+@pytest.mark.parametrize("threshold", [0, 0.5, 0.8, 1])
+def test_a_mask_and_its_regions_need_no_more_of_the_map_than_could_be_above(threshold, roi, rng):
+    p = rng.random((72, 72), np.float32) * 0.2
+    p[30:34, 20:50], p[60, 5] = 0.9, 0.8
+    found, whole = (AnomalyMap(p, 288, (288, 211), (500, 366), roi) for _ in range(2))
+    expected = whole.whole > np.float32(threshold)
     with ThreadPoolExecutor(3) as hands:
-        np.testing.assert_array_equal(to_image_size(p, 288, resized, size, None, hands), expected)
+        mask = found.above(threshold, hands)
+    np.testing.assert_array_equal(mask, expected)
+    assert found.regions(mask) == find_regions(expected, whole.whole)
+    assert (len(found._left) > 0) == (threshold > 0)
+    np.testing.assert_array_equal(found.whole, whole.whole)
+    np.testing.assert_array_equal(AnomalyMap.of(whole.whole).above(threshold), expected)
+    outside = np.ones((500, 366), bool)
+    outside[window(roi, (500, 366))] = False
+    assert not found.whole[outside].any()
+
+
+def test_what_rounding_lifts_above_the_threshold_is_in_the_mask():
+    """The weights of a pixel may sum to a little more than 1: cells at the threshold are above it here and there."""
+    cells, size = np.full((64, 64), 0.7, np.float32), (731, 936)
+    threshold, whole = float(cells[0, 0]), AnomalyMap(cells, 256, (200, 256), size).whole
+    assert (whole > cells[0, 0]).any()
+    np.testing.assert_array_equal(AnomalyMap(cells, 256, (200, 256), size).above(threshold), whole > cells[0, 0])
 
 
 def test_maps_of_several_groups_merge_to_their_maximum_and_the_only_one_is_taken_as_it_is():
     one, other = np.eye(3, dtype=np.float32), np.full((3, 3), 0.5, np.float32)
-    assert merged([one], (3, 3)) is one
-    np.testing.assert_array_equal(merged([one, other], (3, 3)), np.maximum(one, other))
-    np.testing.assert_array_equal(merged([], (3, 4)), np.zeros((3, 4), np.float32))
+    maps = [AnomalyMap.of(each) for each in (one, other)]
+    assert merged(maps[:1], (3, 3)) is maps[0]
+    np.testing.assert_array_equal(merged(maps, (3, 3)).whole, np.maximum(one, other))
+    np.testing.assert_array_equal(merged([], (3, 4)).whole, np.zeros((3, 4), np.float32))
 
 
 def test_stays_within_zero_and_one():
-    ones = to_image_size(np.ones((64, 64), np.float32), 256, (200, 256), (731, 936))
+    ones = AnomalyMap(np.ones((64, 64), np.float32), 256, (200, 256), (731, 936)).whole
     assert ones.max() <= 1
     assert ones.min() >= 1 - 1e-6
 
 
 def test_refuses_a_crop_larger_than_the_canvas_and_a_map_that_is_not_square():
     with pytest.raises(ValueError, match="canvas of 256"):
-        to_image_size(np.ones((64, 64), np.float32), 256, (257, 256), (10, 10))
+        AnomalyMap(np.ones((64, 64), np.float32), 256, (257, 256), (10, 10))
     with pytest.raises(ValueError, match="square"):
-        to_image_size(np.ones((64, 32), np.float32), 256, (256, 256), (10, 10))
+        AnomalyMap(np.ones((64, 32), np.float32), 256, (256, 256), (10, 10))
 
 
 def test_the_mask_is_strictly_above_the_threshold():

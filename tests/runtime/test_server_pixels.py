@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from agvas_runtime.errors import InputError
+from agvas_runtime.frames import grey_of
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
+from agvas_runtime.server import pixels
 from agvas_runtime.server.pixels import LAYOUTS, format_name, raw_to_rgb
 
 
@@ -50,6 +52,27 @@ def test_padding_of_rows_is_ignored_and_may_lack_in_the_last_row(pixel_format, r
     for data in (padded.tobytes(), padded.tobytes()[:-6]):
         message = pb.RawImage(pixel_format=pixel_format, data=data, stride=packed + 6, **size)
         assert np.array_equal(raw_to_rgb(message), plain)
+
+
+@pytest.mark.parametrize("pixel_format", LAYOUTS, ids=format_name)
+@pytest.mark.parametrize("height", [63, 64, 65, 66, 129, 200])
+def test_where_bands_of_rows_meet_nothing_is_to_be_seen(pixel_format, height, rng, monkeypatch):
+    layout, width = LAYOUTS[pixel_format], 10
+    rows = rng.integers(0, 256, (height, layout.row_bytes(width)), dtype=np.uint8)
+    if layout.bits > 8 and layout.kind in ("plain", "bayer"):
+        rows[:, 1::2] &= layout.limit >> 8
+    message = pb.RawImage(pixel_format=pixel_format, data=rows.tobytes(), width=width, height=height)
+    found = raw_to_rgb(message)
+    monkeypatch.setattr(pixels, "BAND_ROWS", height)
+    assert np.array_equal(found, raw_to_rgb(message))
+
+
+def test_grey_and_plain_colours_are_not_copied(rng):
+    for number, channels in ((pb.PIXEL_FORMAT_MONO8, 1), (pb.PIXEL_FORMAT_RGB8, 3), (pb.PIXEL_FORMAT_BGRA8, 4)):
+        content = memoryview(rng.integers(0, 256, 5 * 7 * channels, dtype=np.uint8))
+        found = raw_to_rgb(pb.RawImage(pixel_format=number, width=7, height=5), content)
+        assert np.shares_memory(found, np.asarray(content))
+        assert (grey_of(found) is not None) == (channels == 1)
 
 
 def test_the_fourth_byte_of_rgba_and_bgra_is_not_looked_at(rng):

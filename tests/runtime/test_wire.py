@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from agvas_runtime.asked import MaskChoice, ProbabilityChoice
 from agvas_runtime.contours import fill
+from agvas_runtime.maps import AnomalyMap
 from agvas_runtime.modes import Reading
 from agvas_runtime.outcome import Stopwatch, finish
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
@@ -28,7 +29,8 @@ ROUNDING = {"float32": 0, "png16": 0.5001 / 65535, "float16": 2**-12}
 def result_of(*maps: np.ndarray) -> Result:
     groups = maps if len(maps) > 1 else ()
     reading = Reading(AnswerKind.SEGMENTED)
-    return finish(np.maximum.reduce(maps), reading, "It is.", SCORES, 0.5, RECIPE, Stopwatch(), group_maps=groups)
+    found = AnomalyMap.of(np.maximum.reduce(maps))
+    return finish(found, reading, "It is.", SCORES, 0.5, RECIPE, Stopwatch(), group_maps=groups)
 
 
 def travelled(result: Result, mask: str, probability: str) -> SegmentReply:

@@ -22,7 +22,7 @@ from agvas_runtime.bench.cli import app as bench_app
 from agvas_runtime.bundle import default_bundle_path
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.evaluate.cli import app as evaluate_app
-from agvas_runtime.maps import to_image_size
+from agvas_runtime.maps import AnomalyMap
 from agvas_runtime.modes import Mode
 from agvas_runtime.result import Result, Scores
 from agvas_runtime.segmenter import Segmenter
@@ -143,7 +143,7 @@ def expected_map(segmenter: ReferenceSegmenter, text: str, places: dict[int, int
     present = tuple(places)
     products = segmenter.model.products(states[[places[kind] + shift for kind in present]][None], visual.pixel, present)
     small = fuse(products, 0.5, present)[0].numpy()
-    return to_image_size(small, segmenter.config.pixel_view.size, resized, FRAME.shape[:2])
+    return AnomalyMap(small, segmenter.config.pixel_view.size, resized, FRAME.shape[:2]).whole
 
 
 def places_of(segmenter: ReferenceSegmenter, text: str) -> list[int]:
