@@ -10,7 +10,7 @@ GRPC_TOOLS = grpcio-tools==1.72.0
 TRITON_CLIENT = tritonclient==2.73.0 python-rapidjson==1.25
 
 .PHONY: demo test test-installs test-rest test-full proof proof-full-size proof-export proof-single-pass proof-single-pass-bench
-.PHONY: proof-drill proof-fuzz proof-serving proof-web proof-perf-analyzer proof-compare proof-instruct proof-mixture proof-tiny lint proto demo-frames clean
+.PHONY: proof-drill proof-fuzz proof-serving proof-frames proof-web proof-perf-analyzer proof-compare proof-instruct proof-mixture proof-tiny lint proto demo-frames clean
 
 # Starts the server with the embedded bundle, plays frames to it, stops it. FRAMES=folder plays your own images.
 demo: .venv/installed
@@ -31,7 +31,7 @@ test-rest:
 
 # The same at the sizes that the issues name; hours, not minutes.
 test-full: lint proof proof-full-size proof-export proof-single-pass proof-single-pass-bench \
-           proof-drill proof-fuzz proof-serving proof-web proof-perf-analyzer proof-compare proof-instruct proof-mixture proof-tiny
+           proof-drill proof-fuzz proof-serving proof-frames proof-web proof-perf-analyzer proof-compare proof-instruct proof-mixture proof-tiny
 	.venv-test/bin/python -m pytest
 
 # The figures behind the README, on an idle machine: benchmarks/full/<date>-<commit>.json.
@@ -70,6 +70,10 @@ proof-fuzz: .venv-test/installed
 # Serving beside NVIDIA's Triton: x86-64 Linux, a Python with its shared libpython, ten minutes on two idle cores.
 proof-serving: .venv-triton/installed
 	.venv-triton/bin/python tools/serving_overhead.py
+
+# What frames take by their size and pixel format: three minutes on two idle cores.
+proof-frames: .venv-test/installed
+	.venv-test/bin/python tools/frame_sizes.py
 
 # Webs of 100,000 rows in blocks of many heights, and a server that inspects one: three minutes on two idle cores.
 proof-web: .venv-test/installed

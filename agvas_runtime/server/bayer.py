@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -30,31 +31,37 @@ def demosaic(samples: NDArray[np.uint8] | NDArray[np.uint16], pattern: Pattern, 
     """
     height, width = samples.shape
     wide = np.pad(samples.astype(np.uint16 if limit == 255 else np.uint32), 1, mode="reflect")
+    planes = {(row, column): np.ascontiguousarray(wide[row::2, column::2]) for row in (0, 1) for column in (0, 1)}
     rgb = np.empty((height, width, 3), np.uint8)
     red_row, red_column = RED_AT[pattern]
     for row in (0, 1):
         for column in (0, 1):
-            own, beside, above, cross, corners = _sums(wide, row, column)
+            part = rgb[row::2, column::2]
+            own, beside, above, cross, corners = _sums(planes, (row, column), part.shape[:2])
             at_red_row, at_red_column = row == red_row, column == red_column
             if at_red_row == at_red_column:  # red or blue
                 kinds = (own, cross, corners) if at_red_row else (corners, cross, own)
             else:
                 kinds = (beside, own, above) if at_red_row else (above, own, beside)
             for channel, fourfold in enumerate(kinds):
-                rgb[row::2, column::2, channel] = _scaled(fourfold, limit)
+                part[..., channel] = _scaled(fourfold, limit)
     return rgb
 
 
-def _sums(wide: NDArray[Any], row: int, column: int) -> tuple[NDArray[Any], ...]:
+def _sums(
+    planes: Mapping[tuple[int, int], NDArray[Any]], first: tuple[int, int], size: tuple[int, ...]
+) -> tuple[NDArray[Any], ...]:
     """Four times what the pixels in every second row and column have: themselves, and means of neighbours.
 
-    `wide` has a border of one pixel. Returns: own, left and right, above and below, these four, the four corners.
+    `planes` are the samples with a border of one pixel, every second row and column of them, by the first of either;
+    that way sums are of numbers that lie side by side. Returns: own, left and right, above and below, these four, the
+    four corners.
     """
-    height, width = wide.shape
+    height, width = size
 
     def at(down: int, right: int) -> NDArray[Any]:
-        top, left = row + 1 + down, column + 1 + right
-        return wide[top : height - 1 + down : 2, left : width - 1 + right : 2]
+        (top, odd_row), (left, odd_column) = divmod(first[0] + 1 + down, 2), divmod(first[1] + 1 + right, 2)
+        return planes[odd_row, odd_column][top : top + height, left : left + width]
 
     sides, ends = at(0, -1) + at(0, 1), at(-1, 0) + at(1, 0)
     corners = at(-1, -1) + at(-1, 1) + at(1, -1) + at(1, 1)
