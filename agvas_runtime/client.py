@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from agvas_runtime.apart import ENCODED_OF_INSPECT, ENCODED_OF_SEGMENT, OF_INSPECT, OF_SEGMENT, joined
 from agvas_runtime.asked import Asked, request_of
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
@@ -37,14 +38,15 @@ from agvas_runtime.wire import (
     SegmentReply,
     event_from,
     model_from,
+    put_head,
     put_identity,
-    put_image,
     reply_from,
 )
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+METHODS = "/agvas.v1.Inspection/"
 _CONNECTION_CODES = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 _ACCESS_CODES = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 
@@ -91,6 +93,10 @@ class Client:
         self.address, self.timeout_s, self._with_tls = address, timeout_s, ca is not None
         self._channel = open_channel(address, token=token, ca=ca, cert=cert, key=key)
         self._inspection = pb_grpc.InspectionStub(self._channel)
+        self._segment = self._channel.unary_unary(f"{METHODS}Segment", None, pb.SegmentResponse.FromString)
+        self._explain = self._channel.unary_stream(f"{METHODS}Explain", None, pb.ExplainEvent.FromString)
+        self._inspect = self._channel.stream_stream(f"{METHODS}Inspect", None, pb.InspectResponse.FromString)
+        self._scan = self._channel.stream_stream(f"{METHODS}Scan", None, pb.ScanResponse.FromString)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
     def __enter__(self) -> Client:
@@ -147,10 +153,9 @@ class Client:
             timeout_s: for this call.
             asked: see `Asked`.
         """
-        request = request_of(instruction, asked)
-        _add_frame(request, image, pixel_format, identity)
+        request = _with_frame(request_of(instruction, asked), image, pixel_format, identity)
         started = perf_counter()
-        reply = self._call(self._inspection.Segment, request, timeout_s)
+        reply = self._call(self._segment, request, timeout_s)
         return reply_from(reply, (perf_counter() - started) * 1000)
 
     def explain(
@@ -171,8 +176,7 @@ class Client:
             Pieces of text, each group's mask as soon as its anchors are written, and last the reply that `segment`
             would have given; that one decides. The call begins with the first; closing the iterator cancels it.
         """
-        request = request_of(instruction, asked)
-        _add_frame(request, image, pixel_format, identity)
+        request = _with_frame(request_of(instruction, asked), image, pixel_format, identity)
         return self._events(request, self.timeout_s if timeout_s is None else timeout_s)
 
     def inspect(
@@ -242,8 +246,8 @@ class Client:
         """
         opening, failures = web.message(request_of(instruction, asked)), list[Exception]()
 
-        def messages() -> Iterator[pb.ScanRequest]:
-            yield opening
+        def messages() -> Iterator[bytes]:
+            yield opening.SerializeToString()
             try:
                 for block in blocks:
                     yield web.block(*block) if isinstance(block, tuple) else web.block(block)
@@ -264,11 +268,9 @@ class Client:
             # When the call's own time is up the server notices it, too: it does not matter whose word is here first.
             raise self._error(error, in_time=perf_counter() - started < limit_s) from None
 
-    def _events(
-        self, request: pb.SegmentRequest, timeout_s: float
-    ) -> Generator[str | GroupMask | SegmentReply, None, None]:
+    def _events(self, request: bytes, timeout_s: float) -> Generator[str | GroupMask | SegmentReply, None, None]:
         started = perf_counter()
-        call = self._inspection.Explain(request, timeout=timeout_s)
+        call = self._explain(request, timeout=timeout_s)
         try:
             for event in call:
                 yield event_from(event, (perf_counter() - started) * 1000)
@@ -278,7 +280,7 @@ class Client:
             call.cancel()
 
     def _answers(self, sent: _Sent, on_heartbeat: Callable[[str], None]) -> Generator[SegmentReply, None, None]:
-        call = self._inspection.Inspect(sent.messages())
+        call = self._inspect(sent.messages())
         try:
             for message in call:
                 if message.WhichOneof("event") == "answer":
@@ -296,9 +298,9 @@ class Client:
             raise sent.failure
 
     def _scan_events(
-        self, messages: Iterator[pb.ScanRequest], on_heartbeat: Callable[[str], None], failures: list[Exception]
+        self, messages: Iterator[bytes], on_heartbeat: Callable[[str], None], failures: list[Exception]
     ) -> Generator[ScanEvent, None, None]:
-        call = self._inspection.Scan(messages)
+        call = self._scan(messages)
         try:
             for message in call:
                 event = scan_event_from(message)
@@ -362,32 +364,40 @@ class _Sent:
         self._opening, self._frames, self._pixel_format = opening, frames, pixel_format
         self._on_unsent = on_unsent
 
-    def messages(self) -> Iterator[pb.InspectRequest]:
+    def messages(self) -> Iterator[bytes]:
         """All of them; gRPC iterates them in a thread of its own."""
-        yield pb.InspectRequest(open=self._opening)
+        yield pb.InspectRequest(open=self._opening).SerializeToString()
         try:
             for image in self._frames:
                 of_image, identity = image if isinstance(image, tuple) else (image, None)
-                request = pb.SegmentRequest()
                 try:
-                    _add_frame(request, of_image, self._pixel_format, identity)
+                    request = _with_frame(pb.InspectRequest(), of_image, self._pixel_format, identity)
                 except InputError as error:
                     if self._on_unsent is None:
                         raise
                     self._on_unsent(identity, error)
                     continue
                 self.at.append(perf_counter())
-                yield pb.InspectRequest(frame=request)
+                yield request
         except Exception as error:
             self.failure = error
 
 
-def _add_frame(
-    request: pb.SegmentRequest, image: ImageLike, pixel_format: str | None, identity: FrameIdentity | None
-) -> None:
-    put_image(request.frame, image, pixel_format)
+def _with_frame(
+    request: pb.SegmentRequest | pb.InspectRequest,
+    image: ImageLike,
+    pixel_format: str | None,
+    identity: FrameIdentity | None,
+) -> bytes:
+    """A request with a frame, as it is sent. Raises InputError."""
+    streamed = isinstance(request, pb.InspectRequest)
+    frame = request.frame.frame if isinstance(request, pb.InspectRequest) else request.frame
+    content = put_head(frame, image, pixel_format).data
     if identity is not None:
-        put_identity(request.frame, identity)
+        put_identity(frame, identity)
+    if frame.HasField("raw"):
+        return joined(request, OF_INSPECT if streamed else OF_SEGMENT, content)
+    return joined(request, ENCODED_OF_INSPECT if streamed else ENCODED_OF_SEGMENT, content)
 
 
 def _text_of(error: grpc.RpcError) -> str:

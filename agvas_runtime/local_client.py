@@ -40,11 +40,9 @@ from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.wire import (
     FrameIdentity,
     ImageLike,
-    RawFrame,
     SegmentReply,
-    put_format,
+    put_head,
     put_identity,
-    put_image,
     reply_from,
 )
 
@@ -337,12 +335,7 @@ def _parted(
     frame = message.frame.frame
     if identity is not None:
         put_identity(frame, identity)
-    if isinstance(image, np.ndarray | RawFrame):
-        content = put_format(frame.raw, image, pixel_format).reshape(-1).view(np.uint8)
-    else:
-        put_image(frame, image, pixel_format)
-        content = np.frombuffer(frame.encoded, np.uint8)
-        frame.encoded = b""
+    content = put_head(frame, image, pixel_format)
     return content, message.SerializeToString()
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas_runtime.apart import OF_SCAN, joined
 from agvas_runtime.errors import InputError
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.wire import FrameStatus
@@ -67,8 +68,9 @@ class WebSettings:
         except (ValueError, TypeError) as error:
             raise InputError(f"web: {error}") from None
 
-    def block(self, rows: Rows, encoder_count: int | None = None) -> pb.ScanRequest:
-        """The message of some rows: uint8 [n, W] or [n, W, 3], uint16 [n, W]; packed formats uint8 [n, bytes].
+    def block(self, rows: Rows, encoder_count: int | None = None) -> bytes:
+        """The message of some rows, as it is sent: uint8 [n, W] or [n, W, 3], uint16 [n, W]; packed formats uint8
+        [n, bytes].
 
         Raises InputError for an array of another kind.
         """
@@ -79,9 +81,10 @@ class WebSettings:
             width = self.width if name in _SHAPES else "bytes"
             expected = f"{kind} {['n', width, *inner]}".replace("'", "")
             raise InputError(f"rows: found {rows.dtype} {list(rows.shape)}, expected {expected} of {self.pixel_format}")
-        data = np.ascontiguousarray(rows, rows.dtype.newbyteorder("<")).tobytes()
+        data = np.ascontiguousarray(rows, rows.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
         try:
-            return pb.ScanRequest(rows=pb.RowBlock(height=len(rows), data=data, encoder_count=encoder_count))
+            block = pb.RowBlock(height=len(rows), encoder_count=encoder_count)
+            return joined(pb.ScanRequest(rows=block), OF_SCAN, data.data)
         except (ValueError, TypeError) as error:
             raise InputError(f"rows: encoder_count: {error}") from None
 

@@ -170,21 +170,20 @@ class ModelInfo:
     """How many of each kind of sentence the model knows."""
 
 
-def put_image(frame: pb.Frame, image: ImageLike, pixel_format: str | None) -> None:
-    """Put an image into a frame where it is: every message around it that is copied costs a copy of its pixels.
+def put_head(frame: pb.Frame, image: ImageLike, pixel_format: str | None) -> NDArray[np.uint8]:
+    """Say in a frame what an image is; returns its bytes, [n], which are those of `raw.data` where it is raw now, else
+    of `encoded`. What is put into a message is copied with it.
 
     Raises InputError for an array of another kind or a file that cannot be read.
     """
     if isinstance(image, np.ndarray | RawFrame):
-        frame.raw.data = put_format(frame.raw, image, pixel_format).tobytes()
-        return
+        return put_format(frame.raw, image, pixel_format).reshape(-1).view(np.uint8)
     if pixel_format is not None:
         raise InputError(f"pixel_format: found {pixel_format} for an image file, expected none")
     if isinstance(image, bytes):
-        frame.encoded = image
-        return
+        return np.frombuffer(image, np.uint8)
     try:
-        frame.encoded = Path(image).read_bytes()
+        return np.frombuffer(Path(image).read_bytes(), np.uint8)
     except OSError as error:
         raise InputError(f"{image}: {error.strerror}") from None
 

@@ -28,7 +28,7 @@ from agvas_runtime.overlay import draw_overlay
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.server.pixels import raw_to_rgb
 from agvas_runtime.verdict import Verdict
-from agvas_runtime.wire import ImageLike, put_image
+from agvas_runtime.wire import ImageLike, put_head
 
 Item = TypeVar("Item")
 
@@ -240,8 +240,8 @@ def decision_event(decision: Decision) -> dict[str, Any]:
 def rgb_of(image: ImageLike) -> NDArray[np.uint8]:
     """A frame as it was sent, as uint8 RGB [H, W, 3]; raises InputError."""
     frame = pb.Frame()
-    put_image(frame, image, None)
-    return raw_to_rgb(frame.raw) if frame.WhichOneof("content") == "raw" else decode_image(frame.encoded)
+    content = put_head(frame, image, None).data
+    return raw_to_rgb(frame.raw, content) if frame.HasField("raw") else decode_image(bytes(content))
 
 
 def is_reject(decision: Decision) -> bool:

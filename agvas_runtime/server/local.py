@@ -22,6 +22,7 @@ from uuid import uuid4
 
 from google.protobuf.message import DecodeError
 
+from agvas_runtime.apart import Apart
 from agvas_runtime.errors import EngineError
 from agvas_runtime.local_wire import (
     ANSWER,
@@ -36,7 +37,6 @@ from agvas_runtime.local_wire import (
     receive_memory,
 )
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
-from agvas_runtime.server.apart import Apart
 from agvas_runtime.server.callers import Caller
 from agvas_runtime.server.guard import CallEnd, Undecodable
 from agvas_runtime.server.open_calls import TAKE_S

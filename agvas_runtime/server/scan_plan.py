@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas_runtime.apart import OF_SCAN, Apart, decoder
 from agvas_runtime.errors import InputError
 from agvas_runtime.modes import Mode
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
-from agvas_runtime.server.apart import Apart, decoder
 from agvas_runtime.server.guard import Undecodable
 from agvas_runtime.server.lanes import Policy
 from agvas_runtime.server.pixels import LAYOUTS, format_name, raw_to_rgb
@@ -22,7 +22,6 @@ from agvas_runtime.web_regions import LONGEST_DEFECT
 
 Message = Apart[pb.ScanRequest] | Undecodable
 
-OF_SCAN = (pb.ScanRequest.ROWS_FIELD_NUMBER, pb.RowBlock.DATA_FIELD_NUMBER)
 """Where the pixels are, field by field."""
 FORMATS = {number: format_name(number) for number in LAYOUTS if not format_name(number).startswith("BAYER")}
 """A line has no colour filter of two rows."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 
+from agvas_runtime.apart import OF_INSPECT, OF_SEGMENT, Apart, decoder
 from agvas_runtime.errors import Cancelled, EngineError, InputError
 from agvas_runtime.frames import MAX_PIXELS
 from agvas_runtime.modes import Mode
@@ -23,7 +24,6 @@ from agvas_runtime.segmenter import GroupMap, Text
 from agvas_runtime.server import replies
 from agvas_runtime.server.access import Bucket
 from agvas_runtime.server.answers import failure_message, message_of, result_message
-from agvas_runtime.server.apart import OF_INSPECT, OF_SEGMENT, Apart, decoder
 from agvas_runtime.server.engine.arena import ArenaFull
 from agvas_runtime.server.engine.pool import EnginePool
 from agvas_runtime.server.engine.task import EngineFacts, FrameResult

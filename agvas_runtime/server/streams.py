@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from threading import Condition, Thread
 from time import perf_counter
 
+from agvas_runtime.apart import Apart
 from agvas_runtime.errors import Cancelled, EngineError, InputError
 from agvas_runtime.modes import Mode
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.server.access import Bucket
 from agvas_runtime.server.answers import failure_message, free_unread, result_message
-from agvas_runtime.server.apart import Apart
 from agvas_runtime.server.guard import Undecodable
 from agvas_runtime.server.lanes import Answered, Fate, Lane, NoResult, Policy, Ticket
 from agvas_runtime.server.requests import Intake, Settings, check_ids, identity_of, own_fields

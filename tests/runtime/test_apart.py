@@ -5,8 +5,16 @@ import random
 import pytest
 from google.protobuf.message import DecodeError
 
+from agvas_runtime.apart import (
+    ENCODED_OF_INSPECT,
+    ENCODED_OF_SEGMENT,
+    OF_INSPECT,
+    OF_SCAN,
+    OF_SEGMENT,
+    decoder,
+    joined,
+)
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
-from agvas_runtime.server.apart import OF_INSPECT, OF_SEGMENT, decoder
 
 PIXELS = bytes(range(256)) * 3
 SEGMENT, INSPECT = decoder(pb.SegmentRequest, OF_SEGMENT), decoder(pb.InspectRequest, OF_INSPECT)
@@ -76,6 +84,32 @@ def test_an_image_file_behind_the_raw_frame_takes_its_place():
     data = b"\x0a" + bytes([len(inner) & 0x7F | 0x80, len(inner) >> 7]) + inner
     assert SEGMENT(data).message.frame.WhichOneof("content") == "encoded"
     assert together(SEGMENT(data)) == pb.SegmentRequest.FromString(data)
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 20_000])
+@pytest.mark.parametrize(
+    ("message", "path"),
+    [
+        (pb.SegmentRequest(), ENCODED_OF_SEGMENT),
+        (pb.SegmentRequest(instruction="x", mask_format=pb.MASK_FORMAT_PNG), ENCODED_OF_SEGMENT),
+        (pb.SegmentRequest(frame=pb.Frame(identity=pb.FrameIdentity(part_id="7"))), ENCODED_OF_SEGMENT),
+        (pb.SegmentRequest(frame=pb.Frame(raw=pb.RawImage())), OF_SEGMENT),
+        (pb.SegmentRequest(class_name="dent", frame=pb.Frame(raw=pb.RawImage(width=300, height=1))), OF_SEGMENT),
+        (pb.InspectRequest(), ENCODED_OF_INSPECT),
+        (pb.InspectRequest(frame=pb.SegmentRequest(frame=pb.Frame(raw=pb.RawImage(width=9)))), OF_INSPECT),
+        (pb.ScanRequest(rows=pb.RowBlock(height=3, encoder_count=1 << 60)), OF_SCAN),
+    ],
+)
+def test_joined_to_their_message_pixels_travel_as_protobuf_would_send_them(message, path, size):
+    content = bytes(range(256)) * -(-size // 256)
+    expected, *names = type(message).FromString(message.SerializeToString()), *path
+    inner = expected
+    for number in names[:-1]:
+        inner = getattr(inner, inner.DESCRIPTOR.fields_by_number[number].name)
+    setattr(inner, inner.DESCRIPTOR.fields_by_number[names[-1]].name, content[:size])
+    found = joined(message, path, memoryview(content)[:size])
+    assert type(message).FromString(found) == expected
+    assert (len(found) == len(expected.SerializeToString())) or not size  # protobuf leaves out what is empty
 
 
 def decoded(decode, data):

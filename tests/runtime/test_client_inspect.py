@@ -161,6 +161,6 @@ def test_raw_frames_and_rows_of_impossible_numbers_are_named(client):
     with pytest.raises(InputError, match="image: found width -1, height 1, stride 0: "):
         client.segment(RawFrame(b"123", -1, 1, "MONO8"))
     web = WebSettings(2, "mono8")
-    assert web.block(np.zeros((1, 2), np.uint8)).rows.height == 1
+    assert pb.ScanRequest.FromString(web.block(np.zeros((1, 2), np.uint8))).rows.height == 1
     with pytest.raises(InputError, match="rows: encoder_count: "):
         web.block(np.zeros((1, 2), np.uint8), encoder_count=2**70)

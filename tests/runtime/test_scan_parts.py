@@ -201,6 +201,6 @@ def test_a_client_refuses_settings_that_the_protocol_does_not_know(fields, text)
 
 def test_a_client_s_rows_travel_little_endian_and_without_gaps():
     pixels = np.arange(16, dtype=">u2").reshape(2, 8)[:, ::2]
-    message = WebSettings(4, "MONO16").block(pixels, 7).rows
+    message = pb.ScanRequest.FromString(WebSettings(4, "MONO16").block(pixels, 7)).rows
     assert (message.height, message.encoder_count) == (2, 7)
     assert np.array_equal(np.frombuffer(message.data, "<u2").reshape(2, 4), pixels)

@@ -487,7 +487,9 @@ def test_from_a_caller_who_takes_no_answers_nothing_more_is_read(live, policy):
 
     call = live.inspection.Inspect(messages())
     until(lambda: (session := live.session("does not read")) and not session._may_grow())
-    until(lambda: stands_still(lambda: live.places("does not read")[-1].index))  # gRPC takes an answer or two on its way
+    until(
+        lambda: stands_still(lambda: live.places("does not read")[-1].index)
+    )  # gRPC takes an answer or two on its way
     assert live.arena.size - live.arena.free_bytes <= streams.MOST_SHARE * live.arena.size
     read = live.places("does not read")[-1].index
     other = live.open(policy=pb.QUEUE_POLICY_BLOCK)

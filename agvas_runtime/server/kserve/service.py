@@ -13,10 +13,10 @@ import grpc
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from agvas_runtime.apart import Apart
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.proto.inference import open_inference_pb2 as oi
 from agvas_runtime.server.answers import result_message
-from agvas_runtime.server.apart import Apart
 from agvas_runtime.server.guard import caller
 from agvas_runtime.server.kserve import model
 from agvas_runtime.server.kserve.inputs import read_tensors

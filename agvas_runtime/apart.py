@@ -1,4 +1,5 @@
-"""Requests with the pixels of their raw frame left where they were received: protobuf would copy them twice."""
+"""Requests with their pixels beside them, as they are before they are sent and after they were received: protobuf would
+copy them two or three times."""
 
 from __future__ import annotations
 
@@ -20,7 +21,11 @@ OF_SEGMENT = (
     pb.RawImage.DATA_FIELD_NUMBER,
 )
 OF_INSPECT = (pb.InspectRequest.FRAME_FIELD_NUMBER, *OF_SEGMENT)
+OF_SCAN = (pb.ScanRequest.ROWS_FIELD_NUMBER, pb.RowBlock.DATA_FIELD_NUMBER)
 """Where the pixels are, field by field."""
+ENCODED_OF_SEGMENT = (pb.SegmentRequest.FRAME_FIELD_NUMBER, pb.Frame.ENCODED_FIELD_NUMBER)
+ENCODED_OF_INSPECT = (pb.InspectRequest.FRAME_FIELD_NUMBER, *ENCODED_OF_SEGMENT)
+"""Where an image file is."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,14 @@ class Apart(Generic[Kind]):
     """Without `raw.data` where `pixels` is given."""
     pixels: memoryview | None = None
     """The bytes of `raw.data`; None where they are in the message, or there is no raw frame."""
+
+
+def joined(message: Message, path: tuple[int, ...], content: memoryview) -> bytes:
+    """A message as it is sent, with these bytes as the field at the path's end, which it does not have yet.
+
+    They are copied once.
+    """
+    return b"".join(_with(memoryview(message.SerializeToString()), path, content))
 
 
 class _Unusual(Exception):
@@ -51,22 +64,18 @@ def decoder(kind: type[Kind], path: tuple[int, ...]) -> Callable[[bytes], Apart[
     return decode
 
 
+def _with(message: memoryview, path: tuple[int, ...], content: memoryview) -> list[bytes | memoryview]:
+    """The parts of a message with such a field."""
+    if len(path) == 1:
+        return [message, _head(path[0], len(content)), content]
+    begin, start, end = _field(message, path[0]) or (len(message),) * 3
+    inner = _with(message[start:end], path[1:], content)
+    return [message[:begin], _head(path[0], sum(map(len, inner))), *inner, message[end:]]
+
+
 def _split(message: memoryview, path: tuple[int, ...]) -> tuple[bytes, memoryview | None]:
     """A message without the field at the path's end, and that field's bytes."""
-    here = found = None
-    at, size = 0, len(message)
-    while at < size:
-        begin = at
-        tag, at = _varint(message, at)
-        start, end = _content(message, tag & 7, at)
-        if end > size:
-            raise _Unusual
-        if tag >> 3 == path[0] and tag & 7 == LENGTH:
-            if here is not None:  # protobuf would merge the two
-                raise _Unusual
-            here = begin, start, end
-        at = end
-    if here is None:
+    if (here := _field(message, path[0])) is None:
         return bytes(message), None
     begin, start, end = here
     if len(path) == 1:
@@ -74,8 +83,30 @@ def _split(message: memoryview, path: tuple[int, ...]) -> tuple[bytes, memoryvie
     inner, found = _split(message[start:end], path[1:])
     if found is None:
         return bytes(message), None
-    head = _varint_bytes(path[0] << 3 | LENGTH) + _varint_bytes(len(inner))
-    return b"".join((message[:begin], head, inner, message[end:])), found
+    return b"".join((message[:begin], _head(path[0], len(inner)), inner, message[end:])), found
+
+
+def _field(message: memoryview, number: int) -> tuple[int, int, int] | None:
+    """Where a field of bytes or a message begins, its content begins, and it ends; None where it is not there."""
+    here = None
+    at, size = 0, len(message)
+    while at < size:
+        begin = at
+        tag, at = _varint(message, at)
+        start, end = _content(message, tag & 7, at)
+        if end > size:
+            raise _Unusual
+        if tag >> 3 == number and tag & 7 == LENGTH:
+            if here is not None:  # protobuf would merge the two
+                raise _Unusual
+            here = begin, start, end
+        at = end
+    return here
+
+
+def _head(number: int, length: int) -> bytes:
+    """What stands before a field of so many bytes."""
+    return _varint_bytes(number << 3 | LENGTH) + _varint_bytes(length)
 
 
 def _content(message: memoryview, kind: int, at: int) -> tuple[int, int]:
