@@ -336,6 +336,8 @@ def _parted(
     if identity is not None:
         put_identity(frame, identity)
     content = put_head(frame, image, pixel_format)
+    if not frame.HasField("raw"):
+        frame.encoded = b""  # so much the server is told even of a file without a byte
     return content, message.SerializeToString()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from functools import lru_cache
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -72,7 +73,7 @@ class AnomalyMap:
         size: (H, W) of the image.
         roi: the region of interest; None means everything.
 
-    Raises InputError as `window` does.
+    Threads may look at it together. Raises InputError as `window` does.
     """
 
     def __init__(
@@ -94,20 +95,28 @@ class AnomalyMap:
         for left, right, first, last in across:
             np.matmul(cells[:, first:last], columns[left:right, first:last].T, out=self._halfway[:, left:right])
         self._values: Matrix = np.empty(size, np.float32)
+        self._lock = Lock()
 
     @classmethod
     def of(cls, whole: Matrix) -> AnomalyMap:
         """A map [H,W] that is computed already."""
         made = cls.__new__(cls)
         made.size, made._values = (whole.shape[0], whole.shape[1]), whole
-        made._bands, made._left = None, set()
+        made._bands, made._left, made._lock = None, set(), Lock()
         return made
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return AnomalyMap.of, (self.whole,)
 
     @property
     def whole(self) -> Matrix:
         """All of it, float32 [H,W] in [0,1]."""
-        self._fill(list(self._left))
+        self.fill()
         return self._values
+
+    def fill(self, hands: Executor | None = None) -> None:
+        """Compute what is left of it, by as many threads as `hands` has."""
+        self._fill(self._bands or (), hands)
 
     def above(self, threshold: float, hands: Executor | None = None) -> NDArray[np.bool_]:
         """Where it is strictly above the threshold, bool [H,W]; bands that cannot be are not computed.
@@ -116,9 +125,10 @@ class AnomalyMap:
         """
         if self._bands is None:
             return binarise(self._values, threshold)
-        least = threshold - ROUNDING
-        bands = [band for band in self._bands if self._highest[band.first : band.last].max() >= least]
-        self._fill([band for band in bands if band in self._left], hands)
+        least, rows = threshold - ROUNDING, self._window[0]
+        inside = [band for band in self._bands if rows.start < band.bottom and band.top < rows.stop]
+        bands = [band for band in inside if self._highest[band.first : band.last].max() >= least]
+        self._fill(bands, hands)
         mask = np.zeros(self.size, np.bool_)
         for band in bands:
             mask[band.top : band.bottom] = binarise(self._values[band.top : band.bottom], threshold)
@@ -129,8 +139,10 @@ class AnomalyMap:
         return find_regions(mask, self._values)
 
     def _fill(self, bands: Sequence[Band], hands: Executor | None = None) -> None:
-        list((hands.map if hands else map)(self._compute, bands))
-        self._left.difference_update(bands)
+        with self._lock:  # what somebody has must not be computed anew
+            left = [band for band in bands if band in self._left]
+            list((hands.map if hands else map)(self._compute, left))
+            self._left.difference_update(left)
 
     def _compute(self, band: Band) -> None:
         part, lines = self._values[band.top : band.bottom], self._rows[band.top : band.bottom]

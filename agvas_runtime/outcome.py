@@ -78,13 +78,17 @@ def finish(
     recipe: Recipe,
     watch: Stopwatch,
     hands: Executor | None = None,
+    whole_map: bool = False,
     **more: Any,
 ) -> Result:
     """Mask, regions and verdict from the map at the image's size, which is 0 outside the recipe's region of interest.
 
-    `threshold` is the bundle's, for a recipe that has none; `hands` help; `more` are further fields of the result.
+    `threshold` is the bundle's, for a recipe that has none; `hands` help; with `whole_map` no row of the map is left
+    for later; `more` are further fields of the result.
     """
     threshold = recipe.threshold_or(threshold)
+    if whole_map:
+        found.fill(hands)
     mask = found.above(threshold, hands)
     regions = found.regions(mask)
     verdict, reason = judge(reading.kind, regions, recipe)

@@ -112,9 +112,11 @@ class Pipeline:
         self._apart = all(isinstance(each, OrtEngine | BoundEngine) for each in encoders)
         self._threads = threads or usable_cores()
         self._hands = ThreadPoolExecutor(self._threads, "hand")
+        self._closed = False
 
     def close(self) -> None:
         """Give the engines' memory back. Raises the first EngineError after all were closed."""
+        self._closed = True
         self._hands.shutdown()
         release(*(engine.close for engine in self.engines.values()))
 
@@ -123,6 +125,8 @@ class Pipeline:
 
         Raises InputError where the engines were not built for as long an instruction or as many frames, EngineError.
         """
+        if self._closed:
+            raise EngineError("the engines are closed")
         plan, _ = self._plan(asked, known, len(frames))
         views = self.manifest.preprocessing
         seen = (both_views(frame, views.semantic, views.pixel, self.hands_for(frame)) for frame in frames)

@@ -4,9 +4,9 @@ Resizing is PIL's (antialiased, on uint8), along the rows before the columns wha
 bands. Decoding a frame is not here: see frames.py.
 
 What training feeds the model and what the runtime feeds the graphs is equal to the bit. Both views are within 1e-6 of
-what transformers' SiglipImageProcessorPil and SamImageProcessorPil give, in normalised units (a grey level is 0.0078 or
-more): the resized bytes are theirs, float32 rounds otherwise. The resized size is segment-anything's, but never below
-one pixel. `tests/train/test_preprocess_training.py` holds all three.
+what transformers' SiglipImageProcessorPil and SamImageProcessorPil give with PIL up to 12, in normalised units (a grey
+level is 0.0078 or more): the resized bytes are theirs, float32 rounds otherwise. The resized size is
+segment-anything's, but never below one pixel. `tests/train/test_preprocess_training.py` holds all three.
 """
 
 from collections.abc import Sequence

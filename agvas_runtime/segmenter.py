@@ -178,7 +178,7 @@ class Segmenter:
         """Segment one image, or talk about it.
 
         Args:
-            image: uint8 RGB [H, W, 3], an encoded image, or a file.
+            image: uint8 RGB [H, W, 3] or grey [H, W], an encoded image, or a file.
             instruction: the user's own instruction or question; the mode's when None.
             recipe: what counts as a defect; its threshold, alpha and ROI take the place of the bundle's.
             mode: what the model is asked for.
@@ -207,11 +207,13 @@ class Segmenter:
         *,
         decoding: Decoding = Decoding(),
         cancelled: Callable[[], bool] = never,
+        whole_maps: bool = False,
     ) -> list[Result]:
         """Segment several images that are asked the same, in one run of every graph; answers and errors of `segment`.
 
         What the pass leaves to write is written frame by frame. `recipe` is for all of them, or one for each; alpha
-        must be the same in all, as the decoder's run takes one.
+        must be the same in all, as the decoder's run takes one. With `whole_maps` the maps are computed with everything
+        else, by all threads, since somebody will look at them; else what the masks do not need is left for then.
         """
         if not images:
             return []
@@ -232,7 +234,9 @@ class Segmenter:
         maps: list[list[AnomalyMap]] = [[] for _ in frames]
         for (frame, *_), each in zip(groups, small, strict=True):
             maps[frame].append(self.pipeline.at_image_size(seen, frame, each, recipes[frame].roi))
-        results = [self._result(seen, frame, told[frame], maps[frame], recipes[frame], watch) for frame in frames]
+        results = [
+            self._result(seen, frame, told[frame], maps[frame], recipes[frame], watch, whole_maps) for frame in frames
+        ]
         return [replace(result, timings_ms=watch.done()) for result in results]
 
     def stream(
@@ -243,12 +247,13 @@ class Segmenter:
         *,
         decoding: Decoding = Decoding(),
         cancelled: Callable[[], bool] = never,
+        whole_maps: bool = False,
     ) -> Generator[Event, None, None]:
         """Segment one image as its answer is written: pieces of text, each map as soon as its group of anchors is
         complete, last of all the result. Closing the iterator ends the writing.
 
-        Arguments and errors are those of `segment`. The result decides: an answer that the token limit stops, or that a
-        recheck reads otherwise, has no map, or another one.
+        Arguments and errors are those of `segment` and `segment_batch`. The result decides: an answer that the token
+        limit stops, or that a recheck reads otherwise, has no map, or another one.
         """
         watch, recipe = Stopwatch(), recipe or Recipe()
         seen = self._see([image], request, [recipe], decoding, watch).on_host()
@@ -264,8 +269,10 @@ class Segmenter:
                 watch.skip()
             for group in teller.complete(answer)[len(maps) :]:
                 maps += self._maps(seen, [group], answer, recipe)
+                maps[-1].fill(self.pipeline.hands_for(seen.frames[0]))
+                event = GroupMap(len(maps) - 1, maps[-1].whole.copy())
                 watch.lap("decoder")
-                yield GroupMap(len(maps) - 1, maps[-1].whole)
+                yield event
                 watch.skip()
         if piece := teller.piece(answer, sent, last=True):
             yield Text(piece)
@@ -275,7 +282,7 @@ class Segmenter:
         if told.rechecked or len(told.reading.groups) != len(maps):
             maps = self._maps(seen, told.reading.groups, told.answer, recipe)
             watch.lap("decoder")
-        yield self._result(seen, 0, told, maps, recipe, watch)
+        yield self._result(seen, 0, told, maps, recipe, watch, whole_maps)
 
     def _asked(self, request: Request, decoding: Decoding) -> tuple[str, Known]:
         """The instruction, and the answers to try."""
@@ -318,6 +325,7 @@ class Segmenter:
         maps: Sequence[AnomalyMap],
         recipe: Recipe,
         watch: Stopwatch,
+        whole_map: bool,
     ) -> Result:
         answer, plan = told.answer, seen.plan
         image = seen.frames[frame]
@@ -330,6 +338,7 @@ class Segmenter:
             recipe,
             watch,
             self.pipeline.hands_for(image),
+            whole_map,
             instruction=seen.asked,
             group_maps=tuple(each.whole for each in maps) if len(maps) > 1 else (),
             tokens=len(answer.tokens),

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from agvas_runtime import encoding
 from agvas_runtime.contours import fill
 from agvas_runtime.errors import InputError
+from agvas_runtime.frames import grey_of
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.regions import Region
 from agvas_runtime.result import AnswerKind, Scores
@@ -201,6 +202,8 @@ def put_format(raw: pb.RawImage, image: NDArray[Any] | RawFrame, pixel_format: s
             raise InputError(f"image: found {sizes}: {error}") from None
         raw.pixel_format = _format_number(image.pixel_format)
         return np.frombuffer(image.data, np.uint8)
+    if pixel_format is None and image.ndim == 3 and (grey := grey_of(image)) is not None:
+        image = grey
     kind = (image.dtype.name, image.shape[2:])
     if image.ndim not in (2, 3) or kind not in FORMATS:
         expected = "expected uint8 [H, W, 3 or 4], uint8 [H, W] or uint16 [H, W]"

@@ -37,7 +37,7 @@ class Segments(Protocol):
         class_name: str | None = None,
         normal_look: str | None = None,
     ) -> Result:
-        """RGB uint8 [H,W,3], encoded bytes or a file -> its result. Raises InputError or EngineError.
+        """RGB uint8 [H,W,3] or grey [H,W], encoded bytes or a file -> its result. Raises InputError or EngineError.
 
         What is asked is a `modes.Request` in its parts.
         """

@@ -73,16 +73,17 @@ class Model:
 
 
 def asks(segmenter: Segments, request: Request) -> Asks:
-    """A segmenter as what answers; the time is the whole call's, from the file to the result."""
+    """A segmenter as what answers; the time is the whole call's, from the file to mask and map."""
 
     def answer(item: Item) -> Answer:
         begin = time.perf_counter()
         result = ask(segmenter, item.image, request)
-        elapsed_ms = (time.perf_counter() - begin) * 1e3
         unanswered = result.verdict is Verdict.NO_ANSWER
+        probability = np.zeros(result.size, np.float32) if unanswered else result.probability
+        elapsed_ms = (time.perf_counter() - begin) * 1e3
         known = result.scores.p_answer + result.scores.p_reject > 0
         return Answer(
-            probability=np.zeros(result.size, np.float32) if unanswered else result.probability,
+            probability=probability,
             threshold=result.threshold,
             outcome=NO_ANSWER if unanswered else result.answer_kind.value,
             reason=result.reason,

@@ -21,8 +21,6 @@ from agvas_runtime.tiling import MOST_SIDE, Tiling
 from agvas_runtime.web_regions import LONGEST_DEFECT
 
 Message = Apart[pb.ScanRequest] | Undecodable
-
-"""Where the pixels are, field by field."""
 FORMATS = {number: format_name(number) for number in LAYOUTS if not format_name(number).startswith("BAYER")}
 """A line has no colour filter of two rows."""
 MOST_LONGEST = 1_000_000

@@ -11,6 +11,7 @@ from time import perf_counter
 import numpy as np
 
 from agvas_runtime.errors import InputError
+from agvas_runtime.frames import grey_of
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.server.access import Bucket
 from agvas_runtime.server.answers import free_unread
@@ -148,9 +149,12 @@ class TileLine:
         if self._bucket is not None and not self._bucket.take():
             self.not_before = perf_counter() + self._bucket.wait_s()
             raise _Later
-        pixels = np.ascontiguousarray(tile.band.pixels[:, tile.columns])
-        height, width, _ = pixels.shape
-        frame = pb.Frame(raw=pb.RawImage(pixel_format=pb.PIXEL_FORMAT_RGB8, width=width, height=height))
+        part = tile.band.pixels[:, tile.columns]
+        grey = grey_of(part)
+        pixels = np.ascontiguousarray(part if grey is None else grey)
+        pixel_format = pb.PIXEL_FORMAT_RGB8 if grey is None else pb.PIXEL_FORMAT_MONO8
+        height, width = pixels.shape[:2]
+        frame = pb.Frame(raw=pb.RawImage(pixel_format=pixel_format, width=width, height=height))
         wait_s = 0.0 if self._line else ROOM_S  # what is in line holds memory that will be free
         try:
             block, _ = self._intake.place(frame, pixels.data.cast("B"), self._plan.settings, wait_s)

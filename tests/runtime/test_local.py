@@ -142,7 +142,7 @@ def test_a_stream_answers_every_frame_in_order_by_its_identity(client):
 
 def test_what_is_wrong_with_a_frame_is_said_in_the_server_s_words_and_the_next_is_answered(live, client):
     with Client(live.address) as other:
-        for image, asked in ((b"no image", {}), (IMAGES[DEFECT], {"recipe_name": "missing"})):
+        for image, asked in ((b"no image", {}), (b"", {}), (IMAGES[DEFECT], {"recipe_name": "missing"})):
             with pytest.raises(InputError) as wanted:
                 other.segment(image, **asked)
             with pytest.raises(InputError) as caught:

@@ -87,10 +87,16 @@ def test_twelve_megapixels(segmenter: Segmenter) -> None:
     assert segmenter.segment(frame).mask.shape == (3000, 4000)
 
 
+def with_a_patch(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """A plain speckled surface with a dark patch, RGB."""
+    grey = rng.normal(140, 8, size).clip(0, 255).astype(np.uint8)
+    grey[size[0] // 3 : size[0] // 2, size[1] // 4 : size[1] // 3] = 20
+    return grey[:, :, None].repeat(3, axis=2)
+
+
 @pytest.mark.parametrize("size", [(40, 60), (1100, 900)])
 def test_a_grey_frame_is_answered_as_the_same_in_rgb(segmenter: Segmenter, size: tuple[int, int]) -> None:
-    grey = np.random.default_rng(5).normal(140, 8, size).clip(0, 255).astype(np.uint8)
-    grey[size[0] // 3 : size[0] // 2, size[1] // 4 : size[1] // 3] = 20
+    grey = np.ascontiguousarray(with_a_patch(size, np.random.default_rng(5))[:, :, 0])
     result, expected = segmenter.segment(grey), segmenter.segment(grey[:, :, None].repeat(3, axis=2))
     assert result.probability.tobytes() == expected.probability.tobytes()
     assert (result.answer, result.regions) == (expected.answer, expected.regions)
@@ -98,10 +104,32 @@ def test_a_grey_frame_is_answered_as_the_same_in_rgb(segmenter: Segmenter, size:
 
 @pytest.mark.parametrize("size", [(288, 288), (700, 1200)])
 def test_threads_change_nothing(segmenter: Segmenter, size: tuple[int, int]) -> None:
-    frame = np.random.default_rng(6).integers(0, 256, (*size, 3), np.uint8)
+    frame = with_a_patch(size, np.random.default_rng(6))
+    expected = segmenter.segment(frame)
+    assert expected.mask.any()
     with closing(Segmenter.open(threads=1)) as alone, closing(Segmenter.open(threads=3)) as three:
-        expected = segmenter.segment(frame).probability.tobytes()
-        assert alone.segment(frame).probability.tobytes() == three.segment(frame).probability.tobytes() == expected
+        for found in (alone.segment(frame), three.segment(frame)):
+            assert found.probability.tobytes() == expected.probability.tobytes()
+            assert (found.scores, found.regions) == (expected.scores, expected.regions)
+
+
+def test_whole_maps_are_the_same_maps(segmenter: Segmenter) -> None:
+    frames = [with_a_patch((700, 1200), np.random.default_rng(seed)) for seed in (6, 7)]
+    later, at_once = (segmenter.segment_batch(frames, whole_maps=whole) for whole in (False, True))
+    for one, other in zip(later, at_once, strict=True):
+        assert one.map._left
+        assert not other.map._left
+        assert one.probability.tobytes() == other.probability.tobytes()
+
+
+def test_a_closed_segmenter_says_so() -> None:
+    segmenter = Segmenter.open()
+    result = segmenter.segment(with_a_patch((700, 1200), np.random.default_rng(6)))
+    segmenter.close()
+    assert result.probability.max() > 0.5  # what it left for later needs nobody
+    for size in ((40, 60), (700, 1200)):
+        with pytest.raises(EngineError, match="the engines are closed"):
+            segmenter.segment(np.zeros((*size, 3), np.uint8))
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,7 @@ class Desk:
             [task.recipe for task in tasks],
             decoding=tasks[0].decoding,
             cancelled=partial(self._inbox.unwanted, job),
+            whole_maps=any(task.probability for task in tasks),
         )
         kept = [_kept(*each) for each in zip(self._results, blocks, tasks, strict=True)]
         return Answer(job.work.job, kept, last=True)
@@ -192,6 +193,7 @@ class Desk:
                 task.recipe,
                 decoding=task.decoding,
                 cancelled=partial(self._inbox.unwanted, job),
+                whole_maps=task.probability,
             )
         event = next(job.events)
         last = isinstance(event, Result)

@@ -2,6 +2,9 @@
 
 from time import perf_counter
 
+import numpy as np
+
+from agvas_runtime.frames import grey_of
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from tests.runtime.live_server import until
 from tests.runtime.scan.web import ROWS, STOP, WEB, WIDTH, place
@@ -22,6 +25,22 @@ def test_tiles_that_no_engine_can_segment_are_skipped_and_the_web_goes_on(live, 
     assert (failed.first_row, failed.rows, failed.x0, failed.x1) == (80, 96, 0, WIDTH)
     assert failed.gate == pb.GATE_STOP
     assert 96 <= summary.rows_skipped < summary.rows == ROWS
+
+
+def test_a_grey_web_s_tiles_are_grey(live, scan, monkeypatch):
+    placed, place = [], live.arena.place
+
+    def placing(image, **options):
+        placed.append(grey_of(image) is not None)
+        return place(image, **options)
+
+    monkeypatch.setattr(live.arena, "place", placing)
+    stream = scan(pixel_format=pb.PIXEL_FORMAT_MONO8)
+    stream.send(np.ascontiguousarray(WEB[..., 1]))
+    stream.finish()
+    assert stream.all("summary")[0].rows == ROWS
+    assert placed
+    assert all(placed)
 
 
 def test_a_tile_whose_engine_dies_is_segmented_by_the_next_one(live, scan, expected):
