@@ -44,9 +44,19 @@ class Token(NamedTuple):
     """1 where the frame is grey."""
 
     @property
+    def pixels(self) -> int:
+        """How many."""
+        return self.height * self.width
+
+    @property
+    def map_offset(self) -> int:
+        """Of the map in the block: behind the frame and the mask, which every frame needs, at a multiple of 4."""
+        return -(-self.pixels * (self.channels + 1) // 4) * 4
+
+    @property
     def nbytes(self) -> int:
-        """Of the map, the pixels and the mask, in this order."""
-        return self.height * self.width * (5 + self.channels)
+        """Of the frame, the mask and the map, in this order."""
+        return self.map_offset + 4 * self.pixels
 
 
 class Block:
@@ -70,7 +80,7 @@ class Block:
     @property
     def probability(self) -> NDArray[np.float32]:
         """The map, float32 [H, W]. This and the other views are for as long as the block is not released."""
-        return self._part(0, 4).view(np.float32).reshape(self.height, self.width)
+        return self._part(self.token.map_offset, 4).view(np.float32).reshape(self.height, self.width)
 
     @property
     def image(self) -> NDArray[np.uint8]:
@@ -82,12 +92,12 @@ class Block:
     def stored(self) -> NDArray[np.uint8]:
         """The pixels as they lie, uint8 RGB [H, W, 3] or grey [H, W]."""
         size = (self.height, self.width) if self.token.channels == 1 else (self.height, self.width, 3)
-        return self._part(4, self.token.channels).reshape(size)
+        return self._part(0, self.token.channels).reshape(size)
 
     @property
     def mask(self) -> NDArray[np.bool_]:
         """The mask, bool [H, W]."""
-        return self._part(4 + self.token.channels, 1).view(np.bool_).reshape(self.height, self.width)
+        return self._part(self.token.channels * self.token.pixels, 1).view(np.bool_).reshape(self.height, self.width)
 
     def retain(self) -> None:
         """One more user."""
@@ -105,11 +115,10 @@ class Block:
             self._free(self.token)
 
     def _part(self, first: int, count: int) -> Memory:
-        """Of every pixel's bytes so many, from the first of these."""
+        """So many bytes a pixel, from the block's first-th byte on."""
         self._must_have_users()
-        pixels = self.height * self.width
-        start = self.token.offset + first * pixels
-        return self._memory[start : start + count * pixels]
+        start = self.token.offset + first
+        return self._memory[start : start + count * self.token.pixels]
 
     def _must_have_users(self) -> None:
         if not self._users:
