@@ -11,6 +11,8 @@ from pathlib import Path
 from agvas_runtime.control_group import read_text
 
 X86 = ("x86_64", "AMD64", "i686")
+LARGE_PIXELS = 1 << 18
+"""Of frames for which it pays to wake further threads."""
 EIGHT_BIT_PRODUCTS = {"avx512_vnni", "avx_vnni"}
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_runtime.bundle import Bundle
-from agvas_runtime.cpu import usable_cores
+from agvas_runtime.cpu import LARGE_PIXELS, usable_cores
 from agvas_runtime.engines import Array, Engine, Tensors, release
 from agvas_runtime.engines.ort import OrtEngine
 from agvas_runtime.engines.ort_bound import BoundEngine
@@ -42,8 +42,6 @@ COUNTED = {
     "E": "steps between them",
 }
 """What the dimensions count that an instruction makes long or short."""
-LARGE_PIXELS = 1 << 18
-"""Of frames for which it pays to wake further threads."""
 GROUPS_AT_ONCE = 8
 """Groups of anchors that the mask decoder takes in one run."""
 Ranges = Mapping[str, tuple[int, int, int]]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas_runtime.cpu import LARGE_PIXELS
 from agvas_runtime.errors import InputError
 from agvas_runtime.frames import MAX_PIXELS, as_rgb
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
@@ -80,12 +82,17 @@ def format_name(number: int) -> str:
     return names[number].removeprefix("PIXEL_FORMAT_") if number in names else str(number)
 
 
-def raw_to_rgb(raw: pb.RawImage, apart: memoryview | None = None, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def raw_to_rgb(
+    raw: pb.RawImage,
+    apart: memoryview | None = None,
+    max_pixels: int = MAX_PIXELS,
+    hands: Executor | None = None,
+) -> NDArray[np.uint8]:
     """The frame as RGB, uint8 [H, W, 3], see `as_rgb`; deeper samples are scaled by the format's nominal depth.
 
     It may look at the message's own bytes, in whatever order they are.
 
-    `apart` stands for `raw.data` where that is not in the message.
+    `apart` stands for `raw.data` where that is not in the message; `hands` help to convert a large frame.
 
     Raises:
         InputError: format, size, stride and data do not fit together, or a sample exceeds the format's depth.
@@ -106,10 +113,14 @@ def raw_to_rgb(raw: pb.RawImage, apart: memoryview | None = None, max_pixels: in
             raise InputError(f"frame.raw.data: found a sample of {largest}, expected at most {limit} in {_named(raw)}")
     coloured, beside = layout.kind in ("bayer", "yuv"), BESIDE_ROWS if layout.kind == "bayer" else 0
     out = np.empty((raw.height, raw.width, 3) if coloured else (raw.height, raw.width), np.uint8)
-    for top in range(0, raw.height, BAND_ROWS):
+
+    def convert(top: int) -> None:
         first = max(top - beside, 0)
         band = _converted(rows[first : top + BAND_ROWS + beside], layout, raw.width)
         out[top : top + BAND_ROWS] = band[top - first :][:BAND_ROWS]
+
+    helped = hands is not None and raw.width * raw.height >= LARGE_PIXELS
+    list((hands.map if hands and helped else map)(convert, range(0, raw.height, BAND_ROWS)))
     return out if coloured else as_rgb(out)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from threading import BoundedSemaphore, Lock
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
+from agvas_runtime.cpu import usable_cores
 from agvas_runtime.errors import InputError
 from agvas_runtime.frames import decode_image
 from agvas_runtime.maps import window
@@ -79,6 +81,7 @@ class Intake:
     def __init__(self, book: RecipeBook, arena: Arena, max_pixels: int) -> None:
         self._book, self._arena, self._max_pixels = book, arena, max_pixels
         self._decoding = BoundedSemaphore(max(2, os.cpu_count() or 1))
+        self._hands = ThreadPoolExecutor(usable_cores(), "convert")
         self._kept: OrderedDict[tuple[object, ...], Settings] = OrderedDict()
         self._lock = Lock()
 
@@ -132,7 +135,7 @@ class Intake:
         slow = frame.WhichOneof("content") == "encoded"  # raw frames wait for no image that takes long to decode
         with self._decoding if slow else nullcontext():
             started = perf_counter()
-            image = image_of(frame, pixels, self._max_pixels)
+            image = image_of(frame, pixels, self._max_pixels, self._hands)
             decoded = perf_counter()
         if settings.task.recipe.roi is not None:
             window(settings.task.recipe.roi, image.shape[:2])  # one that misses its frame would spoil a whole batch
@@ -250,14 +253,16 @@ def decoding_of(message: pb.SegmentRequest) -> Decoding:
     return _checked(Decoding, "decoding", {**values, "text": not message.decoding.no_text})
 
 
-def image_of(frame: pb.Frame, pixels: memoryview | None, max_pixels: int) -> NDArray[np.uint8]:
+def image_of(
+    frame: pb.Frame, pixels: memoryview | None, max_pixels: int, hands: Executor | None = None
+) -> NDArray[np.uint8]:
     """The frame as upright RGB, uint8 [H, W, 3]; raises InputError naming the field."""
     content = frame.WhichOneof("content")
     if content == "encoded":
         return decode_image(frame.encoded, "frame.encoded", max_pixels, MOST_SIDE)
     if content != "raw":
         raise InputError("frame.content: found nothing, expected raw or encoded")
-    image = raw_to_rgb(frame.raw, pixels, max_pixels)
+    image = raw_to_rgb(frame.raw, pixels, max_pixels, hands)
     height, width, _ = image.shape
     if max(height, width) > MOST_SIDE:
         found = f"found {width} x {height} pixels, expected at most {MOST_SIDE} along either side"

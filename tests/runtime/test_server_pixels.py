@@ -1,5 +1,7 @@
 """Raw frames to RGB, and the one line that says what is wrong with them."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -63,6 +65,9 @@ def test_where_bands_of_rows_meet_nothing_is_to_be_seen(pixel_format, height, rn
         rows[:, 1::2] &= layout.limit >> 8
     message = pb.RawImage(pixel_format=pixel_format, data=rows.tobytes(), width=width, height=height)
     found = raw_to_rgb(message)
+    with ThreadPoolExecutor(3) as hands:
+        monkeypatch.setattr(pixels, "LARGE_PIXELS", 1)
+        assert np.array_equal(found, raw_to_rgb(message, hands=hands))
     monkeypatch.setattr(pixels, "BAND_ROWS", height)
     assert np.array_equal(found, raw_to_rgb(message))
 
