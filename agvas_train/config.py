@@ -91,6 +91,9 @@ class TrainConfig(BaseModel):
     text_weight: float = Field(1, gt=0)
     """Of L_txt beside L_seg; the paper's is 1. In a model from scratch the choice between answer and rejection is a few
     hundredths of the loss."""
+    bce_weight: float = Field(0.5, gt=0)
+    """Of the maps' cross-entropy beside Dice, which counts twofold; the paper's is 0.5. Dice alone makes maps sure of
+    whatever they call defective, so that images can hardly be ranked by them."""
     subtle_share: float = Field(0.4, ge=0, le=1)
     """Share of defects with low contrast. A model from scratch begins best with few."""
     min_visibility: float = Field(0.025, ge=0, le=1)

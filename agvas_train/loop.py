@@ -89,7 +89,9 @@ def train(
         # transformers 5.23 has renamed it
         enable = getattr(layers, "activation_checkpointing_enable", None) or layers.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    module, *optimizers = accelerator.prepare(TrainingStep(model.train(), config.text_weight), *optimizers)
+    module, *optimizers = accelerator.prepare(
+        TrainingStep(model.train(), config.text_weight, config.bce_weight), *optimizers
+    )
     if resumed and parallel.deepspeed:
         parallel.load_state(module, resumed.folder)
     journal = _Journal(run, start) if accelerator.is_main_process else None

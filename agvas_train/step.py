@@ -15,12 +15,12 @@ ANCHOR_SETS = ((NOR, ANO, SEG), (SEG,))
 
 
 class TrainingStep(nn.Module):
-    """AG-VAS and its losses; L_txt counts `text_weight` times."""
+    """AG-VAS and its losses; L_txt counts `text_weight` times, the maps' cross-entropy `bce_weight` times."""
 
-    def __init__(self, model: AGVAS, text_weight: float = 1.0) -> None:
+    def __init__(self, model: AGVAS, text_weight: float = 1.0, bce_weight: float = BCE_WEIGHT) -> None:
         super().__init__()
         self.model = model
-        self.text_weight = text_weight
+        self.text_weight, self.bce_weight = text_weight, bce_weight
 
     def forward(self, batch: Batch, false_alarms: float = 0.0) -> dict[str, Tensor]:
         """The losses of a batch: text, bce, dice, and loss, their weighted sum; see `segmentation_loss`."""
@@ -41,7 +41,7 @@ class TrainingStep(nn.Module):
                 map_logits(products, present), batch.target[samples], batch.valid[samples], present, false_alarms
             )
             bce, dice = bce + share * part[0], dice + share * part[1]
-        loss = self.text_weight * text + BCE_WEIGHT * bce + DICE_WEIGHT * dice
+        loss = self.text_weight * text + self.bce_weight * bce + DICE_WEIGHT * dice
         return {"loss": loss, "text": text, "bce": bce, "dice": dice}
 
 

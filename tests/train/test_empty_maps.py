@@ -57,6 +57,15 @@ def test_words_count_as_much_as_is_asked(small: Checkpoint) -> None:
     assert torch.isclose(fourfold["loss"] - once["loss"], 3 * once["text"])
 
 
+@torch.no_grad()
+def test_cross_entropy_counts_as_much_as_is_asked(small: Checkpoint) -> None:
+    turns, config = SynthTurns(small.templates, {Task.DIRECT: 1.0}, SynthConfig(normal_share=0), 3), small.config.model
+    batch = collate([make_example(*turns.turn(index), small.prompter, config) for index in range(2)], config)
+    usual, more = TrainingStep(small.model)(batch), TrainingStep(small.model, bce_weight=20)(batch)
+    assert usual["bce"] > 0
+    assert torch.isclose(more["loss"] - usual["loss"], 19.5 * usual["bce"])
+
+
 def test_usual_words_are_one_answer_and_one_rejection_that_part_at_their_second_word(small: Checkpoint) -> None:
     answers: dict[bool, list[str]] = {True: [], False: []}
     config = SynthConfig(normal_share=0.5, usual_sides=(96, 112), max_side=128)
