@@ -15,9 +15,9 @@ from agvas_runtime.frames import MAX_PIXELS, as_rgb
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.server.bayer import Pattern, demosaic
 
-BAND_ROWS, BESIDE_ROWS = 64, 2
-"""Rows that are converted at once, so that all that lies between stays in a core's cache; rows before and behind them
-that a colour filter's are converted with. Both are even, as such a filter's pattern is."""
+BAND_PIXELS, LEAST_ROWS, BESIDE_ROWS = 1 << 17, 16, 2
+"""Pixels that are converted at once, so that all that lies between stays in a core's cache, and how many rows at least;
+rows before and behind them that a colour filter's are converted with. Bands have even rows, as such a filter has."""
 Kind = Literal["plain", "bits", "packed", "bayer", "yuv"]
 
 
@@ -113,14 +113,15 @@ def raw_to_rgb(
             raise InputError(f"frame.raw.data: found a sample of {largest}, expected at most {limit} in {_named(raw)}")
     coloured, beside = layout.kind in ("bayer", "yuv"), BESIDE_ROWS if layout.kind == "bayer" else 0
     out = np.empty((raw.height, raw.width, 3) if coloured else (raw.height, raw.width), np.uint8)
+    step = max(BAND_PIXELS // raw.width // 2 * 2, LEAST_ROWS)
 
     def convert(top: int) -> None:
         first = max(top - beside, 0)
-        band = _converted(rows[first : top + BAND_ROWS + beside], layout, raw.width)
-        out[top : top + BAND_ROWS] = band[top - first :][:BAND_ROWS]
+        band = _converted(rows[first : top + step + beside], layout, raw.width)
+        out[top : top + step] = band[top - first :][:step]
 
     helped = hands is not None and raw.width * raw.height >= LARGE_PIXELS
-    list((hands.map if hands and helped else map)(convert, range(0, raw.height, BAND_ROWS)))
+    list((hands.map if hands and helped else map)(convert, range(0, raw.height, step)))
     return out if coloured else as_rgb(out)
 
 
