@@ -13,6 +13,8 @@ from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 
 Kind = TypeVar("Kind", bound=Message)
 
+METHODS = "/agvas.v1.Inspection/"
+"""What the names of the calls begin with, by which whoever sends or receives these requests asks gRPC for them."""
 VARINT, EIGHT_BYTES, LENGTH, FOUR_BYTES = 0, 1, 2, 5
 """Wire types of protobuf; the others are not in use any more."""
 OF_SEGMENT = (

@@ -12,7 +12,6 @@ with Client("127.0.0.1:50051") as client:
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from time import monotonic, perf_counter, sleep
@@ -22,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from agvas_runtime.apart import ENCODED_OF_INSPECT, ENCODED_OF_SEGMENT, OF_INSPECT, OF_SEGMENT, joined
+from agvas_runtime.apart import METHODS
 from agvas_runtime.asked import Asked, request_of
 from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.outgoing import Outgoing, camera_stream, with_frame
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.proto.agvas.v1 import inspection_pb2_grpc as pb_grpc
 from agvas_runtime.scan_wire import Rows, ScanEvent, WebSettings
@@ -38,15 +38,12 @@ from agvas_runtime.wire import (
     SegmentReply,
     event_from,
     model_from,
-    put_head,
-    put_identity,
     reply_from,
 )
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-METHODS = "/agvas.v1.Inspection/"
 _CONNECTION_CODES = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 _ACCESS_CODES = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 
@@ -153,7 +150,7 @@ class Client:
             timeout_s: for this call.
             asked: see `Asked`.
         """
-        request = _with_frame(request_of(instruction, asked), image, pixel_format, identity)
+        request = with_frame(request_of(instruction, asked), image, pixel_format, identity)
         started = perf_counter()
         reply = self._call(self._segment, request, timeout_s)
         return reply_from(reply, (perf_counter() - started) * 1000)
@@ -176,7 +173,7 @@ class Client:
             Pieces of text, each group's mask as soon as its anchors are written, and last the reply that `segment`
             would have given; that one decides. The call begins with the first; closing the iterator cancels it.
         """
-        request = _with_frame(request_of(instruction, asked), image, pixel_format, identity)
+        request = with_frame(request_of(instruction, asked), image, pixel_format, identity)
         return self._events(request, self.timeout_s if timeout_s is None else timeout_s)
 
     def inspect(
@@ -218,7 +215,7 @@ class Client:
             ConnectionLostError: the stream broke off; its text says how many frames, the last ones, have no answer.
         """
         opening = camera_stream(camera_id, policy, queue, heartbeat_ms, request_of(instruction, asked))
-        return self._answers(_Sent(opening, frames, pixel_format, on_unsent), on_heartbeat)
+        return self._answers(Outgoing(opening, frames, pixel_format, on_unsent), on_heartbeat)
 
     def scan(
         self,
@@ -279,7 +276,7 @@ class Client:
         finally:
             call.cancel()
 
-    def _answers(self, sent: _Sent, on_heartbeat: Callable[[str], None]) -> Generator[SegmentReply, None, None]:
+    def _answers(self, sent: Outgoing, on_heartbeat: Callable[[str], None]) -> Generator[SegmentReply, None, None]:
         call = self._inspect(sent.messages())
         try:
             for message in call:
@@ -329,75 +326,6 @@ class Client:
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:
             return InputError(f"{text}; the server takes larger frames with --max-message-mb")
         return EngineError(text)
-
-
-def camera_stream(
-    camera_id: str, policy: str, queue: int | None, heartbeat_ms: int | None, defaults: pb.SegmentRequest
-) -> pb.CameraStream:
-    """The message that opens a stream; raises InputError."""
-    if policy not in ("latest", "block"):
-        raise InputError(f"policy: found {policy!r}, expected latest or block")
-    opening = pb.CameraStream(defaults=defaults, policy=pb.QueuePolicy.Value(f"QUEUE_POLICY_{policy.upper()}"))
-    for name, value in (("camera_id", camera_id), ("queue", queue), ("heartbeat_ms", heartbeat_ms)):
-        try:
-            if value is not None:
-                setattr(opening, name, value)
-        except (ValueError, TypeError) as error:  # UnicodeEncodeError is a ValueError
-            raise InputError(f"{name}: {error}") from None
-    return opening
-
-
-class _Sent:
-    """The messages of a stream, and when each frame was sent."""
-
-    def __init__(
-        self,
-        opening: pb.CameraStream,
-        frames: Iterable[ImageLike | tuple[ImageLike, FrameIdentity]],
-        pixel_format: str | None,
-        on_unsent: Callable[[FrameIdentity | None, InputError], None] | None,
-    ) -> None:
-        self.at: deque[float] = deque()
-        """Of the frames that have no answer yet, the oldest first."""
-        self.failure: Exception | None = None
-        """What the frames' iterator raised, which ended the stream."""
-        self._opening, self._frames, self._pixel_format = opening, frames, pixel_format
-        self._on_unsent = on_unsent
-
-    def messages(self) -> Iterator[bytes]:
-        """All of them; gRPC iterates them in a thread of its own."""
-        yield pb.InspectRequest(open=self._opening).SerializeToString()
-        try:
-            for image in self._frames:
-                of_image, identity = image if isinstance(image, tuple) else (image, None)
-                try:
-                    request = _with_frame(pb.InspectRequest(), of_image, self._pixel_format, identity)
-                except InputError as error:
-                    if self._on_unsent is None:
-                        raise
-                    self._on_unsent(identity, error)
-                    continue
-                self.at.append(perf_counter())
-                yield request
-        except Exception as error:
-            self.failure = error
-
-
-def _with_frame(
-    request: pb.SegmentRequest | pb.InspectRequest,
-    image: ImageLike,
-    pixel_format: str | None,
-    identity: FrameIdentity | None,
-) -> bytes:
-    """A request with a frame, as it is sent. Raises InputError."""
-    streamed = isinstance(request, pb.InspectRequest)
-    frame = request.frame.frame if isinstance(request, pb.InspectRequest) else request.frame
-    content = put_head(frame, image, pixel_format).data
-    if identity is not None:
-        put_identity(frame, identity)
-    if frame.HasField("raw"):
-        return joined(request, OF_INSPECT if streamed else OF_SEGMENT, content)
-    return joined(request, ENCODED_OF_INSPECT if streamed else ENCODED_OF_SEGMENT, content)
 
 
 def _text_of(error: grpc.RpcError) -> str:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_runtime.asked import Asked, request_of
-from agvas_runtime.client import ConnectionLostError, DeadlineMissedError, camera_stream
+from agvas_runtime.client import ConnectionLostError, DeadlineMissedError
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.local_wire import (
     END,
@@ -36,6 +36,7 @@ from agvas_runtime.local_wire import (
     receive_exactly,
     send_memory,
 )
+from agvas_runtime.outgoing import camera_stream
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.wire import (
     FrameIdentity,

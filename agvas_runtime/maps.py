@@ -105,6 +105,13 @@ class AnomalyMap:
         made._bands, made._left, made._lock = None, set(), Lock()
         return made
 
+    @classmethod
+    def nothing(cls, size: tuple[int, int]) -> AnomalyMap:
+        """Zeros everywhere. Nobody reads them to find that none is above a threshold: nearly all frames are normal."""
+        made = cls.of(np.zeros(size, np.float32))
+        made._bands, made._window = (), window(None, size)
+        return made
+
     def __reduce__(self) -> tuple[object, ...]:
         return AnomalyMap.of, (self.whole,)
 
@@ -156,7 +163,7 @@ class AnomalyMap:
 def merged(maps: Sequence[AnomalyMap], size: tuple[int, int]) -> AnomalyMap:
     """The pixelwise maximum of maps, the only one itself; zeros of that size where there is none."""
     if not maps:
-        return AnomalyMap.of(np.zeros(size, np.float32))
+        return AnomalyMap.nothing(size)
     return maps[0] if len(maps) == 1 else AnomalyMap.of(np.maximum.reduce([each.whole for each in maps]))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 
-from agvas_runtime.apart import OF_INSPECT, OF_SEGMENT, Apart, decoder
+from agvas_runtime.apart import METHODS, OF_INSPECT, OF_SEGMENT, Apart, decoder
 from agvas_runtime.errors import Cancelled, EngineError, InputError
 from agvas_runtime.frames import MAX_PIXELS
 from agvas_runtime.modes import Mode
@@ -37,7 +37,6 @@ from agvas_runtime.server.scan_plan import scan_decoder
 from agvas_runtime.server.scan_tiles import MOST_TILES
 from agvas_runtime.server.streams import CameraSession, read_opening
 
-METHODS = "/agvas.v1.Inspection/"
 DECODERS: Mapping[str, Callable[[bytes], Apart[Any] | Undecodable]] = {
     f"{METHODS}Segment": decoder(pb.SegmentRequest, OF_SEGMENT),
     f"{METHODS}Explain": decoder(pb.SegmentRequest, OF_SEGMENT),

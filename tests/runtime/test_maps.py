@@ -104,7 +104,11 @@ def test_maps_of_several_groups_merge_to_their_maximum_and_the_only_one_is_taken
     maps = [AnomalyMap.of(each) for each in (one, other)]
     assert merged(maps[:1], (3, 3)) is maps[0]
     np.testing.assert_array_equal(merged(maps, (3, 3)).whole, np.maximum(one, other))
-    np.testing.assert_array_equal(merged([], (3, 4)).whole, np.zeros((3, 4), np.float32))
+    nothing = merged([], (3, 4))
+    assert nothing.size == (3, 4)
+    assert not nothing.above(0).any()
+    assert nothing.regions(nothing.above(0)) == ()
+    np.testing.assert_array_equal(nothing.whole, np.zeros((3, 4), np.float32))
 
 
 def test_stays_within_zero_and_one():

@@ -13,7 +13,8 @@ from agvas_runtime.bench.load.connection import Connection, reason_of, stamped
 from agvas_runtime.bench.load.pictures import Picture
 from agvas_runtime.bench.load.schedule import Camera
 from agvas_runtime.bench.load.step import CONNECTION_LOST, OK, Answer, Pace, Shot
-from agvas_runtime.client import Client, camera_stream
+from agvas_runtime.client import Client
+from agvas_runtime.outgoing import camera_stream
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 
 INSPECT = "/agvas.v1.Inspection/Inspect"
