@@ -26,6 +26,7 @@ PAINTERS: dict[str, Painter] = {
     "colour fault": areas.colour_fault,
     "uneven": areas.uneven,
     "scale": areas.scale,
+    "off-shade": areas.off_shade,
     "foreign patch": areas.foreign_patch,
     "crease": marks.crease,
     "gouge": marks.gouge,
@@ -49,5 +50,5 @@ PAINTERS: dict[str, Painter] = {
 }
 HELD_OUT = frozenset(("contamination", "dent", "fray"))
 """Never drawn in training."""
-EVERYWHERE = {"foreign patch": 0.6, "smear": 0.3, "burn": 0.2, "wear": 0.2}
+EVERYWHERE = {"off-shade": 2.0, "foreign patch": 0.6, "smear": 0.3, "burn": 0.2, "wear": 0.2}
 """Weights of what can happen to every surface that has no weight of its own for it."""

@@ -1,4 +1,4 @@
-"""Defects of whole areas: colour faults, uneven brightness, rolled-in scale, patches of something else."""
+"""Defects of whole areas: colour faults, uneven brightness, rolled-in scale, other shades, foreign patches."""
 
 import numpy as np
 
@@ -123,3 +123,31 @@ def foreign_patch(rng: np.random.Generator, scene: Scene, strength: float) -> St
     rough = np.float32(np.exp(rng.uniform(np.log(0.03), np.log(0.35))))
     structure = 1 + rough * np.clip(layer(rng, *shape.alpha.shape), -2.5, 2.5)
     return Stroke(shape, toward(base, lit(scene, shape, times(colour, structure)), max(strength, 0.5)), ("patchy",))
+
+
+def off_shade(rng: np.random.Generator, scene: Scene, strength: float) -> Stroke | None:
+    """A broad patch with a clear, calm outline, darker, lighter or tinted: soaked, ground or coated otherwise."""
+    shape = blob(
+        rng,
+        scene.size,
+        spot(rng, scene),
+        reach(rng, scene, 0.06, 0.33),
+        aspect=float(rng.uniform(1, 2.5)),
+        angle=float(rng.uniform(0, np.pi)),
+        rough=float(rng.uniform(0.05, 0.5)),
+        soft=float(rng.uniform(0.02, 0.2)),
+        detail=1.0,
+    )
+    if shape is None:
+        return None
+    base = region(scene, shape)
+    change = 0.1 + 0.6 * strength
+    gains = np.full(3, np.exp(change if rng.random() < 0.4 else -change), np.float32)
+    if not scene.grey and rng.random() < 0.4:
+        gains *= np.exp(rng.normal(0, 0.2, 3)).astype(np.float32)
+    if rng.random() < 0.33:  # the surface's own structure is partly filled or polished away
+        base = toward(base, base.mean(axis=(0, 1)), float(rng.uniform(0, 0.8)))
+    if rng.random() < 0.4:
+        clouds = smooth(rng, *shape.alpha.shape, float(rng.uniform(2, 12)))
+        base = base * (1 + np.float32(rng.uniform(0, 0.12)) * clouds)[..., None]
+    return Stroke(shape, base * gains, ("plain",))
