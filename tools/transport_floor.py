@@ -1,10 +1,10 @@
-"""What the way alone adds to a frame in shared memory: agvas beside bare gRPC and a bare Unix socket, in turns.
+"""What a way alone adds to a frame of 1 MB: agvas's local client beside a bare Unix socket and bare gRPC, in turns.
 
-`bare gRPC` and `bare socket` check nothing, count nothing and answer with a number: their client copies 1 MB into
-memory of its own, 200 bytes go to a server process, from there through a pipe to an engine process, which multiplies
-matrices for about as long as the embedded model takes, and its time comes back. What a server adds to its engine over
-gRPC in Python is not below the first, whatever it does.
-Writes benchmarks/full/<date>-<commit>-transport.json; a minute on two idle cores.
+The bare ways check nothing, count nothing and answer with a number: their client copies 1 MB into other memory, 200
+bytes go to a server process, from there through a pipe to an engine process, which multiplies matrices for about as
+long as the embedded model takes, and its time comes back. `LocalClient` speaks a protocol of its own over a Unix
+socket, so the bare socket is what it could reach at best; bare gRPC tells what that protocol is for. Writes
+benchmarks/full/<date>-<commit>-transport.json; a minute on two idle cores.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def engine(pipe: Connection, engine_ms: float) -> None:
 
 def _engine_behind(engine_ms: float) -> Connection:
     ours, its = mp.Pipe()
-    mp.Process(target=engine, args=(its, engine_ms)).start()
+    mp.Process(target=engine, args=(its, engine_ms), daemon=True).start()
     return ours
 
 
@@ -98,6 +98,7 @@ def started(stack: ExitStack, serve: Callable[[str, float, Connection], None], a
     ours, its = mp.Pipe()
     process = mp.Process(target=serve, args=(address, engine_ms, its))
     process.start()
+    its.close()  # so that a server that does not start is an EOFError, and no wait for ever
     stack.callback(process.join)
     stack.callback(process.terminate)
     ours.recv()
@@ -133,7 +134,7 @@ def measure(engine_ms: float, frames: int) -> dict[str, dict[str, float]]:
 
         def by_agvas() -> float:
             timings = client.segment(frame, mask="packed_bits").timings_ms
-            return sum(timings.get(stage, 0.0) for stage in STAGES)
+            return sum(timings[stage] for stage in STAGES)
 
         ways: dict[str, Way] = {
             "agvas": by_agvas,
