@@ -106,10 +106,10 @@ def started(stack: ExitStack, serve: Callable[[str, float, Connection], None], a
 
 def copied(frame: np.ndarray, ask: Callable[[], bytes]) -> Way:
     """Copy the frame, then ask."""
-    shared = np.zeros_like(frame)
+    other = np.zeros_like(frame)
 
     def way() -> float:
-        np.copyto(shared, frame)
+        np.copyto(other, frame)
         return float(ask())
 
     return way

@@ -9,6 +9,7 @@ from time import perf_counter
 
 import grpc
 
+from agvas_runtime.apart import METHODS
 from agvas_runtime.bench.load.connection import Connection, reason_of, stamped
 from agvas_runtime.bench.load.pictures import Picture
 from agvas_runtime.bench.load.schedule import Camera
@@ -17,7 +18,6 @@ from agvas_runtime.client import Client
 from agvas_runtime.outgoing import camera_stream
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 
-INSPECT = "/agvas.v1.Inspection/Inspect"
 PACKED = pb.MASK_FORMAT_PACKED_BITS
 
 
@@ -78,7 +78,7 @@ class InspectStation:
         self._opening, self._frames, self._shots, self._pace = opening.SerializeToString(), frames, shots, pace
         self._open = Event()
         self._channel = connection.own()
-        self._call = self._channel.stream_stream(INSPECT, response_deserializer=stamped)(self._messages())
+        self._call = self._channel.stream_stream(METHODS + "Inspect", response_deserializer=stamped)(self._messages())
         self._reader = Thread(target=self._read, name="answers", daemon=True)
         self._reader.start()
 
