@@ -152,9 +152,9 @@ def _below(meta: Path, name: str) -> Path:
 def items_of_folders(root: Path) -> Iterator[Item]:
     """The images of folders in MVTec's layout."""
     single = (root / "test").is_dir()
-    for category in [root] if single else sorted(path for path in root.iterdir() if (path / "test").is_dir()):
+    for category in [root] if single else sorted(path for path in _shown(root) if (path / "test").is_dir()):
         has_masks = (category / "ground_truth").is_dir()
-        for kind in sorted(path for path in (category / "test").iterdir() if path.is_dir()):
+        for kind in sorted(path for path in _shown(category / "test") if path.is_dir()):
             for image in _images_in(kind):
                 anomalous = kind.name != "good"
                 mask = _folder_mask(category, image) if anomalous and has_masks else None
@@ -168,7 +168,12 @@ def _from_plain(root: Path) -> Iterator[Item]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    return sorted(path for path in _shown(folder) if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def _shown(folder: Path) -> Iterator[Path]:
+    """What a folder holds, without hidden files, which systems and editors leave."""
+    return (path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _folder_mask(category: Path, image: Path) -> Path:

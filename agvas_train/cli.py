@@ -106,7 +106,7 @@ def train(
     from agvas_train.options import recipe_path  # imports torch: only when there is work
 
     recipe = recipe_path(config) if config else None
-    if out is None and not dry_run:
+    if out is None and (resume or not dry_run):
         raise InputError("--out is missing: name the folder of the run")
     settings = _settings(recipe, out if resume else None, {k: v for k, v in given.items() if v is not None}, data)
     if dry_run:

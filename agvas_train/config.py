@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import inf
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -14,13 +13,13 @@ from agvas_train.data.synth import SynthConfig
 class DataConfig(BaseModel):
     """Public data sets to draw from, by the groups of Table A.1."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     root: str
     """Folder of the data sets in the paper's tree (`agvas-data check`)."""
     sets: list[str] | None = Field(None, min_length=1)
     """Names of the sets, all of which must be there; None: those of Table A.1 that are."""
-    unreadable_limit: float = Field(0.01, ge=0, allow_inf_nan=False)
+    unreadable_limit: float = Field(0.01, ge=0)
     """How many unreadable samples of a set (of an anomaly set's normal or anomalous images) one process passes over: a
     share, below 1, of those it has met, judged from 100 on; a count, from 1 on; 0: none."""
     samples: dict[str, int] | None = None
@@ -30,7 +29,7 @@ class DataConfig(BaseModel):
 class TrainConfig(BaseModel):
     """One training run."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     preset: str | None = None
     """What to train from scratch ("tiny"); beside a base, the preset that the base must be."""
@@ -118,8 +117,8 @@ class TrainConfig(BaseModel):
     @field_validator("mixture")
     @classmethod
     def _has_a_task(cls, mixture: dict[Task, float]) -> dict[Task, float]:
-        if min(mixture.values(), default=0) < 0 or not 0 < sum(mixture.values()) < inf:
-            raise ValueError("the weights of the tasks must be finite and not negative, nor all zero")
+        if min(mixture.values(), default=0) < 0 or not sum(mixture.values()) > 0:
+            raise ValueError("the weights of the tasks must not be negative, nor all zero")
         return mixture
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -141,7 +142,8 @@ def _one_step(
             if accelerator.sync_gradients:
                 norm = parallel.clip(module, config.clip_norm)
             for optimizer in optimizers:
-                optimizer.step()
+                if isfinite(norm):  # else every weight would be spoilt
+                    optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() / parallel.accumulated
@@ -149,6 +151,8 @@ def _one_step(
     figures = dict(zip(sums, means, strict=True))
     if not torch.tensor(means).isfinite().all():
         raise InputError(f"step {step}: the loss is {figures['loss']}; lower the learning rate")
+    if not isfinite(norm):
+        raise InputError(f"step {step}: the norm of the gradient is {norm}; lower the learning rate")
     return {**figures, "learning_rate": rate, "gradient_norm": norm}
 
 

@@ -41,7 +41,7 @@ def read_options(file: Path) -> dict[str, Any]:
         content["base"] = str(Path(content["base"]).resolve())  # so that a run goes on from wherever it is resumed
     if isinstance(data := content.get("data"), dict) and isinstance(data.get("root"), str):
         content["data"] = {**data, "root": str(Path(data["root"]).resolve())}
-    if isinstance(engine, str) and not Path(engine).is_absolute():
+    if isinstance(engine, str) and engine != "none" and not Path(engine).is_absolute():
         content["deepspeed"] = str((file.parent / engine).resolve())
     return content
 

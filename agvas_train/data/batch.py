@@ -128,8 +128,8 @@ def _cells(mask: NDArray[np.bool_] | None, height: int, width: int, canvas: int,
     """Cover of each of size x size cells by a mask that the pixel view squeezes to height x width of its canvas."""
     padded = np.zeros((canvas, canvas), np.float32)
     if mask is not None:
-        resized = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BOX)
-        padded[:height, :width] = np.asarray(resized, np.float32) / 255
+        resized = Image.fromarray(mask.astype(np.float32)).resize((width, height), Image.Resampling.BOX)
+        padded[:height, :width] = resized
     if canvas % size == 0:
         cell = canvas // size
         means: NDArray[np.float32] = padded.reshape(size, cell, size, cell).mean(axis=(1, 3))

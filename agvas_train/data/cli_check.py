@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from random import Random
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +14,8 @@ from rich.table import Table
 
 from agvas_runtime import console
 from agvas_runtime.errors import InputError
+from agvas_runtime.templates import Templates, default_templates
+from agvas_train.data.conversation import GROUPS, Task, draw_turn
 from agvas_train.data.sets.adapter import Adapter, Counts
 from agvas_train.data.sets.registry import REGISTRY, SetEntry
 
@@ -80,7 +84,9 @@ def check_set(entry: SetEntry, root: Path, most: int | None) -> Checked:
     except InputError as error:
         return Checked(*head, broken=1, faults=(str(error),))
     indexes = spread(len(adapter), most)
-    faults = [fault for index in console.progress(indexes, entry.name) if (fault := fault_of(adapter, index))]
+    tasks, templates = [task for task, group in GROUPS.items() if group is entry.group], default_templates()
+    shown = console.progress(indexes, entry.name)
+    faults = [fault for index in shown if (fault := fault_of(adapter, index, tasks, templates))]
     return Checked(*head, counts, len(indexes), len(faults), tuple(faults[:NAMED_FAULTS]))
 
 
@@ -91,10 +97,16 @@ def spread(count: int, most: int | None) -> list[int]:
     return [round(place * (count - 1) / max(most - 1, 1)) for place in range(most)]
 
 
-def fault_of(adapter: Adapter, index: int) -> str | None:
-    """What keeps a sample from being used, its masks and its decoded images included. None when it is sound."""
+def fault_of(adapter: Adapter, index: int, tasks: Sequence[Task], templates: Templates) -> str | None:
+    """What keeps a sample from being used: its decoded image, its masks, or what is asked about it in these tasks.
+
+    None when it is sound.
+    """
     try:
-        _ = adapter.sample(index).pixels
+        sample = adapter.sample(index)
+        _ = sample.pixels
+        for task in tasks:
+            draw_turn(task, sample, templates, Random(index))
     except InputError as error:
         return str(error)
     return None

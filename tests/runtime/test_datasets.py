@@ -52,6 +52,14 @@ def test_mvtec_folders(mvtec):
     assert dataset.items[2].mask is None
 
 
+def test_hidden_files_and_folders_are_no_images(mvtec):
+    names = [item.name for item in load_dataset(mvtec).items]
+    save(mvtec / "tile" / "test" / "crack" / "._000.png", grey())
+    save(mvtec / "tile" / "test" / ".ipynb_checkpoints" / "000-checkpoint.png", grey())
+    save(mvtec / ".cache" / "test" / "good" / "000.png", grey())
+    assert [item.name for item in load_dataset(mvtec).items] == names
+
+
 def test_a_single_category_folder(mvtec):
     dataset = load_dataset(mvtec / "tile")
     assert list(dataset.categories) == ["tile"]

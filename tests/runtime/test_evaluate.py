@@ -320,3 +320,13 @@ def test_help_shows_an_example(capfd, monkeypatch):
         main()
     assert left.value.code == 0
     assert "agvas-eval data/mvtec --bundle bundles/tiny --out results/" in capfd.readouterr().out
+
+
+def test_a_defect_that_is_smaller_than_a_pixel_of_the_scored_size_is_still_one(tmp_path):
+    """Two pixels by two of 256 x 256, which nothing finds: missed at every size."""
+    truth = np.zeros((256, 256), bool)
+    truth[100:102, 100:102] = True
+    save(tmp_path, "speck", np.zeros((256, 256), np.uint8), truth=truth)
+    for size in (None, 64, 16):
+        (row,) = scored(tmp_path, size=size).rows
+        assert (row.empty_truths, row.regions, row.regions_found, row.iou_ano) == (0, 1, 0, 0)

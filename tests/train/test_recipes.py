@@ -88,6 +88,7 @@ def test_the_weights_of_a_group_s_tasks_add_up_to_table_a1(name: str) -> None:
         ("preset: tiny\nbatch_size: 6\norientations: 4\n", "of 6 samples is not a multiple of 4 orientations"),
         ("preset: huge\n", "preset huge: expected one of tiny, 0.5b, 7b"),
         ("preset: tiny\nlora: 4\n", "--lora needs a base checkpoint"),
+        ("preset: tiny\nclip_norm: .inf\n", "clip_norm: Input should be a finite number"),
         ("preset: tiny\ndeepspeed: none.json\n", "none.json: cannot be read as a DeepSpeed configuration"),
     ],
 )
@@ -98,6 +99,17 @@ def test_wrong_recipes_are_one_line(text: str, reason: str, tmp_path: Path) -> N
     assert isinstance(result.exception, InputError), result.output
     assert reason in str(result.exception)
     assert "\n" not in str(result.exception)
+
+
+def test_a_recipe_may_say_that_there_is_no_deepspeed(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("preset: tiny\ndeepspeed: none\n")
+    assert make_config(read_options(file)).deepspeed is None
+
+
+def test_resuming_names_its_run_even_where_nothing_is_trained() -> None:
+    result = CliRunner().invoke(app, ["--preset", "tiny", "--dry-run", "--resume"])
+    assert "--out is missing: name the folder of the run" in str(result.exception)
 
 
 def test_a_base_of_another_preset_is_refused(small_folder: Path) -> None:

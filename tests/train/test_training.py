@@ -18,6 +18,7 @@ from agvas_train.data.synth import SynthConfig, generate
 from agvas_train.data.synth_turns import SynthTurns, as_sample
 from agvas_train.loop import false_alarm_weight, learning_rate
 from agvas_train.lora import read_adapter_config
+from agvas_train.parallel import Parallel
 from agvas_train.runs import run_training
 
 from .conftest import SHORT, losses, quiet
@@ -106,6 +107,25 @@ def test_resuming_on_another_base_is_refused(finished: Path, adapted: Path, smal
         run_training(run, moved, resume=True, report=quiet)
 
 
+def test_a_gradient_that_is_not_finite_ends_the_run_and_is_in_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip, calls = Parallel.clip, []
+
+    def spoilt(self: Parallel, module: torch.nn.Module, norm: float) -> float:
+        calls.append(module)
+        if len(calls) == 2:
+            next(p.grad for p in module.parameters() if p.grad is not None)[..., 0] = torch.nan
+        return clip(self, module, norm)
+
+    monkeypatch.setattr(Parallel, "clip", spoilt)
+    config = SHORT.model_copy(update={"save_every": 1})
+    with pytest.raises(InputError, match=r"step 1: the norm of the gradient is nan; lower the learning rate"):
+        run_training(tmp_path / "run", config, resume=False, report=quiet)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000001"]
+    assert all(p.isfinite().all() for p in calls[0].parameters())
+
+
 def test_a_start_that_fails_leaves_no_run_behind(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such checkpoint folder"):
         run_training(tmp_path / "run", SHORT.model_copy(update={"base": "nowhere"}), resume=False, report=quiet)
@@ -162,8 +182,8 @@ def test_the_rate_warms_up_and_decays_linearly() -> None:
     [
         ({"weight_decay": -1}, "weight_decay"),
         ({"vocabulary_size": 200}, "vocabulary_size"),
-        ({"mixture": {"direct": float("nan")}}, "finite and not negative"),
-        ({"mixture": {"direct": float("inf")}}, "finite and not negative"),
+        ({"mixture": {"direct": float("nan")}}, "finite number"),
+        ({"mixture": {"direct": float("inf")}}, "finite number"),
     ],
 )
 def test_numbers_that_no_run_can_have_are_refused_before_it_begins(options: dict[str, object], reason: str) -> None:

@@ -1,7 +1,8 @@
 """The output folder: records.jsonl and aside.jsonl, a line each, that survive a kill at any moment.
 
 A line is appended by one write and reaches the disk within a second. A process that dies leaves at most half a line at
-the end, which the next one drops. One process at a time writes to a folder.
+the end, which the next one drops; a record that lacks its newline alone, as editors leave it, gets one. One process at
+a time writes to a folder.
 """
 
 from __future__ import annotations
@@ -77,7 +78,10 @@ class _Lines:
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
             self._end = _whole(self._file)
-            if dropped := os.fstat(self._file).st_size - self._end:
+            rest = os.fstat(self._file).st_size - self._end
+            if rest and _record(os.pread(self._file, rest, self._end)) is not None:
+                self._end += rest + os.write(self._file, b"\n")
+            elif dropped := rest:
                 os.ftruncate(self._file, self._end)
                 note(f"{path}: dropped {dropped} bytes of an unfinished line at its end")
         except OSError as error:
@@ -88,13 +92,10 @@ class _Lines:
         """All lines; raises InputError for one that is no record."""
         with self._path.open("rb") as lines:
             for number, text in enumerate(lines, 1):
-                try:
-                    line = json.loads(text)
-                    if not all(isinstance(part, str) for part in _key(line)):
-                        raise TypeError
-                except (ValueError, KeyError, TypeError):
+                line = _record(text)
+                if line is None:
                     what = f"{self._path}: line {number} is no record of this command"
-                    raise InputError(f'{what}, expected JSON with "dataset" and "image"') from None
+                    raise InputError(f'{what}, expected JSON with "dataset" and "image"')
                 yield line
 
     def append(self, line: Line) -> None:
@@ -115,6 +116,15 @@ class _Lines:
             os.fsync(self._file)
         finally:
             os.close(self._file)
+
+
+def _record(text: bytes) -> Line | None:
+    """The record in a line; None where there is none."""
+    try:
+        line: Line = json.loads(text)
+        return line if all(isinstance(part, str) for part in _key(line)) else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _whole(file: int) -> int:

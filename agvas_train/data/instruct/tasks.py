@@ -99,7 +99,7 @@ def _normals(items: list[Item]) -> list[Path]:
         for folder in sorted(folders)
         if folder.is_dir()
         for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
     ]
     return sorted({item.image for item in items if item.anomalous is False} | set(train))
 

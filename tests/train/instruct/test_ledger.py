@@ -47,7 +47,7 @@ def test_what_was_written_is_known_the_next_time(tmp_path: Path):
     assert images(tmp_path / "out" / ASIDE) == ["b"]
 
 
-@pytest.mark.parametrize("half", [b"{", b'{"dataset": "set", "image": "b"}', b"\0" * 200_000])
+@pytest.mark.parametrize("half", [b"{", b'{"dataset": "set", "image": "b"', b"\0" * 200_000])
 def test_a_line_without_its_end_is_dropped(tmp_path: Path, half: bytes, capsys: pytest.CaptureFixture[str]):
     with Ledger(tmp_path) as ledger:
         ledger.record(line("a"))
@@ -58,6 +58,14 @@ def test_a_line_without_its_end_is_dropped(tmp_path: Path, half: bytes, capsys: 
         ledger.record(line("b"))
     assert images(tmp_path / RECORDS) == ["a", "b"]
     assert f"dropped {len(half)} bytes" in capsys.readouterr().err
+
+
+def test_a_whole_record_that_lacks_its_newline_is_kept(tmp_path: Path):
+    (tmp_path / RECORDS).write_text(json.dumps(line("a")) + "\n" + json.dumps(line("b")))
+    with Ledger(tmp_path) as ledger:
+        assert ledger.done == {("set", "a"), ("set", "b")}
+        ledger.record(line("c"))
+    assert images(tmp_path / RECORDS) == ["a", "b", "c"]
 
 
 def test_a_file_of_one_unfinished_line_is_emptied(tmp_path: Path):

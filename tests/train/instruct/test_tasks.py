@@ -46,6 +46,7 @@ def test_a_list_gives_the_same_tasks_as_its_folders(tmp_path: Path):
 def test_normal_images_for_training_are_shown_and_not_asked_about(tmp_path: Path):
     root = make_small_set(tmp_path / "set", defects=1, normals=0)
     write_image(root / "part/train/good/7.png", noise(7))
+    write_image(root / "part/train/good/._7.png", noise(8))
     plan = make_plan(root)
     assert names(plan) == ["part/test/spot/000.png"]
     assert plan.normals == {"part": [root / "part/train/good/7.png"]}

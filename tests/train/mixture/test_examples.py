@@ -72,6 +72,13 @@ def test_pixels_that_count_neither_way_are_out_of_the_loss(model: Checkpoint) ->
     assert set(np.unique(counted)) == {0.0, 1.0}  # a cell that is half ignored is what its other half is
 
 
+def test_the_smallest_defect_of_a_large_image_is_in_its_target(model: Checkpoint) -> None:
+    mask = np.zeros((8000, 8000), bool)
+    mask[4000, 4000] = True
+    target = made(model, Turn(Task.GENERAL, "Segment it.", "[SEG].", True, mask)).target
+    assert np.count_nonzero(target) == 1
+
+
 def test_a_map_of_which_nothing_counts_costs_nothing() -> None:
     logits, target = torch.randn(1, 1, 4, 4), torch.ones(1, 4, 4)
     losses = segmentation_loss(logits, target, torch.zeros(1, 4, 4, dtype=torch.bool), (2,))

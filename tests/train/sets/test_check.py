@@ -75,6 +75,15 @@ def test_what_is_broken_is_named_and_exits_with_1(tmp_path, damage, fault):
     assert fault in result.stdout
 
 
+def test_what_training_would_not_take_is_a_fault(tmp_path):
+    merged_set(tmp_path, "GC", "gc")
+    array(tmp_path / "anomaly_seg/GC/gc/ground_truth/anomaly/001.png", np.zeros((8, 12), np.uint8))
+    code, _, sets = checked(tmp_path)
+    assert code == 1
+    assert sets["gc10"]["broken"] == 1
+    assert "found an empty mask, expected the defect's pixels" in sets["gc10"]["faults"][0]
+
+
 def test_an_outline_that_cannot_be_painted_is_a_fault(tmp_path):
     paco(tmp_path)
     path = tmp_path / "vlpart/paco/annotations/paco_lvis_v1_train.json"
