@@ -24,12 +24,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from agvas_runtime.apart import METHODS
 from agvas_runtime.asked import Asked, request_of
 from agvas_runtime.errors import EngineError, InputError
-from agvas_runtime.outgoing import Outgoing, camera_stream, with_frame
+from agvas_runtime.outgoing import Outgoing, camera_stream, silent_s, with_frame
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.proto.agvas.v1 import inspection_pb2_grpc as pb_grpc
 from agvas_runtime.scan_wire import Rows, ScanEvent, WebSettings
 from agvas_runtime.scan_wire import event_from as scan_event_from
 from agvas_runtime.server.channel import open_channel
+from agvas_runtime.silence import heard
 from agvas_runtime.wire import (
     FrameIdentity,
     GroupMask,
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _CONNECTION_CODES = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
+_PASSING_CODES = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.RESOURCE_EXHAUSTED}
+"""Of a server that may be ready a moment later."""
 _ACCESS_CODES = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 
 
@@ -118,7 +121,7 @@ class Client:
                 if error.code() in _ACCESS_CODES:
                     raise self._error(error) from None
                 found = _text_of(error)
-                if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                if error.code() in _PASSING_CODES:
                     sleep(min(0.2, left))
                     continue
                 break
@@ -215,7 +218,8 @@ class Client:
             ConnectionLostError: the stream broke off; its text says how many frames, the last ones, have no answer.
         """
         opening = camera_stream(camera_id, policy, queue, heartbeat_ms, request_of(instruction, asked))
-        return self._answers(Outgoing(opening, frames, pixel_format, on_unsent), on_heartbeat)
+        limit_s = silent_s(opening.heartbeat_ms, self.timeout_s)
+        return self._answers(Outgoing(opening, frames, pixel_format, on_unsent), on_heartbeat, limit_s)
 
     def scan(
         self,
@@ -251,7 +255,7 @@ class Client:
             except Exception as error:
                 failures.append(error)
 
-        return self._scan_events(messages(), on_heartbeat, failures)
+        return self._scan_events(messages(), on_heartbeat, failures, silent_s(web.heartbeat_ms, self.timeout_s))
 
     def model(self) -> ModelInfo:
         """What the server has loaded."""
@@ -276,16 +280,18 @@ class Client:
         finally:
             call.cancel()
 
-    def _answers(self, sent: Outgoing, on_heartbeat: Callable[[str], None]) -> Generator[SegmentReply, None, None]:
+    def _answers(
+        self, sent: Outgoing, on_heartbeat: Callable[[str], None], limit_s: float
+    ) -> Generator[SegmentReply, None, None]:
         call = self._inspect(sent.messages())
         try:
-            for message in call:
+            for message in heard(call, limit_s):
                 if message.WhichOneof("event") == "answer":
                     yield reply_from(message.answer, (perf_counter() - sent.at.popleft()) * 1000)
                 else:
                     on_heartbeat(message.heartbeat.reason)
-        except grpc.RpcError as error:
-            lost = self._error(error)
+        except (grpc.RpcError, TimeoutError) as error:
+            lost = self._error(error) if isinstance(error, grpc.RpcError) else self._silent(error)
             if isinstance(lost, ConnectionLostError):
                 lost = ConnectionLostError(f"{lost}; {len(sent.at)} frames have no answer")
             raise lost from None
@@ -295,11 +301,11 @@ class Client:
             raise sent.failure
 
     def _scan_events(
-        self, messages: Iterator[bytes], on_heartbeat: Callable[[str], None], failures: list[Exception]
+        self, messages: Iterator[bytes], on_heartbeat: Callable[[str], None], failures: list[Exception], limit_s: float
     ) -> Generator[ScanEvent, None, None]:
         call = self._scan(messages)
         try:
-            for message in call:
+            for message in heard(call, limit_s):
                 event = scan_event_from(message)
                 if isinstance(event, str):
                     on_heartbeat(event)
@@ -307,10 +313,16 @@ class Client:
                     yield event
         except grpc.RpcError as error:
             raise self._error(error) from None
+        except TimeoutError as error:
+            raise self._silent(error) from None
         finally:
             call.cancel()
         if failures:
             raise failures[0]
+
+    def _silent(self, error: TimeoutError) -> ConnectionLostError:
+        """What a stream means that was cut since nothing came."""
+        return ConnectionLostError(f"{self.address}: {error}")
 
     def _error(self, error: grpc.RpcError, in_time: bool = True) -> Exception:
         """What a failed call means to its caller."""

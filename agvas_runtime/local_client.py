@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import select
 import socket
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -36,7 +37,7 @@ from agvas_runtime.local_wire import (
     receive_exactly,
     send_memory,
 )
-from agvas_runtime.outgoing import camera_stream
+from agvas_runtime.outgoing import camera_stream, silent_s
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.wire import (
     FrameIdentity,
@@ -52,8 +53,6 @@ if TYPE_CHECKING:
 
 SLOTS = 16
 """Frames of a stream that may be on their way, those included that wait at the server."""
-USUAL_HEARTBEAT_MS, BEATS = 1000, 3
-"""The server's own, and how many of them a stream may miss before it counts as lost."""
 QUIET_MS = 60_000
 """Between heartbeats where nobody looks at them."""
 
@@ -74,7 +73,10 @@ class LocalClient:
     def __init__(self, path: Path | str, timeout_s: float = 30.0, *, largest_frame_mb: int = 64) -> None:
         self.path, self.timeout_s = Path(path), timeout_s
         self._slot_bytes = largest_frame_mb << 20
+        self._streams: set[_Stream] = set()
+        """All that are open."""
         self._stream: _Stream | None = None
+        """That of `segment`."""
         self._used = 0.0
         """When it last was, by the monotonic clock."""
         self._asked: tuple[str | None, Asked] = (None, {})
@@ -91,7 +93,9 @@ class LocalClient:
         self.close()
 
     def close(self) -> None:
-        """End the connection of `segment`; the streams of `inspect` have their own."""
+        """End all connections: a call that waits, and a stream that goes on, end as if the server had gone away."""
+        for stream in list(self._streams):
+            stream.cut()
         with self._lock:
             self._end()
 
@@ -109,12 +113,14 @@ class LocalClient:
             if not _same(self._asked, (instruction, asked)):
                 self._request = request_of(instruction, asked)
                 self._asked = instruction, asked
-            if monotonic() - self._used > QUIET_MS / 1000:  # heartbeats that nobody reads would fill the way
+            quiet = monotonic() - self._used > QUIET_MS / 1000  # heartbeats that nobody reads would fill the way
+            if self._stream is not None and (quiet or self._stream.ended()):
                 self._end()
             try:
                 if self._stream is None:
                     opening = pb.CameraStream(policy=pb.QUEUE_POLICY_BLOCK, heartbeat_ms=QUIET_MS)
                     self._stream = _Stream(self.path, self.timeout_s, self._slot_bytes, 1, opening)
+                    self._streams.add(self._stream)
                 self._stream.send(self._request, image, pixel_format, identity)
                 reply = self._stream.answer()
                 self._used = monotonic()
@@ -151,8 +157,8 @@ class LocalClient:
         on_heartbeat: Callable[[str], None],
         on_unsent: Callable[[FrameIdentity | None, InputError], None] | None,
     ) -> Generator[SegmentReply, None, None]:
-        silent_s = BEATS * (opening.heartbeat_ms or USUAL_HEARTBEAT_MS) / 1000
-        stream = _Stream(self.path, self.timeout_s, self._slot_bytes, SLOTS, opening, silent_s=silent_s)
+        limit_s = silent_s(opening.heartbeat_ms, self.timeout_s)
+        stream = _Stream(self.path, self.timeout_s, self._slot_bytes, SLOTS, opening, limit_s)
         failures, request = list[Exception](), pb.SegmentRequest()
 
         def send() -> None:
@@ -172,10 +178,14 @@ class LocalClient:
             finally:
                 stream.finish()
 
+        self._streams.add(stream)
         with closing(stream):
             Thread(target=send, name="frames", daemon=True).start()
-            while (reply := stream.answer(on_heartbeat)) is not None:
-                yield reply
+            try:
+                while (reply := stream.answer(on_heartbeat)) is not None:
+                    yield reply
+            finally:
+                self._streams.discard(stream)
             unanswered = len(stream.sent)
         if failures:
             raise failures[0]
@@ -184,6 +194,7 @@ class LocalClient:
 
     def _end(self) -> None:
         if self._stream is not None:
+            self._streams.discard(self._stream)
             self._stream.close()
             self._stream = None
 
@@ -198,8 +209,7 @@ class _Stream:
         slot_bytes: int,
         slots: int,
         opening: pb.CameraStream,
-        *,
-        silent_s: float = 0,
+        limit_s: float | None = None,
     ) -> None:
         self.sent: deque[float] = deque()
         """When each frame was sent that has no answer yet."""
@@ -210,6 +220,8 @@ class _Stream:
         self._free, self._next, self._closed = BoundedSemaphore(slots), 0, False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(timeout_s)
+        self._readable = select.poll()
+        self._readable.register(self._socket, select.POLLIN)
         fd = os.memfd_create("agvas-camera", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.truncate(fd, slots * slot_bytes)
@@ -220,7 +232,7 @@ class _Stream:
             if receive_exactly(self._socket, len(HELLO)) != HELLO:
                 raise Hangup("found no agvas server")
             self._send(pb.InspectRequest(open=opening).SerializeToString(), 0, 0)
-            self._socket.settimeout(max(timeout_s, silent_s))
+            self._socket.settimeout(limit_s or timeout_s)
         except (OSError, Hangup) as error:
             self.close()
             raise self._lost(error) from None
@@ -281,6 +293,22 @@ class _Stream:
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 
+    def ended(self) -> bool:
+        """Whether the server has ended it, or is gone, since the last answer; heartbeats are passed over."""
+        while self._readable.poll(0):
+            try:
+                kind, _ = self._received()
+            except (OSError, Hangup):
+                return True
+            if kind == END:
+                return True
+        return False
+
+    def cut(self) -> None:
+        """End it from another thread: whoever waits for an answer finds the server gone."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """End it; whoever waits for a slot goes on."""
         self._closed = True
@@ -297,7 +325,8 @@ class _Stream:
         if like == self._like and image.flags.c_contiguous:
             return image.reshape(-1).view(np.uint8), self._message
         content, message = _parted(request, image, pixel_format, None)
-        if image.dtype == image.dtype.newbyteorder("<"):  # else its bytes must be turned round
+        as_it_lies = image.dtype == image.dtype.newbyteorder("<")  # else its bytes must be turned round
+        if as_it_lies and image.flags.c_contiguous:  # grey as RGB, which is none, has another message
             self._like, self._message = like, message
         return content, message
 

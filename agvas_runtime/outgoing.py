@@ -11,6 +11,14 @@ from agvas_runtime.errors import InputError
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.wire import FrameIdentity, ImageLike, put_head, put_identity
 
+USUAL_HEARTBEAT_MS, BEATS = 1000, 3
+"""The server's own, and how many of them a stream may miss before it counts as lost."""
+
+
+def silent_s(heartbeat_ms: int | None, timeout_s: float) -> float:
+    """How long a stream may be silent: so long as an answer may take, and three heartbeats where that is longer."""
+    return max(BEATS * (heartbeat_ms or USUAL_HEARTBEAT_MS) / 1000, timeout_s)
+
 
 def with_frame(
     request: pb.SegmentRequest | pb.InspectRequest,

@@ -185,8 +185,11 @@ def put_head(frame: pb.Frame, image: ImageLike, pixel_format: str | None) -> NDA
         return np.frombuffer(image, np.uint8)
     try:
         return np.frombuffer(Path(image).read_bytes(), np.uint8)
-    except OSError as error:
-        raise InputError(f"{image}: {error.strerror}") from None
+    except TypeError:
+        found = f"found {type(image).__name__}"
+        raise InputError(f"image: {found}, expected an array, bytes, a path or a RawFrame") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise InputError(f"{image}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def put_format(raw: pb.RawImage, image: NDArray[Any] | RawFrame, pixel_format: str | None) -> NDArray[Any]:
@@ -201,7 +204,10 @@ def put_format(raw: pb.RawImage, image: NDArray[Any] | RawFrame, pixel_format: s
             sizes = f"width {image.width}, height {image.height}, stride {image.stride}"
             raise InputError(f"image: found {sizes}: {error}") from None
         raw.pixel_format = _format_number(image.pixel_format)
-        return np.frombuffer(image.data, np.uint8)
+        try:
+            return np.frombuffer(image.data, np.uint8)
+        except (ValueError, TypeError, BufferError) as error:
+            raise InputError(f"image: found data that are no bytes in one piece: {error}") from None
     if pixel_format is None and image.ndim == 3 and (grey := grey_of(image)) is not None:
         image = grey
     kind = (image.dtype.name, image.shape[2:])

@@ -11,6 +11,7 @@ from agvas_runtime.errors import InputError
 from agvas_runtime.frames import SUFFIXES
 
 KINDS = "gige:ID, gentl:FILE.cti[#ID], pylon:[SERIAL], rtsp://..., a folder, an image or a video file"
+STREAMS = ("rtsp", "rtsps", "http", "https")
 _NAMED = re.compile(r"([A-Za-z0-9._-]{1,64})=(.+)", re.DOTALL)
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -29,8 +30,8 @@ def open_source(address: str, options: CaptureOptions) -> tuple[str, Source]:
     named = None if Path(address).exists() else _NAMED.fullmatch(address)
     camera_id, rest = (named[1], named[2]) if named else ("", address)
     kind, colon, which = rest.partition(":")
-    if rest.startswith(("rtsp://", "rtsps://", "http://", "https://")):
-        usual, source = _stream(rest, options)
+    if which.startswith("//") and kind.lower() in STREAMS:
+        usual, source = _stream(f"{kind.lower()}:{which}", options)
     elif colon and kind in ("gige", "gentl", "pylon"):
         usual, source = _genicam(kind, which, options)
     elif colon and kind in ("folder", "video"):
@@ -38,7 +39,8 @@ def open_source(address: str, options: CaptureOptions) -> tuple[str, Source]:
     elif Path(rest).exists():
         usual, source = _file(Path(rest), options)
     else:
-        raise InputError(f"{rest}: no such camera, file or folder; expected {KINDS}")
+        shown = f"{kind}://{which.rpartition('@')[2].removeprefix('//')}" if which.startswith("//") else rest
+        raise InputError(f"{shown}: no such camera, file or folder; expected {KINDS}")
     return camera_id or _UNFIT.sub("-", usual).strip("-") or "camera", source
 
 

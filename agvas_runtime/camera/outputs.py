@@ -10,6 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty, Full, Queue
 from threading import Thread
@@ -211,6 +212,14 @@ class JsonLines:
         while rest:
             rest = rest[os.write(self._file.fileno(), rest) :]
             self._torn = bool(rest)
+
+
+def without_pictures(decision: Decision) -> Decision:
+    """A decision as lines and commands are told of it: frame, mask and maps take megabytes."""
+    reply = decision.reply
+    if reply is not None:
+        reply = replace(reply, mask=None, probability=None, groups=(), polygons=None)
+    return replace(decision, image=None, reply=reply)
 
 
 def decision_event(decision: Decision) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from agvas_runtime.camera.outputs import (
     Worker,
     decision_event,
     is_reject,
+    without_pictures,
 )
 from agvas_runtime.camera.source import Source
 from agvas_runtime.camera.watch import Board, summary, summary_line
@@ -52,9 +53,9 @@ class Office:
 
     def __init__(self, outputs: Outputs) -> None:
         self.board: Board | None = None
-        self._files = [
-            JsonLines(path) for path in ([None] if outputs.as_json else []) + ([outputs.jsonl] if outputs.jsonl else [])
-        ]
+        paths = ([None] if outputs.as_json else []) + ([outputs.jsonl] if outputs.jsonl else [])
+        self._files: list[Worker[str]] = [Worker("events", JsonLines(path), MOST_EVENTS) for path in paths]
+        """Each has its own: one that nobody reads does not hold up the other."""
         self._rejects = self._command = self._on_reject = None
         if outputs.rejects is not None:
             self._rejects = Worker("--rejects", Rejects(outputs.rejects, outputs.keep), MOST_PICTURES)
@@ -65,9 +66,10 @@ class Office:
 
     def decided(self, decision: Decision) -> None:
         """A part was decided: start whatever follows."""
-        self._events.offer(decision)
+        told = without_pictures(decision)  # thousands may wait to be written
+        self._events.offer(told)
         if self._command is not None and decision.gate != "pass":
-            self._command.offer(decision)
+            self._command.offer(told)
         if self._rejects is not None and is_reject(decision):
             self._rejects.offer(decision)
 
@@ -81,7 +83,7 @@ class Office:
         if self._command is not None and self._on_reject is not None:
             lost["commands"] = self._command.close(COMMAND_S)  # one that has just begun has its time
             self._on_reject.stop()
-        lost["events"] = self._events.close(END_S)
+        lost["events"] = self._events.close(END_S) + sum(file.close(END_S) for file in self._files)
         return {name: count for name, count in lost.items() if count}
 
     def _write(self, event: Decision | Turn | dict[str, Any]) -> None:
@@ -94,14 +96,8 @@ class Office:
             event = decision_event(event)
         if self._files:
             line = json.dumps(console.finite(event), ensure_ascii=False)
-            failures = []
             for file in self._files:
-                try:
-                    file(line)
-                except OSError as error:  # the others get the line in any case
-                    failures.append(error)
-            if failures:
-                raise failures[0]
+                file.offer(line)
 
     @staticmethod
     def _note(turn: Turn) -> None:

@@ -41,6 +41,12 @@ LIMIT_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 """What one who has shown no credentials yet can take of the server."""
 
+RECONNECT_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+"""Pauses between attempts to connect; gRPC's own grow to two minutes, for which a server that is back is not found."""
+
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 
@@ -57,8 +63,13 @@ def server_options(max_message_mb: int) -> list[tuple[str, int]]:
 
 
 def client_options() -> list[tuple[str, int]]:
-    """Options of a client: the server decides what is too large."""
-    return [*READ_OPTIONS, ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    """Options of a client: the server decides what is too large, and is found again soon after it was away."""
+    return [
+        *READ_OPTIONS,
+        *RECONNECT_OPTIONS,
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+    ]
 
 
 def open_channel(

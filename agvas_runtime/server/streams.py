@@ -25,6 +25,8 @@ from agvas_runtime.server.requests import Intake, Settings, check_ids, identity_
 
 MOST_UNTAKEN = 64
 """Answers that may wait to be taken, or made, before no further frame is read."""
+MOST_DROPPED = 4096
+"""The same where frames give way to newer ones, while the answer in front of theirs is still being made."""
 MOST_SPARE, MOST_SHARE = 8, 0.25
 """Frames of a stream in shared memory beyond those in its queue: in engines, or answered and not taken yet; and what
 share of the memory they may take, unless it is one alone. Else one who does not read would fill the memory of all."""
@@ -97,6 +99,11 @@ class _Place:
 
     def done(self) -> bool:
         return self.failure is not None or (self.ticket is not None and self.ticket.outcome.done())
+
+    @property
+    def waits(self) -> bool:
+        """Whether its frame waits for an engine."""
+        return self.ticket is not None and self.ticket.waits
 
     @property
     def held_bytes(self) -> int:
@@ -203,10 +210,11 @@ class CameraSession:
         """Accept frames until the caller has no more, goes away, or the server stops."""
         try:
             for message in messages:
+                arrived = perf_counter()
                 wanted = self._room()
                 if self._gone:
                     return
-                self._accept(message)
+                self._accept(message, arrived)
                 if not wanted:  # it was read all the same
                     return
         except Exception as error:  # so gRPC ends the iterator of a call that is cancelled
@@ -224,14 +232,21 @@ class CameraSession:
             return not (self._gone or self._stopping)
 
     def _may_grow(self) -> bool:
-        held = [size for place in self._places if (size := place.held_bytes)]
-        if len(self._places) >= MOST_UNTAKEN or len(held) >= self._plan.capacity + MOST_SPARE:
+        latest = self._plan.policy == "latest"
+        untaken = not latest or (self._places and self._places[0].done())
+        held = [place for place in self._places if place.held_bytes]
+        most = MOST_UNTAKEN if untaken else MOST_DROPPED
+        if len(self._places) >= most or len(held) >= self._plan.capacity + MOST_SPARE:
             return False
-        return not held or sum(held) + max(held) <= MOST_SHARE * self._intake.memory_bytes
+        waiting = [place for place in held if place.waits]
+        if latest and len(waiting) >= self._plan.capacity:
+            held.remove(waiting[0])  # it gives way to the next
+        sizes = [place.held_bytes for place in held]
+        return not sizes or sum(sizes) + max(sizes) <= MOST_SHARE * self._intake.memory_bytes
 
-    def _accept(self, message: Message) -> None:
+    def _accept(self, message: Message, arrived: float) -> None:
         """Give a frame its place in line and its ticket, or the reason why it has none."""
-        place = _Place(self._index, perf_counter())
+        place = _Place(self._index, arrived)
         self._index += 1
         place.identity.camera_id = self._plan.camera_id
         with self._changed:

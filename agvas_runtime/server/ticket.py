@@ -90,6 +90,11 @@ class Ticket:
         """Whether it is answered, or about to be."""
         return self._settled
 
+    @property
+    def waits(self) -> bool:
+        """Whether no engine has it, and it has no answer."""
+        return not (self._settled or self._running)
+
     def cancel(self) -> None:
         """It is not wanted any more: answered CANCELLED unless it is answered already."""
         self.give_up(NoResult(Fate.CANCELLED, "the caller went away"))

@@ -11,8 +11,10 @@ import signal
 import stat
 import subprocess
 import sys
+import weakref
 from threading import Event
 
+import numpy as np
 import psutil
 import pytest
 from PIL import Image
@@ -317,6 +319,22 @@ def test_a_reader_that_is_gone_costs_the_file_nothing(tmp_path, monkeypatch, cap
         assert office.close() == {"events": 3}
         assert [event["sequence"] for event in events((tmp_path / "lines").read_text())] == [0, 1, 2]
     assert capsys.readouterr().err == "events: [Errno 32] Broken pipe; further ones are counted only\n"
+
+
+def test_a_reader_that_hangs_holds_up_neither_the_file_nor_any_picture(tmp_path, monkeypatch):
+    ours, theirs = os.pipe()
+    monkeypatch.setattr(camera_run, "END_S", 0.2)
+    with open(theirs, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        office = Office(Outputs(as_json=True, jsonl=tmp_path / "lines"))
+        images = [np.zeros((8, 8), np.uint8) for _ in range(1000)]
+        gone = [weakref.ref(image) for image in images]
+        for sequence in range(1000):  # more lines than a pipe holds
+            office.decided(decision(sequence=sequence, image=images.pop()))
+        until(lambda: len(events((tmp_path / "lines").read_text())) == 1000)
+        assert not any(image() is not None for image in gone)
+        assert 0 < office.close()["events"] < 1000
+        os.close(ours)
 
 
 def test_a_line_behind_one_that_was_torn_begins_anew(tmp_path):

@@ -238,6 +238,7 @@ def test_a_stream_s_password_is_not_shown():
     needs("cv2")
     camera_id, source = open_source("rtsp://user:secret@10.0.0.7:554/line?token=secret", CaptureOptions())
     assert (camera_id, source.name) == ("10.0.0.7-line", "rtsp://10.0.0.7:554/line")
+    assert open_source("RTSP://user:secret@10.0.0.7:554/line", CaptureOptions())[1].name == source.name
 
 
 @pytest.mark.parametrize(
@@ -245,6 +246,8 @@ def test_a_stream_s_password_is_not_shown():
     [
         ("no/such/place", {}, "no/such/place: no such camera, file or folder; expected gige:ID, gentl:"),
         ("usb:7", {}, "usb:7: no such camera"),
+        ("rtmp://admin:secret@cam/live", {}, "rtmp://cam/live: no such camera"),
+        ("left=rtmp://admin:s@cret@cam/live", {}, "rtmp://cam/live: no such camera"),
         ("gentl:", {}, "gentl: found no producer, expected gentl:FILE.cti"),
         ("{here}", {"trigger": "Line1"}, "found --trigger or --set, expected neither"),
         ("{here}", {"features": {"Width": "8"}}, "found --trigger or --set, expected neither"),

@@ -1,12 +1,18 @@
 """The client: every kind of image, every kind of error."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from agvas_runtime.client import Client, ConnectionLostError, DeadlineMissedError
 from agvas_runtime.errors import InputError
 from agvas_runtime.frames import read_image
+from agvas_runtime.server.channel import client_options
 from agvas_runtime.verdict import Recipe, Verdict
+from agvas_runtime.wire import RawFrame
 
 
 def test_a_path_its_bytes_and_its_pixels_give_the_same_mask(client, photo):
@@ -71,6 +77,9 @@ def test_threshold_alpha_and_roi_travel(client, segmenter, photo):
         (b"x", {"pixel_format": "RGB8"}, "pixel_format: found RGB8 for an image file"),
         (b"x", {}, "frame.encoded: not an image"),
         ("no/such/file.png", {}, "no/such/file.png: No such file or directory"),
+        ("no\0file", {}, "embedded null byte"),
+        (bytearray(b"x"), {}, "image: found bytearray, expected an array, bytes, a path or a RawFrame"),
+        (RawFrame(memoryview(bytes(64))[::2], 8, 4, "MONO8"), {}, "image: found data that are no bytes in one piece"),
         (np.zeros((4, 4), np.uint8), {"instruction": ""}, "instruction: found a blank text"),
         (np.zeros((4, 4), np.uint8), {"instruction": " "}, "instruction: found a blank text"),
     ],
@@ -92,6 +101,34 @@ def test_an_absent_server_is_a_lost_connection_that_names_the_address():
             client.wait_ready(timeout_s=0.2)
         with pytest.raises(ConnectionLostError, match=r"127\.0\.0\.1:1"):
             client.model()
+
+
+class Restarting(health_pb2_grpc.HealthServicer):
+    """Is gone when it is asked first, and serves when it is asked again."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def Check(self, request, context):
+        self.asked += 1
+        if self.asked == 1:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+        return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+
+
+def test_a_server_that_is_restarted_while_it_is_waited_for_is_waited_for():
+    server, health = grpc.server(ThreadPoolExecutor(1)), Restarting()
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with Client(f"127.0.0.1:{port}") as client:
+        client.wait_ready(timeout_s=30)
+    server.stop(0)
+    assert health.asked == 2
+
+
+def test_a_server_that_is_back_is_looked_for_every_second():
+    assert dict(client_options())["grpc.max_reconnect_backoff_ms"] == 1000
 
 
 def test_a_call_that_takes_too_long_is_a_lost_connection(client, photo):

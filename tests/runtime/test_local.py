@@ -15,7 +15,9 @@ import pytest
 
 from agvas_runtime import local_client
 from agvas_runtime.client import Client, ConnectionLostError, DeadlineMissedError
+from agvas_runtime.demo.server_process import server_process
 from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.frames import as_rgb
 from agvas_runtime.local_client import SLOTS, LocalClient
 from agvas_runtime.local_wire import ANSWER, END, HELLO, REPLY_HEAD, REQUEST_HEAD, receive_exactly, send_memory
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
@@ -412,3 +414,62 @@ def test_a_server_that_stops_answers_what_it_has_and_says_so(tmp_path):
         with pytest.raises(ConnectionLostError):
             client.segment(IMAGES[DEFECT])
     assert not (tmp_path / "s").exists()
+
+
+def test_colour_after_grey_of_the_same_size_is_sent_as_colour(client):
+    colour = np.ascontiguousarray(IMAGES[DEFECT])
+    grey = as_rgb(np.ascontiguousarray(colour[..., 0]))
+    replies = [client.segment(image) for image in (grey, colour, grey, colour)]
+    assert [reply.status for reply in replies] == ["ok"] * 4
+    assert np.array_equal(replies[1].mask, replies[3].mask)
+    assert [reply.status for reply in client.inspect([grey, colour, colour])] == ["ok"] * 3
+
+
+def test_the_first_frame_after_the_server_was_restarted_is_answered(tmp_path):
+    with LocalClient(tmp_path / "s") as client:
+        for _ in range(2):
+            with server_process(["--local", str(tmp_path / "s")]):
+                assert client.segment(IMAGES[DEFECT]).status == "ok"
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_server_that_stands_still_is_a_lost_connection_and_not_waited_for(tmp_path, local):
+    path = tmp_path / "s"
+    with server_process(["--local", str(path)]) as server:
+        client = LocalClient(path, timeout_s=1) if local else Client(f"127.0.0.1:{server.port}", timeout_s=1)
+        with client:
+            frames = iter([IMAGES[DEFECT]] * 9)
+
+            def sent():
+                yield next(frames)
+                answered.wait()
+                yield from frames
+
+            answered = threading.Event()
+            replies = client.inspect(sent(), heartbeat_ms=100)
+            assert next(replies).status == "ok"
+            os.kill(server.process.pid, signal.SIGSTOP)
+            try:
+                sleep(2)  # nobody waits for an answer now, so this is nobody's silence
+                answered.set()
+                with pytest.raises(
+                    ConnectionLostError, match=r"no (answer in time|message for 1 s); \d frames have no"
+                ):
+                    list(replies)
+            finally:
+                os.kill(server.process.pid, signal.SIGCONT)
+
+
+def test_closing_the_client_ends_its_streams(client, live):
+    held = threading.Event()
+
+    def frames():
+        yield IMAGES[DEFECT]
+        held.wait()
+
+    replies = client.inspect(frames())
+    assert next(replies).status == "ok"
+    threading.Timer(0.3, client.close).start()
+    with pytest.raises(ConnectionLostError, match="the server went away"):
+        next(replies)
+    held.set()
