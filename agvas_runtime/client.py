@@ -68,7 +68,8 @@ class Client:
 
     Args:
         address: `host:port`.
-        timeout_s: longest time one call may take.
+        timeout_s: longest time one call may take. A stream counts as lost when it is silent for so long, or for three
+            heartbeats where that is longer.
         token: for a server with an access file. Without `ca` it is sent to this machine only.
         ca: PEM file of who signed the server's certificate; there is TLS where it is given.
         cert: PEM file with a certificate to show, for a server that asks for one.
