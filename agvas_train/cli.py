@@ -34,7 +34,7 @@ def train(
     config: Annotated[
         str | None,
         typer.Option(
-            help="Recipe: a YAML file, or a shipped one (tiny, tiny-gpu, tiny-mixture, 0.5b, 7b); options here win."
+            help="Recipe: a YAML file, or a shipped one (tiny, tiny-gpu, tiny-more, tiny-mixture, 0.5b, 7b); options here win."
         ),
     ] = None,
     base: Annotated[Path | None, typer.Option("--from", help="Checkpoint to start from.")] = None,
@@ -171,7 +171,7 @@ def _run(settings: TrainConfig, out: Path, resume: bool, as_json: bool) -> None:
 
 @app.command()
 def merge(
-    run: Annotated[Path, typer.Argument(help="Adapter folder: a LoRA run's `final` or one of its checkpoints.")],
+    run: Annotated[Path, typer.Argument(help="A LoRA run, its `final` or one of its checkpoints.")],
     out: Annotated[Path, typer.Option(help="Folder of the merged checkpoint; must be new.")],
     base: Annotated[Path | None, typer.Option(help="Folder of the base, if it has moved.")] = None,
     by_reference: Annotated[

@@ -2,7 +2,7 @@
 
     - name: camera-1
       rights: [inspect]
-      token_sha256: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+      token_sha256: "7c03d7d6798e89e727ed3e81df1d7d7eaf0e06a130e2777f72984650f7cec253"
     - name: operator
       rights: [inspect, admin]
       certificate: operator.line4.example   # common name or DNS name of a client certificate

@@ -47,6 +47,7 @@ RECONNECT_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 """Pauses between attempts to connect; gRPC's own grow to two minutes, for which a server that is back is not found."""
 
+_ADDRESS = re.compile(r"(?:\[[^\[\]]+\]|[^:/\[\]\s]+):([0-9]{1,5})")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 
@@ -84,7 +85,7 @@ def open_channel(
     """A connection to a server: with TLS where `ca` is given, else in the clear.
 
     Args:
-        address: `host:port`; with TLS the host must stand in the server's certificate.
+        address: `host:port`, or `unix:PATH`; with TLS the host must stand in the server's certificate.
         token: goes along with every call.
         ca: PEM file of who signed the server's certificate.
         cert: PEM file with a certificate of one's own, for servers that ask for one.
@@ -92,8 +93,11 @@ def open_channel(
         shared: whether channels of this process that are alike may have one connection together.
 
     Raises:
-        InputError: a file cannot be used, the token is none, or it would leave this machine in the clear.
+        InputError: the address is none, a file cannot be used, the token is none, or it would leave this machine in the clear.
     """
+    named = _ADDRESS.fullmatch(address)
+    if not address.startswith("unix:") and not (named and 0 < int(named[1]) <= 65_535):
+        raise InputError(f"address: found {address!r}, expected HOST:PORT")
     if token is not None and not _TOKEN.fullmatch(token):
         raise InputError(f"token: found {len(token)} characters that are no token, expected letters, digits and ._~+/-")
     if (cert is None) != (key is None):
