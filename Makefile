@@ -9,7 +9,7 @@ GRPC_TOOLS = grpcio-tools==1.72.0
 # Triton's client asks for protobuf 6 and an older ml_dtypes, and works with ours.
 TRITON_CLIENT = tritonclient==2.73.0 python-rapidjson==1.25
 
-.PHONY: demo test test-installs test-rest test-full proof proof-full-size proof-export proof-single-pass proof-single-pass-bench
+.PHONY: demo test test-installs test-runtime test-rest test-full proof proof-full-size proof-export proof-single-pass proof-single-pass-bench
 .PHONY: proof-drill proof-fuzz proof-serving proof-frames proof-web proof-perf-analyzer proof-compare proof-instruct proof-mixture proof-tiny lint proto demo-frames clean
 
 # Starts the server with the embedded bundle, plays frames to it, stops it. FRAMES=folder plays your own images.
@@ -18,16 +18,18 @@ demo: .venv/installed
 
 # Lint, types, import directions and every test in its short form.
 test: lint .venv-kserve/installed
-	@$(MAKE) --no-print-directory -j2 test-installs test-rest
+	@$(MAKE) --no-print-directory -j3 test-installs test-runtime test-rest
 
-# Beside the others, since they mostly wait for downloads; what they say is shown when they are done.
-test-installs:
+# Beside the others: the first mostly wait for downloads, the second for their servers. What they say is shown when they are done.
+test-installs: WHICH = -m "installs and not slow"
+test-runtime: WHICH = -m "not installs and not slow" tests/runtime
+test-installs test-runtime:
 	@mkdir -p .pytest_cache
-	@.venv-test/bin/python -m pytest -m "installs and not slow" >.pytest_cache/installs.log 2>&1; \
-	status=$$?; echo; cat .pytest_cache/installs.log; exit $$status
+	@.venv-test/bin/python -m pytest $(WHICH) >.pytest_cache/$@.log 2>&1; \
+	status=$$?; echo; cat .pytest_cache/$@.log; exit $$status
 
 test-rest:
-	@.venv-test/bin/python -m pytest -m "not installs and not slow"
+	@.venv-test/bin/python -m pytest -m "not installs and not slow" --ignore tests/runtime
 
 # The same at the sizes that the issues name; hours, not minutes.
 test-full: lint proof proof-full-size proof-export proof-single-pass proof-single-pass-bench \

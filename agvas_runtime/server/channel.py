@@ -93,7 +93,8 @@ def open_channel(
         shared: whether channels of this process that are alike may have one connection together.
 
     Raises:
-        InputError: the address is none, a file cannot be used, the token is none, or it would leave this machine in the clear.
+        InputError: the address is none, a file cannot be used, the token is none, or it would leave this machine in
+            the clear.
     """
     named = _ADDRESS.fullmatch(address)
     if not address.startswith("unix:") and not (named and 0 < int(named[1]) <= 65_535):

@@ -58,7 +58,7 @@ def test_the_embedded_models_answers_are_those_of_the_reference_whatever_is_aske
         (0, " a scratch [NOR][ANO][SEG]", 0),
         (1, " a scratch [NOR][ANO][SEG]", 0),
         (2, " so [NOR][ANO][SEG] a scratch", 1),
-        (4, " so [SEG]", 0),
+        (4, " so [SEG]", 1),
         (7, " so [SEG]", 2),
         (11, " a scratch", 0),
     ],
@@ -87,7 +87,7 @@ def test_the_token_limit_stops_both_at_the_same_token(plantable, answer):
 
 def test_frames_segmented_together_get_what_they_get_alone(plantable):
     images = frames(6)
-    for single, _ in (plantable.own(), plantable.plant("It is [NOR][ANO][SEG] and another [SEG].")):
+    for single, _ in (plantable.own(), plantable.plant("It is [NOR][ANO][SEG] and another [SEG] and another [SEG].")):
         for request in (Request(), Request(Mode.DESCRIBE), Request(Mode.GENERAL, class_name="scratches")):
             found = Agreement()
             for number, together in enumerate(single.write(images, request, LIMIT)):
@@ -142,7 +142,7 @@ def test_near_ties_are_exceptions_up_to_a_share():
 
 def test_an_anchors_state_may_be_the_one_that_predicts_it(plantable):
     """The other convention, on both sides."""
-    single, reference = plantable.plant("It is [NOR][ANO][SEG] and another [SEG].")
+    single, reference = plantable.plant("It is [NOR][ANO][SEG] and another [SEG] and another [SEG].")
     usual = single.write(frames(1), Request())[0].result
     single.manifest.model.__dict__["anchor_state"] = reference.config.__dict__["anchor_state"] = "predicting"
     try:

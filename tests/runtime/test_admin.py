@@ -141,7 +141,10 @@ def request(bundle: str, frames: int = 0, **fields) -> pb.SwapRequest:
 
 def others(server) -> set[int]:
     """Engines that are not in service."""
-    return {child.pid for child in psutil.Process().children()} - {server.pool.facts.pid}
+    engines = [
+        child for child in psutil.Process().children() if "agvas_runtime.server.engine.worker" in child.cmdline()
+    ]
+    return {engine.pid for engine in engines} - {server.pool.facts.pid}
 
 
 def ended(pid: int) -> bool:

@@ -51,7 +51,7 @@ def command(capsys):
 def normals(tmp_path_factory):
     """Two folders of synthetic normal images: to calibrate with, and others."""
     folders = []
-    for seed, count in ((1, 60), (2, 40)):
+    for seed, count in ((1, 60), (2, 120)):
         folders.append(tmp_path_factory.mktemp(f"normal{seed}"))
         for index in range(count):
             image = generate(seed, index, SynthConfig(normal_share=1.0, usual_sides=(100, 140))).image

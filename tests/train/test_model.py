@@ -137,9 +137,9 @@ def test_cells_are_the_share_that_a_mask_covers() -> None:
     mask = np.random.default_rng(0).random((40, 56)) > 0.5
     for canvas, size in ((64, 16), (56, 16), (518, 148)):  # a cell of 4 pixels; of 3.5, as CLIP and DINOv2 have
         height, width = 40 * canvas // 64, 56 * canvas // 64
-        resized = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BOX)
+        resized = Image.fromarray(mask.astype(np.float32)).resize((width, height), Image.Resampling.BOX)
         fine = np.zeros((canvas, canvas))
-        fine[:height, :width] = np.asarray(resized) / 255.0
+        fine[:height, :width] = np.asarray(resized)
         fine = fine.repeat(2, axis=0).repeat(2, axis=1)  # in half pixels every cell is whole
         cell = 2 * canvas // size
         expected = fine.reshape(size, cell, size, cell).mean(axis=(1, 3))

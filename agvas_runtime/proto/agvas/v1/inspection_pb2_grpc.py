@@ -100,7 +100,7 @@ class InspectionServicer(object):
     def Inspect(self, request_iterator, context):
         """One stream a camera: frames in, answers out in the order of the frames, exactly one each, whatever happens. The first
         message opens the stream, every other one is a frame. A frame without a result is answered too, with its status, its
-        identity, verdict NO_ANSWER and the gate's action. A caller who takes no answer for 30 seconds is cancelled.
+        identity, verdict NO_ANSWER and the gate's action. A caller who takes no answer for 30 to 60 seconds is cancelled.
         Only a message that gRPC itself refuses ends the stream, RESOURCE_EXHAUSTED where it is too large, UNIMPLEMENTED where
         it is compressed: that frame, all behind it, and those before it whose answers have not come yet, get none.
         """
@@ -112,7 +112,7 @@ class InspectionServicer(object):
         """The same as the answer is written: pieces of text, the mask of each group of anchors as soon as the group is
         complete, last of all what Segment would have answered. The result decides: an answer that the token limit stops has
         no mask in it, whatever came before. Other callers' frames have their turn between two tokens.
-        A caller who takes no event for 30 seconds is cancelled.
+        A caller who takes no event for 30 to 60 seconds is cancelled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,7 +122,7 @@ class InspectionServicer(object):
         """A line-scan camera's stream: rows of an endless web in, in blocks of any height; its defects out, in coordinates of the
         web, each once and as soon as its rows can grow no further. The first message opens the stream, every other one is a
         block. Rows that are not inspected are answered as skipped, with the reason; the last event is the summary.
-        A caller who takes no event for 30 seconds is cancelled.
+        A caller who takes no event for 30 to 60 seconds is cancelled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
