@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import grpc
 import psutil
@@ -141,10 +142,14 @@ def request(bundle: str, frames: int = 0, **fields) -> pb.SwapRequest:
 
 def others(server) -> set[int]:
     """Engines that are not in service."""
-    engines = [
-        child for child in psutil.Process().children() if "agvas_runtime.server.engine.worker" in child.cmdline()
-    ]
-    return {engine.pid for engine in engines} - {server.pool.facts.pid}
+    return {child.pid for child in psutil.Process().children() if is_engine(child)} - {server.pool.facts.pid}
+
+
+def is_engine(child: psutil.Process) -> bool:
+    """Whether it is an engine process that has not ended."""
+    with suppress(psutil.NoSuchProcess):
+        return "agvas_runtime.server.engine.worker" in child.cmdline()
+    return False
 
 
 def ended(pid: int) -> bool:
