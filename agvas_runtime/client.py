@@ -30,7 +30,7 @@ from agvas_runtime.proto.agvas.v1 import inspection_pb2_grpc as pb_grpc
 from agvas_runtime.scan_wire import Rows, ScanEvent, WebSettings
 from agvas_runtime.scan_wire import event_from as scan_event_from
 from agvas_runtime.server.channel import open_channel
-from agvas_runtime.silence import heard
+from agvas_runtime.silence import Silent, heard
 from agvas_runtime.wire import (
     FrameIdentity,
     GroupMask,
@@ -122,6 +122,8 @@ class Client:
                 if error.code() in _ACCESS_CODES:
                     raise self._error(error) from None
                 found = _text_of(error)
+                if found.startswith("Channel closed"):  # by another thread
+                    break
                 if error.code() in _PASSING_CODES:
                     sleep(min(0.2, left))
                     continue
@@ -291,7 +293,7 @@ class Client:
                     yield reply_from(message.answer, (perf_counter() - sent.at.popleft()) * 1000)
                 else:
                     on_heartbeat(message.heartbeat.reason)
-        except (grpc.RpcError, TimeoutError) as error:
+        except (grpc.RpcError, Silent) as error:
             lost = self._error(error) if isinstance(error, grpc.RpcError) else self._silent(error)
             if isinstance(lost, ConnectionLostError):
                 lost = ConnectionLostError(f"{lost}; {len(sent.at)} frames have no answer")
@@ -314,14 +316,14 @@ class Client:
                     yield event
         except grpc.RpcError as error:
             raise self._error(error) from None
-        except TimeoutError as error:
+        except Silent as error:
             raise self._silent(error) from None
         finally:
             call.cancel()
         if failures:
             raise failures[0]
 
-    def _silent(self, error: TimeoutError) -> ConnectionLostError:
+    def _silent(self, error: Silent) -> ConnectionLostError:
         """What a stream means that was cut since nothing came."""
         return ConnectionLostError(f"{self.address}: {error}")
 

@@ -74,7 +74,7 @@ class LocalClient:
         self.path, self.timeout_s = Path(path), timeout_s
         self._slot_bytes = largest_frame_mb << 20
         self._streams: set[_Stream] = set()
-        """All that are open."""
+        """Those of `inspect` that are open."""
         self._stream: _Stream | None = None
         """That of `segment`."""
         self._used = 0.0
@@ -93,7 +93,7 @@ class LocalClient:
         self.close()
 
     def close(self) -> None:
-        """End all connections: a call that waits, and a stream that goes on, end as if the server had gone away."""
+        """End all connections, once no call waits; a stream that goes on ends as if the server had gone away."""
         for stream in list(self._streams):
             stream.cut()
         with self._lock:
@@ -120,7 +120,6 @@ class LocalClient:
                 if self._stream is None:
                     opening = pb.CameraStream(policy=pb.QUEUE_POLICY_BLOCK, heartbeat_ms=QUIET_MS)
                     self._stream = _Stream(self.path, self.timeout_s, self._slot_bytes, 1, opening)
-                    self._streams.add(self._stream)
                 self._stream.send(self._request, image, pixel_format, identity)
                 reply = self._stream.answer()
                 self._used = monotonic()
@@ -194,7 +193,6 @@ class LocalClient:
 
     def _end(self) -> None:
         if self._stream is not None:
-            self._streams.discard(self._stream)
             self._stream.close()
             self._stream = None
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from math import inf
-from threading import Event, Thread
+from threading import TIMEOUT_MAX, Event, Thread
 from time import monotonic
 from typing import Any
 
 import grpc
+
+
+class Silent(Exception):
+    """The next message did not come in time."""
 
 
 def heard(call: Any, limit_s: float) -> Generator[Any, None, None]:
@@ -16,8 +20,9 @@ def heard(call: Any, limit_s: float) -> Generator[Any, None, None]:
 
     The time between taking a message and asking for the next does not count.
 
-    Raises TimeoutError then; grpc.RpcError as the call does.
+    Raises Silent then; grpc.RpcError as the call does.
     """
+    limit_s = min(limit_s, TIMEOUT_MAX)
     since, over, silent = monotonic(), Event(), Event()
 
     def watch() -> None:
@@ -35,7 +40,7 @@ def heard(call: Any, limit_s: float) -> Generator[Any, None, None]:
             since = monotonic()
     except grpc.RpcError:
         if silent.is_set():
-            raise TimeoutError(f"no message for {limit_s:g} s") from None
+            raise Silent(f"no message for {limit_s:g} s") from None
         raise
     finally:
         over.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -117,7 +118,7 @@ class TrainConfig(BaseModel):
     @field_validator("mixture")
     @classmethod
     def _has_a_task(cls, mixture: dict[Task, float]) -> dict[Task, float]:
-        if min(mixture.values(), default=0) < 0 or not sum(mixture.values()) > 0:
+        if min(mixture.values(), default=0) < 0 or not 0 < sum(mixture.values()) < inf:
             raise ValueError("the weights of the tasks must not be negative, nor all zero")
         return mixture
 

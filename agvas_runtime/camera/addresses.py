@@ -40,6 +40,9 @@ def open_source(address: str, options: CaptureOptions) -> tuple[str, Source]:
         usual, source = _file(Path(rest), options)
     else:
         shown = f"{kind}://{which.rpartition('@')[2].removeprefix('//')}" if which.startswith("//") else rest
+        shown = shown.rpartition("@")[2].partition("?")[
+            0
+        ]  # whoever mistypes an address has his password in it all the same
         raise InputError(f"{shown}: no such camera, file or folder; expected {KINDS}")
     return camera_id or _UNFIT.sub("-", usual).strip("-") or "camera", source
 

@@ -54,7 +54,8 @@ class Office:
     def __init__(self, outputs: Outputs) -> None:
         self.board: Board | None = None
         paths = ([None] if outputs.as_json else []) + ([outputs.jsonl] if outputs.jsonl else [])
-        self._files: list[Worker[str]] = [Worker("events", JsonLines(path), MOST_EVENTS) for path in paths]
+        files = [JsonLines(path) for path in paths]
+        self._files: list[Worker[str]] = [Worker("events", file, MOST_EVENTS) for file in files]
         """Each has its own: one that nobody reads does not hold up the other."""
         self._rejects = self._command = self._on_reject = None
         if outputs.rejects is not None:

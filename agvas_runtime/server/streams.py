@@ -25,7 +25,7 @@ from agvas_runtime.server.requests import Intake, Settings, check_ids, identity_
 
 MOST_UNTAKEN = 64
 """Answers that may wait to be taken, or made, before no further frame is read."""
-MOST_DROPPED = 4096
+MOST_DROPPED = 1024
 """The same where frames give way to newer ones, while the answer in front of theirs is still being made."""
 MOST_SPARE, MOST_SHARE = 8, 0.25
 """Frames of a stream in shared memory beyond those in its queue: in engines, or answered and not taken yet; and what
@@ -234,9 +234,10 @@ class CameraSession:
     def _may_grow(self) -> bool:
         latest = self._plan.policy == "latest"
         untaken = not latest or (self._places and self._places[0].done())
+        if len(self._places) >= (MOST_UNTAKEN if untaken else MOST_DROPPED):
+            return False
         held = [place for place in self._places if place.held_bytes]
-        most = MOST_UNTAKEN if untaken else MOST_DROPPED
-        if len(self._places) >= most or len(held) >= self._plan.capacity + MOST_SPARE:
+        if len(held) >= self._plan.capacity + MOST_SPARE:
             return False
         waiting = [place for place in held if place.waits]
         if latest and len(waiting) >= self._plan.capacity:

@@ -43,7 +43,8 @@ def _list_parts(source: Path, what: str, known: Collection[str]) -> Found:
 def _list_category(category: Path, found: Found) -> None:
     """Add the images of a category, and say which masks have none."""
     test, truth = category / "test", category / "ground_truth"
-    for kind in sorted({path.name for phase in (test, truth) for path in phase.iterdir() if path.is_dir()}):
+    kinds = {path.name for phase in (test, truth) for path in phase.iterdir() if path.is_dir()}
+    for kind in sorted(name for name in kinds if not name.startswith(".")):
         if kind in NORMAL:
             found.parts += [Part(category.name, image.stem, image) for image in images_in(test / kind)]
         else:
