@@ -236,13 +236,13 @@ class CameraSession:
         untaken = not latest or (self._places and self._places[0].done())
         if len(self._places) >= (MOST_UNTAKEN if untaken else MOST_DROPPED):
             return False
-        held = [place for place in self._places if place.held_bytes]
+        held = [(place, size) for place in self._places if (size := place.held_bytes)]
         if len(held) >= self._plan.capacity + MOST_SPARE:
             return False
-        waiting = [place for place in held if place.waits]
+        waiting = [each for each in held if each[0].waits]
         if latest and len(waiting) >= self._plan.capacity:
             held.remove(waiting[0])  # it gives way to the next
-        sizes = [place.held_bytes for place in held]
+        sizes = [size for _, size in held]
         return not sizes or sum(sizes) + max(sizes) <= MOST_SHARE * self._intake.memory_bytes
 
     def _accept(self, message: Message, arrived: float) -> None:
