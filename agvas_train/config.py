@@ -38,6 +38,10 @@ class TrainConfig(BaseModel):
     """Folder of the checkpoint to start from; None trains the preset from scratch."""
     base_sha256: str | None = None
     """Of the base's weights; filled in when the run begins, checked when it goes on."""
+    fresh_spam: bool = False
+    """Begin with a SPAM of fresh weights, as today's preset has it, in the base's place."""
+    frozen: tuple[Literal["semantic_encoder", "pixel_encoder"], ...] = ()
+    """Encoders of the base that stay as they are where the rest is trained in full; a step takes less time then."""
     lora: int | None = Field(None, gt=0)
     """Rank of LoRA adapters on the base (the paper's is 16); None trains every parameter."""
     lora_alpha: int = Field(32, gt=0)
@@ -94,6 +98,9 @@ class TrainConfig(BaseModel):
     bce_weight: float = Field(0.5, gt=0)
     """Of the maps' cross-entropy beside Dice, which counts twofold; the paper's is 0.5. Dice alone makes maps sure of
     whatever they call defective, so that images can hardly be ranked by them."""
+    place_weight: float = Field(0, ge=0)
+    """Of a term that asks SPAM's tokens whether a defect lies at their place (ours); words for places count so often,
+    too, besides once. Where nothing is pretrained, descriptions do not learn places without it."""
     subtle_share: float = Field(0.4, ge=0, le=1)
     """Share of defects with low contrast. A model from scratch begins best with few."""
     min_visibility: float = Field(0.025, ge=0, le=1)
@@ -127,6 +134,9 @@ class TrainConfig(BaseModel):
         if self.optimizer == "muon" and (self.deepspeed or self.lora):
             beside = "under DeepSpeed" if self.deepspeed else "on LoRA adapters"
             raise ValueError(f"optimizer muon does not run {beside}; expected adamw")
+        if (self.fresh_spam or self.frozen) and self.lora:
+            given = "fresh_spam" if self.fresh_spam else "frozen"
+            raise ValueError(f"{given} is about a base that is trained in full; expected no lora")
         if self.data and (self.empty_maps or self.usual_words):
             raise ValueError("empty_maps and usual_words are about synthetic images; expected 0 beside data")
         if self.data and self.orientations > 1:

@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.files import write_whole
+from agvas_runtime.prompts import Prompter
 from agvas_train.checkpoint import write_folder
 from agvas_train.config import TrainConfig
 from agvas_train.data.batch import Batch
@@ -64,6 +65,7 @@ def train(
     batches: Iterable[Batch],
     config: TrainConfig,
     *,
+    prompter: Prompter,
     run: Path,
     write_files: WriteFiles,
     report: Report,
@@ -90,9 +92,8 @@ def train(
         # transformers 5.23 has renamed it
         enable = getattr(layers, "activation_checkpointing_enable", None) or layers.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    module, *optimizers = accelerator.prepare(
-        TrainingStep(model.train(), config.text_weight, config.bce_weight), *optimizers
-    )
+    step_module = TrainingStep(model.train(), prompter, config.text_weight, config.bce_weight, config.place_weight)
+    module, *optimizers = accelerator.prepare(step_module, *optimizers)
     if resumed and parallel.deepspeed:
         parallel.load_state(module, resumed.folder)
     journal = _Journal(run, start) if accelerator.is_main_process else None

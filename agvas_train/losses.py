@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isqrt
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,7 +13,7 @@ from agvas_train.model.agmd import NOR
 BCE_WEIGHT, DICE_WEIGHT = 0.5, 2.0  # lambda_bce, lambda_dic
 
 
-def text_loss(logits: Tensor, targets: Tensor, samples: Tensor, count: int) -> Tensor:
+def text_loss(logits: Tensor, targets: Tensor, samples: Tensor, count: int, weights: Tensor | None = None) -> Tensor:
     """Next-token cross-entropy: the mean over each sample's answer tokens, then over the samples (ours).
 
     Args:
@@ -19,10 +21,27 @@ def text_loss(logits: Tensor, targets: Tensor, samples: Tensor, count: int) -> T
         targets: int64 [M].
         samples: int64 [M], the sample a token belongs to.
         count: samples in the batch, each with at least one token.
+        weights: how often each token counts, [M]; None: once.
     """
     losses = F.cross_entropy(logits.float(), targets, reduction="none")
     lengths = torch.zeros(count, device=losses.device).index_add_(0, samples, torch.ones_like(losses))
-    return (losses / lengths[samples]).sum() / count
+    weighted = losses if weights is None else losses * weights
+    return (weighted / lengths[samples]).sum() / count
+
+
+def place_loss(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Cross-entropy of whether a defect lies at the place of each aligned token, the mean over tokens and samples.
+
+    Args:
+        logits: [B, N], of a square grid of tokens.
+        target: defects' mask [B, H, W] in [0, 1], of which each token has the largest value at its place.
+        valid: bool [B, H, W]; tokens without a cell that counts are left out.
+    """
+    side = isqrt(logits.shape[1])
+    weight = F.adaptive_max_pool2d(valid[:, None].float(), side).flatten(1)
+    here = F.adaptive_max_pool2d((target * valid)[:, None], side).flatten(1)
+    losses = F.binary_cross_entropy_with_logits(logits.float(), here, reduction="none")
+    return (losses * weight).sum() / weight.sum().clamp(min=1)
 
 
 def segmentation_loss(

@@ -42,6 +42,8 @@ from agvas_train.lora import (
     write_adapter_files,
 )
 from agvas_train.model import AGVAS, FROM_SCRATCH, PRESETS, build_agvas
+from agvas_train.model.build import build_spam
+from agvas_train.model.cost import PARTS
 from agvas_train.parallel import start_parallel
 from agvas_train.tokenizer import prompt_spec, template_sentences, train_tokenizer
 from agvas_train.weights.load import named_tensors
@@ -112,6 +114,7 @@ def run_training(run: Path, config: TrainConfig, *, resume: bool, report: Report
         checkpoint.model,
         load_batches(checkpoint, sets, config, resumed.step if resumed else 0, parallel),
         config,
+        prompter=checkpoint.prompter,
         run=run,
         write_files=write_files,
         report=report,
@@ -178,6 +181,8 @@ def _start(config: TrainConfig, resumed: Resumed | None, sets: Sets | None) -> S
     if config.base is None:
         if config.lora is not None:
             raise InputError("--lora needs a base checkpoint: name it with --from")
+        if config.fresh_spam or config.frozen:
+            raise InputError("fresh_spam and frozen are about a base checkpoint: name it with --from")
         checkpoint = load_checkpoint(resumed.folder, dtype=torch.float32) if resumed else fresh_checkpoint(config, sets)
         return Start(_all_trained(checkpoint), None, checkpoint.provenance.get("base"))
     base = Path(config.base)
@@ -187,9 +192,11 @@ def _start(config: TrainConfig, resumed: Resumed | None, sets: Sets | None) -> S
     if config.lora is None:
         checkpoint = load_checkpoint(base, dtype=torch.float32)
         origin = checkpoint.provenance
+        if config.fresh_spam:
+            _refresh_spam(checkpoint)
         if resumed:
             checkpoint.model = load_checkpoint(resumed.folder, dtype=torch.float32).model
-        return Start(_all_trained(checkpoint), None, origin)
+        return Start(_all_trained(checkpoint, config.frozen), None, origin)
     dtype: Literal["float32", "bfloat16"] = "bfloat16" if config.precision == "bf16" else "float32"
     checkpoint = load_checkpoint(base, dtype=getattr(torch, dtype))
     if resumed:
@@ -222,11 +229,21 @@ def check_preset(config: TrainConfig, base: Path) -> None:
         raise InputError(f"{base}: is a checkpoint of preset {found}, the options name preset {config.preset}")
 
 
-def _all_trained(checkpoint: Checkpoint) -> Checkpoint:
-    """Every parameter that a forward pass reaches becomes trainable; the weights are float32 then."""
+def _refresh_spam(checkpoint: Checkpoint) -> None:
+    """Give a checkpoint a fresh SPAM, with places if its preset has them today; by torch's current random state."""
+    model = checkpoint.config.model
+    preset = PRESETS[model.preset](int(model.language["vocab_size"]))
+    model = model.model_copy(update={"spam_places": preset.spam_places})
+    checkpoint.config = checkpoint.config.model_copy(update={"model": model})
+    checkpoint.model.spam = build_spam(model)
+
+
+def _all_trained(checkpoint: Checkpoint, frozen: tuple[str, ...] = ()) -> Checkpoint:
+    """Every parameter that a forward pass reaches becomes trainable but frozen parts'; the weights are float32 then."""
     unused = (*NEVER_USED, *CLIPS) if checkpoint.config.model.pixel_encoder == "clip" else NEVER_USED
+    still = tuple(start for part in frozen for start in PARTS[part])
     for name, parameter in checkpoint.model.named_parameters():
-        parameter.requires_grad_(not any(part in name for part in unused))
+        parameter.requires_grad_(not any(part in name for part in unused) and not name.startswith(still))
     checkpoint.config = checkpoint.config.model_copy(update={"dtype": "float32"})
     return checkpoint
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from agvas_runtime.prompts import Prompter
-from agvas_train.data.conversation import Turn
+from agvas_train.data.conversation import ABOUT_DEFECTS, Turn
 from agvas_train.model.config import ModelConfig
 
 LONGEST_TEXT = 1024
@@ -31,6 +31,7 @@ class Example:
         anchors: (anchor index in NOR, ANO, SEG, position within the text), in the order they stand.
         target: float32 [4 g, 4 g], share of what counts of each cell that the mask covers; zeros without a mask.
         valid: bool [4 g, 4 g], False on padding and where no pixel counts.
+        tells_defects: whether the target is the image's defects, all of them; it may be a part's, or not be known.
     """
 
     semantic: NDArray[np.float32]
@@ -41,6 +42,7 @@ class Example:
     anchors: tuple[tuple[int, int], ...]
     target: NDArray[np.float32]
     valid: NDArray[np.bool_]
+    tells_defects: bool
 
 
 @dataclass
@@ -54,6 +56,7 @@ class Batch:
         anchor_samples: for each set of present anchors, the samples that hold it, int64 [K].
         anchor_positions: for each set, text positions of its anchors, int64 [K, A].
         target, valid: [B, 4 g, 4 g].
+        tells_defects: bool [B].
     """
 
     semantic: Tensor
@@ -67,6 +70,7 @@ class Batch:
     anchor_positions: dict[tuple[int, ...], Tensor]
     target: Tensor
     valid: Tensor
+    tells_defects: Tensor
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
@@ -105,6 +109,7 @@ def make_example(image: NDArray[np.uint8], turn: Turn, prompter: Prompter, confi
         anchors=tuple(anchors),
         target=target,
         valid=counted > 0,
+        tells_defects=turn.task in ABOUT_DEFECTS,
     )
 
 
@@ -177,4 +182,5 @@ def collate(examples: Sequence[Example], config: ModelConfig) -> Batch:
         anchor_positions={kinds: torch.tensor([at for _, at in rows]) for kinds, rows in groups.items()},
         target=torch.from_numpy(np.stack([e.target for e in examples])),
         valid=torch.from_numpy(np.stack([e.valid for e in examples])),
+        tells_defects=torch.tensor([e.tells_defects for e in examples]),
     )

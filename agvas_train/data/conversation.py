@@ -45,6 +45,8 @@ GROUPS = {
     Task.CONVERSATION: Group.VQA,
 }
 """The group of Table A.1 that a task belongs to; the paper draws them with 0.4, 0.25, 0.25 and 0.1."""
+ABOUT_DEFECTS = (Task.DIRECT, Task.DESCRIBE, Task.DESCRIBE_PLUS, Task.EXPLAIN)
+"""Whose masks are all defects of the image; a turn without a mask is about a normal one."""
 
 
 @dataclass(frozen=True)

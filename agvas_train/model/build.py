@@ -54,6 +54,7 @@ def tiny(vocabulary_size: int = 1536) -> ModelConfig:
         },
         agmd=AgmdConfig(transformer_dim=64, heads=4, mlp_dim=256),
         spam_heads=4,
+        spam_places=True,
         semantic_view=SemanticView(size=96, mean=HALF, std=HALF),
         pixel_view=PixelView(size=288, mean=SAM_MEAN, std=SAM_STD, mirror=True),
     )
@@ -133,7 +134,7 @@ def build_agvas(config: ModelConfig) -> AGVAS:
         llava=llava,
         pixel_encoder=pixel_encoder,
         pixel_projection=projection,
-        spam=SPAM(embed_dim=config.hidden_size, num_heads=config.spam_heads, pixel_dim=agmd.transformer_dim),
+        spam=build_spam(config),
         token_refiner=TokenRefiner(
             embed_dim=config.hidden_size, out_dim=agmd.transformer_dim, activation=config.token_refiner_activation
         ),
@@ -152,6 +153,16 @@ def build_agvas(config: ModelConfig) -> AGVAS:
     )
     _init_positions(model)
     return model.eval()
+
+
+def build_spam(config: ModelConfig) -> SPAM:
+    """A fresh SPAM of a model's sizes."""
+    return SPAM(
+        embed_dim=config.hidden_size,
+        num_heads=config.spam_heads,
+        pixel_dim=config.agmd.transformer_dim,
+        places=config.spam_places,
+    )
 
 
 def _init_positions(model: nn.Module) -> None:

@@ -43,6 +43,8 @@ class ModelConfig(BaseModel):
     agmd: AgmdConfig = AgmdConfig()
     spam_heads: int
     """Heads of SPAM's cross-attention; the large presets use hidden_size / 128."""
+    spam_places: bool = False
+    """Tell SPAM's queries, keys and values where they are: for pixel encoders whose features do not know (ours)."""
     token_refiner_activation: Literal["relu", "gelu", "identity"] = "relu"
     """Between the two linear layers of the Token Refiner (the paper names the layers only)."""
     anchor_state: Literal["token", "predicting"] = "token"

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from agvas_train.model.places import CODE, place_codes
+
 RELU_GAIN = 1.7139
 """Brings the variance of what ReLU leaves of standard normal inputs back to 1."""
 NORM_EPSILON = 1e-3
@@ -30,8 +32,6 @@ MULTIPLE = 32
 LUMA = (0.299, 0.587, 0.114)
 NEAR, FAR = 9, 33
 """Sides of the boxes around a pixel whose mean it is compared with, pixels."""
-WAVES = 4
-"""Of a place's code along each axis: half a wave over the view, then twice as many each time."""
 
 
 class ConvEncoderConfig(PreTrainedConfig):
@@ -130,13 +130,13 @@ class Residual(nn.Module):
 class AttentionBlock(nn.Module):
     """Every place learns where it is and asks the whole image, at half its resolution, what is like itself; an MLP.
 
-    As SAM's position embedding does, this lets SPAM find what lies at a place.
+    Places of the view, padding included.
     """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.place = nn.Linear(4 * WAVES, width, bias=False)
+        self.place = nn.Linear(CODE, width, bias=False)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
         self.v_proj, self.o_proj = nn.Linear(width, width), nn.Linear(width, width)
@@ -144,7 +144,8 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C, H, W]."""
-        flat = x.flatten(2).transpose(1, 2) + self.place(_place_codes(x))
+        codes = place_codes(*x.shape[-2:], x.device).to(x.dtype)
+        flat = x.flatten(2).transpose(1, 2) + self.place(codes)
         normed = self.norm1(flat)
         pooled = F.avg_pool2d(normed.transpose(1, 2).unflatten(2, x.shape[-2:]), 2).flatten(2).transpose(1, 2)
         q, k, v = self._heads(self.q_proj(normed)), self._heads(self.k_proj(pooled)), self._heads(self.v_proj(pooled))
@@ -210,20 +211,6 @@ def fine_features(packed: Tensor) -> tuple[Tensor, Tensor]:
     """What `ConvEncoder` packed behind its features, [B, 3 C, g, g]: [B, C / 4, 2 g, 2 g] and [B, C / 8, 4 g, 4 g]."""
     width = packed.shape[1] // 3
     return F.pixel_shuffle(packed[:, :width], 2), F.pixel_shuffle(packed[:, width:], 4)
-
-
-def _place_codes(x: Tensor) -> Tensor:
-    """Where each place of a map [B, C, H, W] is: sines and cosines of its row and its column, [H * W, 4 * WAVES].
-
-    Places of the view, padding included; captions speak of places of the image.
-    """
-    height, width = x.shape[-2:]
-    rates = torch.pi * 2.0 ** torch.arange(WAVES, device=x.device)
-    rows = (torch.arange(height, device=x.device) + 0.5)[:, None] / height * rates
-    columns = (torch.arange(width, device=x.device) + 0.5)[:, None] / width * rates
-    rows = rows[:, None].expand(height, width, WAVES)
-    columns = columns[None].expand(height, width, WAVES)
-    return torch.cat((rows.sin(), rows.cos(), columns.sin(), columns.cos()), dim=2).flatten(0, 1).to(x.dtype)
 
 
 def _with_contrast(pixels: Tensor) -> Tensor:

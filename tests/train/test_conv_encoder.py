@@ -10,7 +10,6 @@ from agvas_train.model.conv_encoder import (
     StandardConv,
     _active,
     _box_means,
-    _place_codes,
     _with_contrast,
     fine_features,
 )
@@ -100,10 +99,3 @@ def test_every_weight_has_a_gradient_but_biases_that_norms_take_away():
     idle = {name for name, gradient in largest.items() if gradient < 1e-3}
     assert all(name.endswith("bias") for name in idle), idle
     assert not {name for name in idle if name.startswith(("from_", "merge"))}
-
-
-def test_every_place_has_a_code_of_its_own_whatever_the_size():
-    codes, finer = _place_codes(torch.zeros(1, 1, 9, 9)), _place_codes(torch.zeros(1, 1, 27, 27))
-    assert codes.shape == (81, 16)
-    assert torch.cdist(codes, codes).fill_diagonal_(1).min() > 0.3
-    torch.testing.assert_close(codes.view(9, 9, 16), finer.view(27, 27, 16)[1::3, 1::3])

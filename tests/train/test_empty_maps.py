@@ -42,7 +42,7 @@ def test_empty_maps_have_a_loss_and_no_words(small: Checkpoint) -> None:
     turns, config = normal_turns(small, 1), small.config.model
     examples = [make_example(*turns.turn(index), small.prompter, config) for index in range(2)]
     assert not any(any(example.taught) for example in examples)
-    losses = TrainingStep(small.model)(collate(examples, config))
+    losses = TrainingStep(small.model, small.prompter)(collate(examples, config))
     losses["loss"].backward()
     assert losses["text"] == 0
     assert losses["dice"] > 0
@@ -53,7 +53,7 @@ def test_empty_maps_have_a_loss_and_no_words(small: Checkpoint) -> None:
 def test_words_count_as_much_as_is_asked(small: Checkpoint) -> None:
     turns, config = normal_turns(small, 0), small.config.model
     batch = collate([make_example(*turns.turn(index), small.prompter, config) for index in range(2)], config)
-    once, fourfold = (TrainingStep(small.model, weight)(batch) for weight in (1.0, 4.0))
+    once, fourfold = (TrainingStep(small.model, small.prompter, weight)(batch) for weight in (1.0, 4.0))
     assert torch.isclose(fourfold["loss"] - once["loss"], 3 * once["text"])
 
 
@@ -61,7 +61,10 @@ def test_words_count_as_much_as_is_asked(small: Checkpoint) -> None:
 def test_cross_entropy_counts_as_much_as_is_asked(small: Checkpoint) -> None:
     turns, config = SynthTurns(small.templates, {Task.DIRECT: 1.0}, SynthConfig(normal_share=0), 3), small.config.model
     batch = collate([make_example(*turns.turn(index), small.prompter, config) for index in range(2)], config)
-    usual, more = TrainingStep(small.model)(batch), TrainingStep(small.model, bce_weight=20)(batch)
+    usual, more = (
+        TrainingStep(small.model, small.prompter)(batch),
+        TrainingStep(small.model, small.prompter, bce_weight=20)(batch),
+    )
     assert usual["bce"] > 0
     assert torch.isclose(more["loss"] - usual["loss"], 19.5 * usual["bce"])
 

@@ -76,6 +76,7 @@ def losses_on_a_fixed_batch(model_config: ModelConfig, run: Path, config: TrainC
         model,
         repeat(batch),
         config,
+        prompter=checkpoint.prompter,
         run=run,
         write_files=lambda values, _, folder: write_adapter_files(checkpoint.info, values, adapter, folder),
         report=lambda _, figures: losses.append(figures["loss"]),

@@ -167,6 +167,7 @@ def test_gradient_checkpointing_computes_every_layer_twice_and_changes_no_loss(
             model,
             batches(small, 2),
             settings,
+            prompter=small.prompter,
             run=tmp_path / name,
             write_files=lambda *_: None,
             report=lambda _, row, figures=figures: figures.append(row["loss"]),

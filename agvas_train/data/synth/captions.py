@@ -79,6 +79,20 @@ def _phrase(note: DefectNote) -> str:
     return _article(" ".join([note.size, *note.look, noun(note.kind)]))
 
 
+PLACE_WORDS = (
+    " top",
+    " bottom",
+    " left",
+    " right",
+    " center",
+    " top-left",
+    " top-right",
+    " bottom-left",
+    " bottom-right",
+)
+"""As they stand in a caption, behind a space."""
+
+
 def where(place: str) -> str:
     """The words for a cell of the grid of places: "in the center", "at the top-left"."""
     return "in the center" if place == "center" else f"at the {place}"
