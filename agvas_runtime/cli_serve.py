@@ -6,6 +6,7 @@ import inspect
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+LOG = logging.getLogger("agvas.server")
 METAVARS = {int: "INTEGER", float: "NUMBER", Path: "PATH", str: "TEXT"}
 SEVERAL = tuple[str, ...]
 
@@ -97,11 +99,12 @@ def serve(
 
     def ready(server: InspectionServer) -> None:
         if json_line:
-            print(json.dumps(ready_event(server)), flush=True)
+            _print(json.dumps(ready_event(server)))
         elif loaded.config.log_format == "text":
             console.note(f"ready: {server.model.name} on {address(server.host, server.port)}")
         else:
-            logging.getLogger("agvas.server").warning("ready", extra=ready_event(server))
+            line = LOG.makeRecord(LOG.name, logging.WARNING, __file__, 0, "ready", (), None, extra=ready_event(server))
+            LOG.handle(line)  # whatever the level: it answers whoever started the server
         notify("READY=1")
 
     writer = set_up(loaded.config.log_level, loaded.config.log_format)
@@ -109,6 +112,17 @@ def serve(
         run(loaded.config, ready)
     finally:
         writer.close()
+
+
+def _print(line: str) -> None:
+    """Print the line of readiness. A server that works goes on where the disk behind stdout is full."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is tried again at the end
+        LOG.error("stdout: the line of readiness cannot be written: %s", (error.strerror or str(error)).lower())
 
 
 def ready_event(server: InspectionServer) -> dict[str, Any]:

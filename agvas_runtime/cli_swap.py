@@ -23,9 +23,7 @@ def swap(
     server: ServerOption = DEFAULT_SERVER,
     shadow: Annotated[
         int,
-        typer.Option(
-            min=0, max=1_000_000, help="Frames of the line that both bundles answer first; 0 compares nothing."
-        ),
+        typer.Option(min=0, max=100_000, help="Frames of the line that both bundles answer first; 0 compares nothing."),
     ] = 200,
     timeout: Annotated[float, typer.Option(help="Seconds that the line has to bring these frames.")] = 600.0,
     max_disagreement: Annotated[

@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Annotated
 
@@ -57,45 +58,60 @@ def _check(name: str, rights: list[str]) -> None:
 
 
 def _append(path: Path, entry: str, token: str) -> None:
-    """Print the token and add its entry in one step: a server never reads half of it. Only its owner may read the file.
+    """Print the token and add its entry in one step: a server never reads half of it. A new file is its owner's only.
+
+    The file beside it, which is there for as long as this takes, keeps other commands from doing the same: what they
+    read would lack this entry.
 
     Raises:
         InputError: the file would not be one any more, or another command is writing it.
         EngineError: it cannot be written.
     """
-    path, before = path.resolve(), b""
-    if path.exists():
-        access_file.read(path)
-        before = path.read_bytes()
-    after = before + (b"" if before.endswith(b"\n") or not before else b"\n") + entry.encode()
-    access_file.parse(after, f"{path}, with the new entry at its end")
+    path = path.resolve()
     part = path.with_name(f".{path.name}.part")
     try:
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(after)
-            file.flush()
-            os.fsync(file.fileno())
-            if before:
-                _keep_owner(path, file.fileno())
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise InputError(
             f"{part}: found it, expected none: another command is writing, or was stopped doing so"
         ) from None
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise EngineError(f"{path}: cannot write: {error.strerror}") from None
     try:
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            _write_with(path, entry, file)
         print(token, flush=True)  # first: nobody is let in whose token was lost
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _keep_owner(path: Path, descriptor: int) -> None:
-    """Where root adds an entry, the server's user must still be able to read the file."""
-    found = path.stat()
+def _write_with(path: Path, entry: str, file: FileIO) -> None:
+    """Write what the access file says, if there is one, and the new entry behind it."""
+    before = b""
+    if there := path.exists():
+        access_file.read(path)
+        before = path.read_bytes()
+    after = before + (b"" if before.endswith(b"\n") or not before else b"\n") + entry.encode()
+    access_file.parse(after, f"{path}, with the new entry at its end")
+    try:
+        while after:
+            after = after[file.write(after) or 0 :]
+        if there:
+            _keep_rights(path.stat(), file.fileno())
+        os.fsync(file.fileno())
+    except OSError as error:
+        raise EngineError(f"{path}: cannot write: {error.strerror}") from None
+
+
+def _keep_rights(found: os.stat_result, descriptor: int) -> None:
+    """Where root adds an entry, the server's user must still be able to read the file; all others never may.
+
+    Who may not give the file to its owner and group writes one of his own: no group has rights to it.
+    """
     with suppress(PermissionError):
         os.fchown(descriptor, found.st_uid, found.st_gid)
+        os.fchmod(descriptor, found.st_mode & 0o770)
 
 
 def _sha256(text: str) -> str:

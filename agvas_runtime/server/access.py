@@ -18,6 +18,9 @@ from agvas_runtime.server.reread import POLL_S, Reread
 
 ALL_RIGHTS: frozenset[Right] = frozenset(("inspect", "admin"))
 
+UNASKED = "found certificate, which no client is asked for without client_ca: nobody is let in by it"
+"""What is wrong with an entry that cannot be used."""
+
 _LOG = logging.getLogger("agvas.access")
 
 
@@ -45,6 +48,11 @@ class Principals:
         """Of all principals, in the file's order."""
         return [principal.name for principal, _ in self._entries]
 
+    @property
+    def certified(self) -> list[str]:
+        """Names of those who have to show a certificate."""
+        return [principal.name for principal, entry in self._entries if entry.certificate is not None]
+
     def find(self, token: str | None, certificates: frozenset[str] = frozenset()) -> Principal | None:
         """Whose token, or whose certificate's name, this is.
 
@@ -68,12 +76,26 @@ class Principals:
 class Access:
     """The access file as it is now: changed rights count from the next call on, a broken file leaves the old ones.
 
+    Args:
+        path: the file.
+        log: where changes are told, and entries that let nobody in.
+        poll_s: how often the file is looked at, at most.
+        certificates: whether clients are asked for certificates; an entry with one lets nobody in where they are not.
+
     Raises:
         InputError: the file cannot be used to begin with.
     """
 
-    def __init__(self, path: Path, log: logging.Logger = _LOG, poll_s: float = POLL_S) -> None:
-        self._file = Reread([path], lambda: Principals.read(path), log, poll_s)
+    def __init__(
+        self, path: Path, log: logging.Logger = _LOG, poll_s: float = POLL_S, *, certificates: bool = True
+    ) -> None:
+        def read() -> Principals:
+            found = Principals.read(path)
+            if found.certified and not certificates:
+                log.warning("%s: %s: %s", path, ", ".join(found.certified), UNASKED)
+            return found
+
+        self._file = Reread([path], read, log, poll_s)
 
     def current(self) -> Principals:
         """What the file says; another object when it says something else."""

@@ -7,8 +7,9 @@
       rights: [inspect, admin]
       certificate: operator.line4.example   # common name or DNS name of a client certificate
 
-Who has both a token and a certificate needs both. Tokens are 256 random bits, so their hashes tell nothing; whoever can
-write the file gives out rights.
+Certificates are asked for where the server has a client_ca; without it nobody has one. Who has both a token and a
+certificate needs both. Tokens are 256 random bits, so their hashes tell nothing; whoever can write the file gives out
+rights.
 """
 
 from __future__ import annotations

@@ -60,6 +60,13 @@ class AdminService(pb_grpc.AdminServicer):
         self._pool, self._arena, self._spec, self._book, self._bundle_root = pool, arena, spec, book, bundle_root
         self._drain, self._statistics, self._swapped = drain, statistics, swapped
         self._swapping = Lock()
+        self._trial: Trial | None = None
+
+    def stop(self, reason: str) -> None:
+        """Give up a swap that is under way, also while its bundle loads. The server is draining by then."""
+        trial = self._trial
+        if trial is not None:
+            trial.abandon(NotNow(reason))
 
     def Swap(self, request: pb.SwapRequest, context: grpc.ServicerContext) -> Iterator[pb.SwapEvent]:
         """Replace the bundle by one that was compared with it. Whoever closes the iterator calls it off."""
@@ -71,6 +78,7 @@ class AdminService(pb_grpc.AdminServicer):
         try:
             yield from self._swap(request, folder, limits, context)
         finally:
+            self._trial = None
             self._swapping.release()
 
     def ReloadRecipes(self, request: pb.ReloadRecipesRequest, context: grpc.ServicerContext) -> pb.RecipesResponse:
@@ -86,8 +94,9 @@ class AdminService(pb_grpc.AdminServicer):
         return self._statistics()
 
     def _check_running(self) -> None:
-        if self._statistics().draining:
-            raise NotNow("the server is being stopped")
+        told = self._statistics()
+        if told.draining:
+            raise NotNow(told.reason)
 
     def _swap(
         self, request: pb.SwapRequest, folder: Path, limits: Limits, context: grpc.ServicerContext
@@ -98,6 +107,8 @@ class AdminService(pb_grpc.AdminServicer):
         spec = self._new_spec(folder)
         try:
             with Trial(self._pool.spawn(spec), context) as trial:
+                self._trial = trial
+                self._check_running()  # `stop` may have come before there was a trial
                 event.to.CopyFrom(_identity(trial.load(request.bundle, folder)))
                 shadow = Shadow(trial.engines[0], self._arena, limits.shadow_frames)
                 yield from self._shadowed(shadow, trial, event, limits)

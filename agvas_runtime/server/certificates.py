@@ -1,4 +1,4 @@
-"""When a certificate ends, read from its file without a package: the few steps through DER that lead there."""
+"""When certificates end, read from their file without a package: the few steps through DER that lead there."""
 
 from __future__ import annotations
 
@@ -9,27 +9,38 @@ from pathlib import Path
 
 from agvas_runtime.errors import InputError
 
-PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 UTC_TIME, GENERALIZED_TIME, VERSION = 0x17, 0x18, 0xA0
 """Tags of DER."""
 
 
-def not_after(path: Path) -> datetime:
-    """The last moment of the first certificate in a PEM file. Raises InputError if there is none that can be read."""
+def last_moments(path: Path) -> list[datetime]:
+    """The last moment of every certificate in a PEM file, in its order; at least one.
+
+    Raises InputError if there is none, or one that cannot be read.
+    """
     try:
-        found = PEM.search(path.read_text("ascii"))
-        if found is None:
-            raise InputError(f"{path}: found no certificate, expected PEM")
-        signed = _parts(_parts(ssl.PEM_cert_to_DER_cert(found.group()))[0][1])[0][1]
-        # TBSCertificate: version (may be left out), serial number, signature, issuer, validity (RFC 5280, 4.1)
-        fields = _parts(signed)
-        validity = fields[4 if fields[0][0] == VERSION else 3][1]
-        tag, text = _parts(validity)[1]
-        return _moment(tag, text.decode("ascii"))
+        found = PEM.findall(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from None
-    except (ValueError, IndexError):
-        raise InputError(f"{path}: the first certificate cannot be read") from None
+    if not found:
+        raise InputError(f"{path}: found no certificate, expected PEM")
+    moments = []
+    for number, pem in enumerate(found, 1):
+        try:
+            moments.append(_end(ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))))
+        except (ValueError, IndexError):
+            raise InputError(f"{path}: certificate {number} of {len(found)} cannot be read") from None
+    return moments
+
+
+def _end(der: bytes) -> datetime:
+    signed = _parts(_parts(der)[0][1])[0][1]
+    # TBSCertificate: version (may be left out), serial number, signature, issuer, validity (RFC 5280, 4.1)
+    fields = _parts(signed)
+    validity = fields[4 if fields[0][0] == VERSION else 3][1]
+    tag, text = _parts(validity)[1]
+    return _moment(tag, text.decode("ascii"))
 
 
 def _moment(tag: int, text: str) -> datetime:

@@ -6,7 +6,6 @@ What belongs to the machine is in `doctor.py`. Nothing here changes or starts an
 from __future__ import annotations
 
 import os
-import socket
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from agvas_runtime.errors import EngineError, InputError
-from agvas_runtime.server.certificates import not_after
+from agvas_runtime.server.certificates import last_moments
 from agvas_runtime.server.config import ServerConfig
 
 State = Literal["ok", "warning", "problem"]
@@ -45,15 +44,10 @@ def ports(config: ServerConfig) -> Iterator[Check]:
 
 
 def _port(name: str, host: str, port: int) -> Check:
-    where = f"{port} on {host}"
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            probe.listen(1)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+    from agvas_runtime.server.port import why_not
+
+    where, reason = f"{port} on {host}", why_not(host, port)
+    if reason is not None:
         return Check(name, "problem", f"{where}: {reason}", "does a server run already? take another port or host")
     return Check(name, "ok", f"{where} is free")
 
@@ -116,9 +110,13 @@ def tls(config: ServerConfig) -> Iterator[Check]:
 
 
 def _lasting(name: str, path: Path) -> Check:
-    end = not_after(path)
+    """By the certificate of the file that ends first."""
+    ends = last_moments(path)
+    end = min(ends)
     left = end - datetime.now(timezone.utc)
     text = f"{path}, until {end:%Y-%m-%d}"
+    if len(ends) > 1:
+        text = f"{path}, {len(ends)} certificates, the first of them until {end:%Y-%m-%d}"
     if left <= timedelta():
         return Check(name, "problem", f"{text}: it has ended", "make a new one; a running server takes it up")
     if left < SOON:
@@ -128,7 +126,7 @@ def _lasting(name: str, path: Path) -> Check:
 
 def access(config: ServerConfig) -> Iterator[Check]:
     """Whether the file of who may do what can be used."""
-    from agvas_runtime.server.access import Principals
+    from agvas_runtime.server.access import UNASKED, Principals
     from agvas_runtime.server.tls import is_loopback
 
     if config.access is None:
@@ -137,6 +135,10 @@ def access(config: ServerConfig) -> Iterator[Check]:
         yield Check("access", "ok" if closed else "warning", found, "name a file with access, see docs/security.md")
         return
     known = Principals.read(config.access)
+    if known.certified and config.client_ca is None:
+        found = f"{config.access}: {', '.join(known.certified)}: {UNASKED}"
+        yield Check("access", "warning", found, "give client_ca, or a token to these entries in place of certificate")
+        return
     yield Check("access", "ok", f"{config.access}: {', '.join(known.names) or 'nobody in it'}")
 
 

@@ -39,7 +39,8 @@ class ServerConfig(BaseModel):
     """Instruction whose first frame is to be fast as well; may repeat. By default the bundle's and 32 recipes'."""
 
     host: str = Field("127.0.0.1", min_length=1)
-    """Address to listen on; 127.0.0.1 by default. Beyond loopback it takes TLS and credentials, or --insecure."""
+    """Address to listen on; 127.0.0.1 by default. Beyond loopback it takes TLS and credentials, or --insecure.
+    0.0.0.0 is every address of this machine, those of IPv6 too."""
     port: int = Field(50051, ge=0, le=65535)
     """TCP port of gRPC; 50051 by default, 0 takes any free one."""
     local: Path | None = None

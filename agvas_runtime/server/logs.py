@@ -1,7 +1,8 @@
 """The server's log on stderr: one line an event, as text or as JSON, with what belongs to it (`extra=`) behind.
 
-Logging never stops the server: a thread of its own writes, what it cannot keep up with is counted and left out, and an
-output that is closed or full takes nothing, silently. What comes from callers cannot forge a line or steer a terminal.
+Logging never stops the server: a thread of its own writes. What it cannot keep up with, or an output that is closed or
+full does not take, is left out and counted; the count is told once there is a way. What comes from callers cannot forge
+a line or steer a terminal.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import logging
 import os
 import queue
+import select
 import sys
 import time
 import warnings
@@ -93,21 +95,25 @@ class LogWriter(logging.Handler):
             with self._held():
                 lost, self._lost = self._lost, 0
             if lost:
-                text = f"{lost} lines were left out: the output does not keep up"
-                self._put(self.format(logging.makeLogRecord({"name": ROOT, "levelname": "WARNING", "msg": text})))
-            self._put(line)
+                text = f"{lost} lines were left out: the output did not take them"
+                note = self.format(logging.makeLogRecord({"name": ROOT, "levelname": "WARNING", "msg": text}))
+                lost = 0 if self._put(note) else lost
+            lost += not self._put(line)
+            with self._held():
+                self._lost += lost
         if isinstance(self._out, io.RawIOBase):
             self._out.close()
 
-    def _put(self, line: str) -> None:
-        with suppress(OSError, ValueError):  # closed, full, or nobody reads: there is no place to say so
+    def _put(self, line: str) -> bool:
+        """Whether the output took it: it may be closed, full, or without a reader."""
+        with suppress(OSError, ValueError):
             if isinstance(self._out, io.RawIOBase):
-                data = f"{line}\n".encode("utf-8", "backslashreplace")
-                while data:
-                    data = data[self._out.write(data) or 0 :]
+                _write(self._out, f"{line}\n".encode("utf-8", "backslashreplace"))
             elif self._out is not None:
                 self._out.write(f"{line}\n")
                 self._out.flush()
+            return True
+        return False
 
     @contextmanager
     def _held(self) -> Iterator[None]:
@@ -206,6 +212,17 @@ def _own(stream: TextIO | None) -> io.RawIOBase | TextIO | None:
         return os.fdopen(os.dup(stream.fileno()), "wb", buffering=0)
     except (OSError, ValueError):
         return stream
+
+
+def _write(out: io.RawIOBase, data: bytes) -> None:
+    """Write all of it; an output that does not wait for its reader by itself is waited for here."""
+    while data:
+        count = out.write(data)
+        if count is None:
+            ready = select.poll()
+            ready.register(out.fileno(), select.POLLOUT)
+            ready.poll()
+        data = data[count or 0 :]
 
 
 def _time(record: logging.LogRecord) -> str:

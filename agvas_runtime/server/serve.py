@@ -137,7 +137,7 @@ class InspectionServer:
                 waiting=lambda: self._lanes.waiting,
                 streams=lambda: self._service.open_streams,
                 engines=self._pool.engines,
-                bundle=lambda: (self.model.name, self.model.bundle_sha256),
+                bundle=self._bundle,
                 recipes_broken=lambda: sum(bool(state.error) for state in self._book.states()),
             )
         )
@@ -186,6 +186,7 @@ class InspectionServer:
         self._refuse(STOPPED)
         self._service.stop(STOPPED)
         self._kserve.stop(STOPPED)
+        self._admin.stop(STOPPED)
         self._health.close()
         until = monotonic() + self._config.drain_s
         ended = self._server.stop(self._config.drain_s)
@@ -255,7 +256,9 @@ class InspectionServer:
     def _grpc_server(self) -> grpc.Server:
         config = self._config
         workers = config.max_streams + config.max_waiting + SPARE_WORKERS
-        access = None if config.access is None else Access(config.access)
+        access = None
+        if config.access is not None:
+            access = Access(config.access, certificates=config.client_ca is not None)
         self._guard = guard = Guard(
             access,
             rate_per_s=config.rate_per_s,
@@ -272,7 +275,7 @@ class InspectionServer:
         )
 
     def _register(self, spec: EngineSpec) -> None:
-        admin = AdminService(
+        self._admin = AdminService(
             self._pool,
             self._arena,
             spec,
@@ -283,7 +286,7 @@ class InspectionServer:
             swapped=self._metrics.swap,
         )
         inspection_pb2_grpc.add_InspectionServicer_to_server(self._service, self._server)
-        admin_pb2_grpc.add_AdminServicer_to_server(admin, self._server)
+        admin_pb2_grpc.add_AdminServicer_to_server(self._admin, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         kserve.add_to(self._server, self._kserve)
         names = (INSPECTION, ADMIN, HEALTH, INFERENCE, reflection.SERVICE_NAME)
@@ -297,6 +300,13 @@ class InspectionServer:
         server = MetricsServer(config.metrics_host, config.metrics_port, self._render, self._why_not)
         self._closing.callback(server.close)
         return server.port
+
+    def _bundle(self) -> tuple[str, str]:
+        """Name and hash of what answers; empty until the first engine is ready."""
+        try:
+            return self.model.name, self.model.bundle_sha256
+        except EngineLost:
+            return "", ""
 
     def _render(self) -> bytes:
         self._later.settle()

@@ -87,7 +87,7 @@ class Shadow:
         self._waiting: deque[_Seen] = deque()
         self._batches: dict[int, _Batch] = {}
         self._ious: list[float] = []
-        self._same = self._errors = 0
+        self._same = self._errors = self._unplaced = 0
         self._alone_ms: list[float] = []
         """Of the old engine, for frames that it segmented alone and in one go, as the candidate does."""
         self._usual_ms = 0.0
@@ -142,7 +142,11 @@ class Shadow:
                 f"{figures.errors} of {compared} frames failed on it, expected none; the first: {figures.first_error}"
             )
         if compared < self._wanted:
-            return f"the line brought {compared} of {self._wanted} frames within {limits.shadow_timeout_s:g} s"
+            found = f"{compared} of {self._wanted} frames"
+            if not self._unplaced:
+                return f"the line brought {found} within {limits.shadow_timeout_s:g} s"
+            room = f"{self._unplaced} that the line brought had no room for a copy in max_memory_mb"
+            return f"{found} were compared within {limits.shadow_timeout_s:g} s: {room}"
         return differs(figures, limits) if compared else None
 
     def stop(self) -> None:
@@ -184,6 +188,8 @@ class Shadow:
         try:
             copy = self._arena.place(seen.answered.block.image)
         except (ArenaFull, InputError):  # no room for a copy now, or ever
+            with self._changed:
+                self._unplaced += 1
             return
         try:
             self._note(seen, copy)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import ssl
+from datetime import datetime, timezone
 from ipaddress import ip_address
 from pathlib import Path
 
 import grpc
 
 from agvas_runtime.errors import InputError
+from agvas_runtime.server.certificates import last_moments
 from agvas_runtime.server.reread import POLL_S, Reread
 
 _LOG = logging.getLogger("agvas.tls")
@@ -90,7 +92,8 @@ def server_credentials(
 ) -> grpc.ServerCredentials:
     """TLS for a port. The files are read again when they change, at the next connection; open ones stay as they are.
 
-    A pair that does not belong together, or anything else that cannot be used, leaves the old one in use.
+    A pair that does not belong together, a certificate that has ended, or anything else that cannot be used leaves the
+    old one in use. At the start one that has ended is served and told: the clock may be what is wrong.
 
     Args:
         cert: the certificate, and those between it and the authority.
@@ -103,9 +106,18 @@ def server_credentials(
         InputError: the files cannot be used to begin with.
     """
 
+    in_use = b""
+
     def read() -> grpc.ServerCertificateConfiguration:
+        nonlocal in_use
         chain, private = read_pair(cert, key)
+        if in_use not in (b"", chain):
+            _refuse_ended(cert)
         authorities = None if client_ca is None else read_ca(client_ca)
+        for path in (cert, client_ca):
+            if path is not None:
+                _warn_of_ended(path, log)
+        in_use = chain
         return grpc.ssl_server_certificate_configuration([(private, chain)], authorities)
 
     files = Reread([cert, key] if client_ca is None else [cert, key, client_ca], read, log, poll_s)
@@ -121,6 +133,28 @@ def server_credentials(
         return found
 
     return grpc.dynamic_ssl_server_credentials(served[0], changed, require_client_authentication=client_ca is not None)
+
+
+def _refuse_ended(cert: Path) -> None:
+    """Refuse a server's certificate, the first of its file, that has ended."""
+    end = next(iter(_ends(cert)), None)
+    if end is not None and end <= datetime.now(timezone.utc):
+        raise InputError(f"{cert}: found a certificate that ended on {end:%Y-%m-%d}, expected one that lasts")
+
+
+def _warn_of_ended(path: Path, log: logging.Logger) -> None:
+    moments = _ends(path)
+    for number, end in enumerate(moments, 1):
+        if end <= datetime.now(timezone.utc):
+            log.warning("%s: certificate %d of %d ended on %s: make a new one", path, number, len(moments), end.date())
+
+
+def _ends(path: Path) -> list[datetime]:
+    """When the certificates of a file end; empty where only OpenSSL can read them."""
+    try:
+        return last_moments(path)
+    except InputError:
+        return []
 
 
 def _warn_of_readers(key: Path, log: logging.Logger) -> None:

@@ -53,12 +53,14 @@ class Trial:
     def __init__(self, engines: Sequence[EngineProcess], context: grpc.ServicerContext) -> None:
         self.engines = list(engines)
         self._context = context
-        self._abandoned = self._taken = False
+        self._ended: Exception | None = None
+        """Why nobody wants it any more."""
+        self._taken = False
         self._lock = Lock()
 
     def __enter__(self) -> Trial:
-        if not self._context.add_callback(self._abandon):
-            self._abandon()
+        if not self._context.add_callback(self.abandon):
+            self.abandon()
         return self
 
     def __exit__(
@@ -71,9 +73,9 @@ class Trial:
                 engine.close()
 
     def check(self) -> None:
-        """Raise Cancelled if the caller is gone."""
-        if self._abandoned:
-            raise Cancelled("the caller went away; everything is as it was")
+        """Raise Cancelled if the caller is gone, or what else it was abandoned for."""
+        if self._ended is not None:
+            raise self._ended
 
     def load(self, bundle: str, folder: Path) -> EngineFacts:
         """Wait until all are ready; what they say of the bundle's folder calls it by its name.
@@ -81,7 +83,7 @@ class Trial:
         Raises:
             InputError: the bundle is refused.
             EngineError: an engine cannot be made of it.
-            Cancelled: the caller is gone.
+            Cancelled: the caller is gone; or what else it was abandoned for.
         """
         until = monotonic() + LOAD_S
         try:
@@ -97,15 +99,16 @@ class Trial:
         return facts[0]
 
     def settle(self, take_over: Callable[[], None]) -> None:
-        """Have the engines take over, unless the caller went away before: then it raises Cancelled."""
+        """Have the engines take over, unless it was abandoned before: then it raises as `check` does."""
         with self._lock:
             self.check()
             take_over()
             self._taken = True
 
-    def _abandon(self) -> None:
+    def abandon(self, why: Exception | None = None) -> None:
+        """End it now; for its caller's sake where nothing else is given. Engines that have taken over stay."""
         with self._lock:
             if not self._taken:
-                self._abandoned = True
+                self._ended = self._ended or why or Cancelled("the caller went away; everything is as it was")
                 for engine in self.engines:
                     engine.kill()

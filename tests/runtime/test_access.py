@@ -1,17 +1,12 @@
-"""Who may do what: the access file, its reloading, rates, what may listen beyond loopback, `agvas-runtime token`."""
+"""Who may do what: the access file, its reloading, rates, what may listen beyond loopback, tokens of clients."""
 
 import hashlib
 import logging
 import os
-import re
 import stat
-import subprocess
-import sys
 
 import pytest
-import yaml
 
-from agvas_runtime.cli_token import token as token_command
 from agvas_runtime.errors import InputError
 from agvas_runtime.server import access_file
 from agvas_runtime.server.access import Access, Bucket, Buckets, Principals
@@ -362,81 +357,13 @@ def test_the_token_of_a_file_is_read_without_what_surrounds_it(tmp_path):
         read_token(tmp_path / "binary")
 
 
-def test_the_command_prints_a_token_once_and_keeps_its_hash(tmp_path, capsys):
-    path = tmp_path / "access.yaml"
-    for name, rights in (("camera-1", "inspect"), ("operator", "inspect,admin")):
-        token_command(name, rights, path)
-        out, err = capsys.readouterr()
-        made = out.strip()
-        assert out == made + "\n"
-        assert len(made) >= 43  # 256 bits in base64
-        assert made not in err
-        assert made not in path.read_text()
-        assert Principals.read(path).find(made).name == name
-        assert Principals.read(path).find(made).rights == set(rights.split(","))
-    assert Principals.read(path).names == ["camera-1", "operator"]
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert os.listdir(tmp_path) == ["access.yaml"]
-
-
-def test_the_command_without_a_file_shows_the_entry_on_stderr(capsys):
-    token_command("1.5", "admin", None)  # a name that YAML would take for a number
-    out, err = capsys.readouterr()
-    entries = yaml.safe_load(err.partition("\n")[2])
-    assert entries == [{"name": "1.5", "rights": ["admin"], "token_sha256": sha256(out.strip())}]
-
-
-@pytest.mark.parametrize("name", ["1.5", "1e3", "12", "no", "null", "True"])
-def test_a_name_may_look_like_something_else_to_yaml(tmp_path, name):
-    token_command(name, "inspect", tmp_path / "access.yaml")
-    assert Principals.read(tmp_path / "access.yaml").names == [name]
-
-
-def test_the_command_keeps_what_is_in_the_file_comments_included(tmp_path):
-    path = written(tmp_path / "access.yaml", "# ours\n" + entry("camera").rstrip(), 0o644)
-    before = path.read_text()
-    token_command("second", "inspect", path)
-    assert path.read_text().startswith(before + "\n- name: second\n")
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-
-@pytest.mark.parametrize(
-    ("name", "rights", "text"),
-    [
-        ("a b", "inspect", "NAME: found 'a b', expected 1 to 64 of"),
-        ("a\n", "inspect", r"NAME: found 'a\n'"),
-        ("camera", "inspect,root", "--rights: found 'inspect,root', expected inspect, admin or inspect,admin"),
-        ("camera", "", "--rights: found ''"),
-        ("taken", "inspect", "entry 2 (taken): name: found that of entry 1"),
-    ],
-)
-def test_the_command_refuses_what_the_server_would_and_leaves_the_file(tmp_path, capsys, name, rights, text):
-    path = written(tmp_path / "access.yaml", entry("taken"))
-    with pytest.raises(InputError, match=re.escape(text)):
-        token_command(name, rights, path)
-    assert path.read_text() == entry("taken")
-    assert capsys.readouterr().out == ""
-
-
-def test_the_command_refuses_a_list_it_cannot_add_to(tmp_path):
-    path = written(tmp_path / "access.yaml", f'[{{name: a, rights: [admin], token_sha256: "{sha256("a")}"}}]\n')
-    with pytest.raises(InputError, match="with the new entry at its end: line"):
-        token_command("second", "inspect", path)
-    assert Principals.read(path).names == ["a"]
-
-
-def test_a_token_that_nobody_got_is_in_no_file(tmp_path):
-    command = [sys.executable, "-m", "agvas_runtime.cli", "token", "camera", "--access", tmp_path / "access.yaml"]
-    usual = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=usual, check=False)
-    assert (done.returncode, done.stderr) == (1, "error: stdout: No space left on device\n")
-    assert os.listdir(tmp_path) == []
-
-
-def test_two_commands_do_not_write_at_once(tmp_path):
-    path = written(tmp_path / "access.yaml", entry("a"))
-    (tmp_path / ".access.yaml.part").touch()
-    with pytest.raises(InputError, match="another command is writing"):
-        token_command("second", "inspect", path)
-    assert Principals.read(path).names == ["a"]
+def test_entries_whose_certificate_nobody_is_asked_for_are_told_at_every_reading(tmp_path, caplog):
+    path = written(tmp_path / "access.yaml", entry("camera") + entry("operator", certificate="operator.line"))
+    Access(path)
+    assert caplog.text == ""
+    access = Access(path, poll_s=0, certificates=False)
+    assert f"{path}: operator: found certificate, which no client is asked for without client_ca" in caplog.text
+    caplog.clear()
+    written(path, entry("camera") + entry("auditor", certificate="auditor.line"))
+    assert access.current().names == ["camera", "auditor"]
+    assert f"{path}: auditor: found certificate" in caplog.text

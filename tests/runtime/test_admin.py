@@ -28,6 +28,7 @@ from agvas_runtime.server.engine.task import EngineSpec, Task
 from agvas_runtime.server.guard import Guard
 from agvas_runtime.server.lanes import Lanes, NoResult, Ticket
 from agvas_runtime.server.recipes import RecipeBook
+from agvas_runtime.server.swap import Limits
 
 Phase = pb.SwapEvent
 SPEC = EngineSpec(threads=1, max_batch=1)
@@ -116,7 +117,7 @@ def server(running):
     """With the line standing still. Whatever a test does, no frame is lost and no engine is left over."""
     yield running
     running.running.clear()
-    running.statistics.draining = False
+    running.statistics.draining, running.statistics.reason = False, ""
     assert running.failed == []
     for pid in others(running):
         assert ended(pid)
@@ -276,12 +277,10 @@ def test_a_caller_who_leaves_while_the_bundle_loads_calls_it_off(server, stub):
     assert server.pool.facts is before
 
 
-def test_a_server_that_is_being_stopped_swaps_nothing(server, stub):
-    server.statistics.draining = True
-    assert refusal(stub, request("second")) == (
-        grpc.StatusCode.FAILED_PRECONDITION,
-        "the server is being stopped",
-    )
+@pytest.mark.parametrize("reason", ["the server is being stopped", "the server is drained: it takes no new frames"])
+def test_a_server_that_takes_no_frames_any_more_swaps_nothing_and_says_why(server, stub, reason):
+    server.statistics.draining, server.statistics.reason = True, reason
+    assert refusal(stub, request("second")) == (grpc.StatusCode.FAILED_PRECONDITION, reason)
 
 
 def test_recipes_are_read_again_and_told(server, stub):
@@ -337,6 +336,13 @@ def test_bad_input_of_the_command_has_exit_code_2(server, capsys, tmp_path):
     assert (code, err) == (2, f"error: {tmp_path}/none: found no token: no such file or directory\n")
     code, _, err = command(capsys, "twin", "--server", server.address, "--timeout", "0")
     assert (code, err) == (2, "error: --timeout: found 0.0, input should be greater than 0\n")
+
+
+@pytest.mark.parametrize(("frames", "expected"), [(100_000, 1), (100_001, 2)])
+def test_more_frames_than_a_server_compares_are_refused_before_it_is_called(capsys, frames, expected):
+    assert Limits(shadow_frames=100_000)
+    code, _, err = command(capsys, "twin", "--server", "127.0.0.1:1", "--shadow", str(frames))
+    assert (code, "--shadow" in err) == (expected, expected == 2)
 
 
 def test_a_server_that_is_not_there_is_a_failure(capsys):

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import resource
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from threading import Event
 import numpy as np
 import pytest
 
-from agvas_runtime.errors import InputError
+from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.server.engine import arena as arena_module
 from agvas_runtime.server.engine.arena import Arena, ArenaFull, Token
 
@@ -269,6 +270,18 @@ def test_the_memory_has_no_name_anywhere():
     arena.place(frame(100, 100))
     assert os.readlink(f"/proc/self/fd/{arena.fd}") == "/memfd:agvas-frames (deleted)"
     arena.close()
+
+
+def test_memory_that_the_system_does_not_give_is_named_with_its_setting():
+    limits, before = resource.getrlimit(resource.RLIMIT_FSIZE), len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        with pytest.raises(EngineError) as caught:
+            Arena(4 << 20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(caught.value) == "shared memory of 4.0 MiB (max_memory_mb): file too large"
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_views_stay_readable_when_the_arena_is_closed():

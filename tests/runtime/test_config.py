@@ -1,6 +1,7 @@
 """The server's configuration: its sources, its errors, and the command that takes it."""
 
 import json
+import logging
 import re
 import threading
 from pathlib import Path
@@ -35,7 +36,9 @@ def file(tmp_path):
 
 @pytest.fixture
 def serve(capsys, monkeypatch):
-    """Runs `serve` in this process; returns (exit code, stdout, stderr)."""
+    """Runs `serve` in this process; returns (exit code, stdout, stderr). The log's level is as before in the end."""
+    ours = logging.getLogger("agvas")
+    level = ours.level
     for name in FIELDS:
         monkeypatch.delenv(f"AGVAS_{name.upper()}", raising=False)
     app = console.make_app("A server.")
@@ -47,7 +50,8 @@ def serve(capsys, monkeypatch):
             console.run(app, ["serve", *map(str, arguments)])
         return caught.value.code, *capsys.readouterr()
 
-    return call
+    yield call
+    ours.setLevel(level)
 
 
 def error(flags: dict | None = None, file: Path | None = None, environ: dict | None = None) -> str:
@@ -308,7 +312,9 @@ def test_the_ready_line_is_one_json_line_or_one_for_people(serve, monkeypatch, f
         "engines": [{"device": "0", "pid": 7}],
     }
     assert serve("--port", "0")[1:] == ("", "ready: agvas-tiny on [::1]:5\n")
-    assert [config.port for config in started] == [0, 0]
+    *_, line = serve("--port", "0", "--log-format", "json", "--log-level", "error")
+    assert {"event": "ready", "port": 5, "message": "ready"}.items() <= json.loads(line).items()
+    assert [config.port for config in started] == [0, 0, 0]
     assert not [thread for thread in threading.enumerate() if thread.name == "log"]
 
 

@@ -19,7 +19,7 @@ from agvas_runtime.cli_doctor import doctor as command
 from agvas_runtime.control_group import Limits, container_limits
 from agvas_runtime.errors import InputError
 from agvas_runtime.server import checks
-from agvas_runtime.server.certificates import not_after
+from agvas_runtime.server.certificates import last_moments
 from agvas_runtime.server.checks import Check
 from agvas_runtime.server.config import ServerConfig
 from agvas_runtime.server.gpu_memory import GpuMemory
@@ -156,17 +156,28 @@ def test_certificates_that_have_ended_or_soon_do_are_told(certificate):
     assert states == [("ok", ""), ("warning", ": 9 days left"), ("problem", ": it has ended")]
 
 
+def test_of_several_certificates_the_one_counts_that_ends_first(certificate, tmp_path):
+    now, both = datetime.now(timezone.utc), tmp_path / "both.pem"
+    early = now + timedelta(days=9, hours=1)
+    (late, key), (soon, _) = certificate(now + timedelta(days=100)), certificate(early, "soon")
+    both.write_bytes("# Gr\u00fc\u00dfe\n".encode("latin-1") + late.read_bytes() + soon.read_bytes())
+    found = by_name(checks.tls, ServerConfig(tls_cert=both, tls_key=key))["tls"]
+    text = f"{both}, 2 certificates, the first of them until {early:%Y-%m-%d}: 9 days left"
+    assert (found.state, found.found) == ("warning", text)
+
+
 def test_the_end_of_a_certificate_is_what_cryptography_reads(certificate, tmp_path):
     ends = [datetime(2049, 12, 31, 23, 59, 58, tzinfo=timezone.utc), datetime(2050, 1, 1, tzinfo=timezone.utc)]
     for end in ends:
         cert, _ = certificate(end)
-        assert not_after(cert) == x509.load_pem_x509_certificate(cert.read_bytes()).not_valid_after_utc == end
+        read = x509.load_pem_x509_certificate(cert.read_bytes()).not_valid_after_utc
+        assert last_moments(cert) == [read] == [end]
     cut = tmp_path / "cut.pem"
     lines = cert.read_text().splitlines()
     cut.write_text("\n".join([lines[0], lines[1], lines[-1]]))
     for path in (cut, tmp_path / "no.pem", certificate()[1]):
         with pytest.raises(InputError, match=f"^{path}: "):
-            not_after(path)
+            last_moments(path)
 
 
 def test_a_key_of_another_certificate_or_that_everybody_reads_is_told(certificate):
@@ -192,6 +203,19 @@ def test_an_access_file_that_others_can_write_is_refused(tmp_path):
     path.chmod(0o662)
     with pytest.raises(InputError, match="chmod go-w"):
         only(checks.access, ServerConfig(access=path))
+
+
+def test_an_entry_whose_certificate_nobody_is_asked_for_is_a_warning(tmp_path, certificate):
+    path, (cert, key) = tmp_path / "access.yaml", certificate()
+    path.write_text("- {name: operator, rights: [admin], certificate: operator.line}\n")
+    path.chmod(0o600)
+    found = only(checks.access, ServerConfig(access=path))
+    assert found.state == "warning"
+    assert found.found.startswith(
+        f"{path}: operator: found certificate, which no client is asked for without client_ca"
+    )
+    asked = ServerConfig(access=path, tls_cert=cert, tls_key=key, client_ca=cert)
+    assert only(checks.access, asked).state == "ok"
 
 
 def test_open_files_have_to_be_enough_for_every_stream(monkeypatch):

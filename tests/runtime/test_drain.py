@@ -12,6 +12,7 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from agvas_runtime.bundle import default_bundle_path
 from agvas_runtime.demo.server_process import server_process
 from agvas_runtime.proto.agvas.v1 import admin_pb2, admin_pb2_grpc
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
@@ -121,6 +122,22 @@ def test_a_second_signal_ends_the_server_at_once():
         server.process.send_signal(signal.SIGTERM)
         server.assert_ended_well()
         assert call.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+
+
+def test_a_swap_that_loads_does_not_delay_the_end():
+    bundle = default_bundle_path()
+    with own_server("--bundle-root", str(bundle.parent), "--drain-s", "3600") as server:
+        swap = server.admin.Swap(admin_pb2.SwapRequest(bundle=bundle.name), timeout=WAIT_S)
+        next(swap)
+        family = psutil.Process(server.process.pid)
+        until(lambda: len(family.children()) == 2)
+        (candidate,) = (child for child in family.children() if child.pid != server.engine.pid)
+        candidate.suspend()  # it would never be ready
+        server.process.terminate()
+        (last,) = swap
+        assert (last.phase, last.reason) == (admin_pb2.SwapEvent.PHASE_REFUSED, STOPPED)
+        server.assert_ended_well()
+        until(lambda: not alive(candidate.pid))
 
 
 def test_a_server_that_is_killed_takes_its_engine_along_even_one_that_stands_still():

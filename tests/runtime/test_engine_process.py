@@ -256,6 +256,7 @@ def test_it_outlives_the_thread_that_made_it(engine, place):
     assert engine.alive
 
 
-def test_ctrl_c_is_the_servers_to_decide(engine, place):
-    os.kill(engine.pid, signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_a_signal_to_the_whole_group_means_is_the_servers_to_decide(engine, place, number):
+    os.kill(engine.pid, number)
     assert engine.segment([place(IMAGES[0])], [Task()])

@@ -1,17 +1,21 @@
 """The log: lines that cannot be forged, and an output that cannot stop the server."""
 
+import errno
 import io
 import json
 import logging
 import os
+import select
 import subprocess
 import sys
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 
 from agvas_runtime.server import logs
 from agvas_runtime.server.logs import CallLog, JsonLines, LogWriter, TextLines, set_up
+from tests.runtime.live_server import until
 
 
 @pytest.fixture
@@ -130,7 +134,7 @@ def test_an_output_nobody_reads_stops_nobody_and_the_loss_is_told(logger, monkey
         logger.info("behind")
         text = "".join(iter(lines.readline, ""))
     assert "agvas.test: 0 xxx" in text
-    assert "lines were left out: the output does not keep up" in text
+    assert "lines were left out: the output did not take them" in text
 
 
 def test_a_closed_pipe_a_full_disk_and_no_output_at_all_raise_nothing(logger):
@@ -146,6 +150,60 @@ def test_a_closed_pipe_a_full_disk_and_no_output_at_all_raise_nothing(logger):
                 logger.removeHandler(writer)
             assert not writer._thread.is_alive()
             assert writer._lines.empty()  # it did not end before
+
+
+class Output(io.FileIO):
+    """A file that can be full, and counts how often it was tried in vain."""
+
+    full, in_vain = False, 0
+
+    def write(self, data):
+        if self.full:
+            self.in_vain += 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        count = super().write(data)
+        self.in_vain += count is None
+        return count
+
+
+def test_what_a_full_disk_did_not_take_is_told_once_there_is_room(logger, tmp_path):
+    with closing(LogWriter(None)) as writer:
+        writer._out = out = Output(tmp_path / "log", "w")
+        writer.setFormatter(TextLines())
+        logger.addHandler(writer)
+        out.full = True
+        logger.info("one")
+        logger.info("two")
+        until(lambda: out.in_vain == 3)  # behind the first one it is tried to tell of it
+        out.full = False
+        logger.info("three")
+    lost, three = (tmp_path / "log").read_text().splitlines()
+    assert lost.endswith("WARNING agvas: 2 lines were left out: the output did not take them")
+    assert three.endswith("agvas.test: three")
+
+
+def test_an_output_that_does_not_wait_for_its_reader_is_waited_for(logger, monkeypatch):
+    waited = []
+
+    def poll():
+        waited.append(made := select.poll())
+        return made
+
+    monkeypatch.setattr(logs, "select", SimpleNamespace(poll=poll, POLLOUT=select.POLLOUT))
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    writer = LogWriter(None)
+    writer._out = out = Output(writing, "w")
+    writer.setFormatter(TextLines())
+    logger.addHandler(writer)
+    for number in range(2000):  # more than a pipe holds, less than the queue
+        logger.info("%d %s", number, "x" * 200)
+    until(lambda: waited)
+    with os.fdopen(reading) as lines:
+        found = [lines.readline() for _ in range(2000)]
+        writer.close()
+    assert [line.split()[3] for line in found] == [str(number) for number in range(2000)]
+    assert len(waited) == out.in_vain
 
 
 def test_a_process_whose_stderr_goes_away_ends_as_it_should():

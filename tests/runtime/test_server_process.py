@@ -8,18 +8,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import psutil
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from agvas_runtime.bundle import MANIFEST
 from agvas_runtime.demo.server_process import ServerProcess, server_process
 from agvas_runtime.errors import EngineError
 from agvas_runtime.hashing import sha256_file
-from agvas_runtime.server import health
+from agvas_runtime.server import channel, checks, health
+from agvas_runtime.server.channel import PING_OPTIONS
 from agvas_runtime.server.config import ServerConfig
+from agvas_runtime.server.port import why_not
 from agvas_runtime.server.serve import InspectionServer
 
 SERVE = "agvas_runtime.cli"
+WAIT_S = 60.0
 
 
 def engine_of(server: ServerProcess) -> psutil.Process:
@@ -54,6 +59,39 @@ def test_the_ready_line_is_json_on_stdout_and_nothing_else_is_until_sigterm_ends
     assert not engine.is_running()
 
 
+def test_a_server_whose_stdout_is_a_full_disk_serves_and_says_so():
+    command = [sys.executable, "-m", SERVE, "serve", "--port", "0", "--json"]
+    with (
+        open("/dev/full", "w") as full,
+        subprocess.Popen(command, stdout=full, stderr=subprocess.PIPE, text=True) as process,
+    ):
+        told = process.stderr.readline()
+        process.terminate()
+        _, rest = process.communicate(timeout=30)
+    assert told.endswith("agvas.server: stdout: the line of readiness cannot be written: no space left on device\n")
+    assert (rest, process.returncode) == ("", 0)
+
+
+def test_a_server_that_stands_still_is_missed_and_its_calls_end(monkeypatch):
+    quick = {"grpc.keepalive_time_ms": 500, "grpc.keepalive_timeout_ms": 500, "grpc.http2.ping_timeout_ms": 500}
+    monkeypatch.setattr(channel, "PING_OPTIONS", tuple({**dict(PING_OPTIONS), **quick}.items()))
+    with server_process() as running, channel.open_channel(f"127.0.0.1:{running.port}", shared=False) as connection:
+        told = health_pb2_grpc.HealthStub(connection).Watch(health_pb2.HealthCheckRequest(), timeout=WAIT_S)
+        assert next(told).status == health_pb2.HealthCheckResponse.SERVING
+        running.process.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(grpc.RpcError) as lost:
+                next(told)
+        finally:
+            running.process.send_signal(signal.SIGCONT)
+    assert lost.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_the_server_bears_the_pings_of_its_clients():
+    least_ms = dict(channel.LIMIT_OPTIONS)["grpc.http2.min_ping_interval_without_data_ms"]
+    assert dict(channel.client_options())["grpc.keepalive_time_ms"] > least_ms
+
+
 def test_sigint_ends_the_server_whichever_of_its_threads_the_system_interrupts():
     """As a rule that is the main thread, which runs Python's handlers; not always."""
     with server_process() as running:
@@ -79,6 +117,23 @@ def test_a_port_that_another_program_has_is_refused_before_an_engine_is_started(
         with pytest.raises(EngineError, match=f"^port {port} on 127.0.0.1: address already in use$"):
             InspectionServer(ServerConfig(port=port))
     assert psutil.Process().children() == before
+
+
+def test_every_address_that_a_host_s_name_stands_for_has_to_be_free(monkeypatch):
+    """As localhost is 127.0.0.1 and ::1; here two that every machine has, and one that no machine has."""
+
+    def of(host, port, **_):
+        names = {"both": ("127.0.0.1", "127.0.0.2"), "some": ("192.0.2.1", "127.0.0.1"), "none": ("192.0.2.1",)}
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in names[host]]
+
+    monkeypatch.setattr(socket, "getaddrinfo", of)
+    with socket.create_server(("127.0.0.2", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert why_not("both", port) == "address already in use"
+        assert why_not("some", port) is None
+        assert checks._port("port", "both", port).state == "problem"
+    assert why_not("both", port) is None
+    assert why_not("none", port) == "cannot assign requested address"
 
 
 def test_an_unknown_host_is_one_line_with_exit_code_1(run_module):

@@ -12,6 +12,8 @@ from agvas_runtime.proto.agvas.v1 import admin_pb2, admin_pb2_grpc
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.proto.agvas.v1 import inspection_pb2_grpc as pb_grpc
 from agvas_runtime.server.channel import open_channel
+from agvas_runtime.server.config import ServerConfig
+from agvas_runtime.server.serve import InspectionServer
 from tests.runtime.live_server import live_server, request, until
 from tests.runtime.test_access import entry, written
 from tests.runtime.test_tls import pair, store
@@ -106,3 +108,18 @@ def test_a_recipe_that_is_written_later_is_used_without_being_asked_for(tmp_path
         assert "found 'later', expected none" in name()
         (tmp_path / "later.yaml").write_text("min_area_px: 7\n")
         until(lambda: name() == "later")
+
+
+def test_before_the_first_engine_is_ready_there_is_none_of_each_device_and_nothing_is_logged(caplog):
+    server = InspectionServer(ServerConfig(port=0, metrics_port=0, devices=("0", "0", "1")))
+    try:
+        with urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=20) as reply:
+            text = reply.read().decode()
+    finally:
+        server.stop()
+    assert re.findall(r"^agvas_engine_ready.*", text, re.MULTILINE) == [
+        'agvas_engine_ready{device="0"} 0.0',
+        'agvas_engine_ready{device="1"} 0.0',
+    ]
+    assert "agvas_bundle_info" not in text
+    assert "cannot be measured" not in caplog.text

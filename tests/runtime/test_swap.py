@@ -161,7 +161,7 @@ def test_too_few_frames_are_no_comparison(arena, candidate, line):
     assert shadow.failed(Limits(shadow_timeout_s=2)) == "the line brought 1 of 5 frames within 2 s"
 
 
-def test_frames_without_room_for_a_copy_are_left_out(candidate, line):
+def test_frames_without_room_for_a_copy_are_left_out_and_told(candidate, line):
     full = Arena(4096)
     shadow = Shadow(candidate, full, 1)
     shadow.observe(*line.frame())
@@ -169,6 +169,8 @@ def test_frames_without_room_for_a_copy_are_left_out(candidate, line):
         assert shadow._changed.wait_for(lambda: not shadow._waiting, WAIT_S)
     shadow.close()
     assert shadow.comparison() == Comparison()
+    told = "0 of 1 frames were compared within 2 s: 1 that the line brought had no room for a copy in max_memory_mb"
+    assert shadow.failed(Limits(shadow_timeout_s=2)) == told
     full.close()
 
 

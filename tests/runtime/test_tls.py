@@ -4,10 +4,12 @@ import logging
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from datetime import datetime, timezone
 
 import grpc
 import pytest
@@ -24,6 +26,8 @@ from agvas_runtime.server.guard import Guard, caller
 from agvas_runtime.server.health_service import HealthService
 from agvas_runtime.server.tls import read_ca, read_pair, server_credentials
 from tests.conftest import REPOSITORY
+
+ENDED = datetime(2020, 1, 1, tzinfo=timezone.utc)
 
 
 class Admin(admin_pb2_grpc.AdminServicer):
@@ -302,3 +306,56 @@ def test_the_commands_of_the_documentation_make_certificates_that_work(tmp_path)
         assert code is grpc.StatusCode.PERMISSION_DENIED
         assert text.startswith("camera-1 has no right")
         assert check(address, ca=ca, **pair(tmp_path, "server"))[0] is grpc.StatusCode.UNAVAILABLE  # is no client's
+
+
+def test_a_call_with_tls_takes_no_way_through_a_proxy(files, ca, monkeypatch):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as proxy,
+        running(server_credentials(**pair(files, "server"))) as address,
+    ):
+        for name in ("http_proxy", "grpc_proxy", "https_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        for name in ("no_proxy", "no_grpc_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        assert check(address, ca=ca)[0] is grpc.StatusCode.OK
+
+
+@pytest.fixture
+def ended(authority, tmp_path):
+    """A certificate of the server that has ended, and its key."""
+    return store(authority.issue_cert("127.0.0.1", not_after=ENDED), tmp_path, "ended")
+
+
+def test_a_server_s_certificate_that_has_ended_is_served_and_told(ended, ca, caplog):
+    with running(server_credentials(**ended)) as address:
+        assert check(address, ca=ca)[0] is grpc.StatusCode.UNAVAILABLE
+    assert f"{ended['cert']}: certificate 1 of 1 ended on 2020-01-01: make a new one" in caplog.text
+
+
+def test_an_authority_of_clients_that_has_ended_is_told_and_the_others_count(files, ca, tmp_path, caplog):
+    old = trustme.CA().issue_cert("any", not_after=ENDED)
+    both = tmp_path / "both.pem"
+    both.write_bytes(ca.read_bytes() + old.cert_chain_pems[0].bytes())
+    with running(server_credentials(**pair(files, "server"), client_ca=both)) as address:
+        assert check(address, ca=ca, **pair(files, "camera"))[0] is grpc.StatusCode.OK
+    assert f"{both}: certificate 2 of 2 ended on 2020-01-01" in caplog.text
+
+
+def test_a_certificate_that_has_ended_takes_no_other_one_s_place(authority, ca, ended, tmp_path, caplog):
+    served = store(authority.issue_cert("127.0.0.1"), tmp_path, "server")
+    with running(server_credentials(**served, poll_s=0)) as address:
+        assert check(address, ca=ca)[0] is grpc.StatusCode.OK
+        replace_pair(ended, served)
+        assert check(address, ca=ca)[0] is grpc.StatusCode.OK
+    (told,) = (record.getMessage() for record in caplog.records if "ended on" in record.getMessage())
+    assert "what was read before stays" in told
+    assert "found a certificate that ended on 2020-01-01, expected one that lasts" in told
+
+
+def test_authorities_of_clients_change_also_beside_a_certificate_that_has_ended(ended, ca, tmp_path, caplog):
+    client_ca = tmp_path / "clients.pem"
+    client_ca.write_bytes(ca.read_bytes())
+    with caplog.at_level(logging.INFO), running(server_credentials(**ended, client_ca=client_ca, poll_s=0)) as address:
+        client_ca.write_bytes(trustme.CA().cert_pem.bytes())
+        check(address, ca=ca)
+    assert f"{client_ca} read again" in caplog.text

@@ -12,7 +12,7 @@ import os
 import threading
 from bisect import insort
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from time import monotonic
 from typing import NamedTuple
 
@@ -137,8 +137,16 @@ class Arena:
 
     def __init__(self, limit_bytes: int) -> None:
         self.size = max(limit_bytes - limit_bytes % mmap.PAGESIZE, mmap.PAGESIZE)
-        self.fd = _anonymous_file(self.size)
-        self._map, self._memory = _mapped(self.fd, self.size)
+        with ExitStack() as undo:
+            try:
+                self.fd = _anonymous_file()
+                undo.callback(os.close, self.fd)
+                _fix_size(self.fd, self.size)
+                self._map, self._memory = _mapped(self.fd, self.size)
+            except OSError as error:
+                reason = (error.strerror or str(error)).lower()
+                raise EngineError(f"shared memory of {_mib(self.size)} (max_memory_mb): {reason}") from None
+            undo.pop_all()
         self._gaps = [(0, self.size)]  # (start, bytes) of what is free, by start; no two touch
         self._changed = threading.Condition()
 
@@ -242,14 +250,17 @@ def _joined(gaps: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return joined
 
 
-def _anonymous_file(size: int) -> int:
-    """A file without a name, whose size nobody can change: who could would end every process that reads it."""
+def _anonymous_file() -> int:
+    """A file without a name."""
     if not hasattr(os, "memfd_create"):
         raise EngineError("shared memory: this Python has no os.memfd_create, which needs Linux and glibc 2.27")
-    fd = os.memfd_create("agvas-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    return os.memfd_create("agvas-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+def _fix_size(fd: int, size: int) -> None:
+    """Give a file its size, which nobody can change then: who could would end every process that reads it."""
     os.truncate(fd, size)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-    return fd
 
 
 def _mapped(fd: int, size: int) -> tuple[mmap.mmap, Memory]:

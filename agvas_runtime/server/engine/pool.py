@@ -89,7 +89,9 @@ class EnginePool:
         self._around.observe = observer
 
     def engines(self) -> list[EngineState]:
-        """One a device."""
+        """One a device, also before the first one is ready."""
+        if not self._dispatchers:
+            return [EngineState(device, 0, False, 0, "", 0) for device in self._devices]
         return [dispatcher.engine.state() for dispatcher in self._dispatchers]
 
     def start(self) -> EngineFacts:
@@ -227,8 +229,8 @@ class EnginePool:
                 raise EngineLost(STOPPED)
             old, hashes = self._dispatchers, [process.facts.bundle_sha256 for process in processes if process.facts]
             spec = replace(spec, bundle_sha256=hashes[0])  # what is started again is the same
-            before = {dispatcher.engine.device: dispatcher.engine for dispatcher in old}
-            engines = [self._supervised(process, spec, before.get(process.spec.device)) for process in processes]
+            before = {place: dispatcher.engine for place, dispatcher in enumerate(old)}  # a device may have several
+            engines = [self._supervised(process, spec, before.get(place)) for place, process in enumerate(processes)]
             self._dispatchers = [Dispatcher(engine, self._around) for engine in engines]
             for dispatcher in old:
                 dispatcher.leave(FINISH_S)
@@ -238,7 +240,7 @@ class EnginePool:
         self._changed()
 
     def _supervised(self, process: EngineProcess, spec: EngineSpec, before: Supervised | None) -> Supervised:
-        """An engine in the place of another one on its device: deaths are counted from the server's start."""
+        """An engine in the place of another one: deaths are counted from the server's start."""
         device = process.spec.device
         made = Supervised(process, partial(self._process, spec, device), self._changed, self._log)
         if before is not None:

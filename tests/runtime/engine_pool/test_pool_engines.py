@@ -117,6 +117,19 @@ def test_one_engine_of_two_goes_on_while_the_other_is_started_again(expected):
         assert line.pool.engines()[1].pid == other.pid
 
 
+def test_engines_on_one_device_keep_each_its_own_history_when_others_take_over():
+    with running(devices=("", "")) as line:
+        until(lambda: all(state.ready for state in line.pool.engines()))
+        first, second = (dispatcher.engine for dispatcher in line.pool._dispatchers)
+        first.restarts, first.last_death, second.restarts = 3, "killed by signal 9", 1
+        candidates = line.pool.spawn(line.spec)
+        for candidate in candidates:
+            candidate.wait_ready(WAIT_S)
+        line.pool.replace(candidates, line.spec)
+        told = [(state.restarts, state.last_death) for state in line.pool.engines()]
+        assert told == [(3, "killed by signal 9"), (1, "")]
+
+
 def test_memory_is_given_back_while_no_frames_come(line, monkeypatch):
     def pages() -> int:
         return os.fstat(line.arena.fd).st_blocks
@@ -152,7 +165,7 @@ def test_what_the_first_start_meets_is_raised_and_nothing_is_left(tmp_path):
     line = Line(spec=EngineSpec(tmp_path / "none"))
     with pytest.raises(BundleError, match="none"):
         line.pool.start()
-    assert line.pool.engines() == []
+    assert [(state.device, state.pid, state.ready) for state in line.pool.engines()] == [("", 0, False)]
     assert not line.pool.ready
 
 

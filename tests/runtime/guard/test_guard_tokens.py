@@ -87,13 +87,14 @@ def test_our_client_says_that_it_is_turned_away(guarded, photo):
         assert client.segment(photo).answer == "camera"
 
 
-def test_a_token_without_tls_takes_no_way_through_a_proxy(guarded, monkeypatch):
+@pytest.mark.parametrize(("token", "code"), [(INSPECT_TOKEN, Code.OK), (None, Code.UNAUTHENTICATED)])
+def test_no_call_takes_a_way_through_a_proxy(guarded, monkeypatch, token, code):
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         for name in ("http_proxy", "grpc_proxy", "https_proxy"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
         for name in ("no_proxy", "no_grpc_proxy", "NO_PROXY"):
             monkeypatch.delenv(name, raising=False)
-        assert outcome(guarded.address, f"/{HEALTH}/Check", token=INSPECT_TOKEN)[0] is Code.OK
+        assert outcome(guarded.address, f"/{HEALTH}/Check", token=token)[0] is code
 
 
 def test_a_token_goes_along_with_calls_of_every_kind(guarded):
