@@ -8,6 +8,28 @@ from typing import Any
 
 from agvas_runtime.manifest import Manifest, weights_note
 
+OURS, UNKNOWN = "Apache-2.0", "not recorded"
+SYNTHETIC = "agvas-data synth, streamed"
+"""What provenance calls training images that are drawn by this package and by nobody else."""
+
+
+def licence_of(provenance: Mapping[str, Any]) -> str:
+    """The licence of a checkpoint's weights: the one it names, or ours where nothing of others is in them."""
+    named = provenance.get("licence")
+    if isinstance(named, str) and named.strip():
+        return " ".join(named.split())
+    return OURS if _all_ours(provenance) else UNKNOWN
+
+
+def _all_ours(made: Any) -> bool:
+    """Whether weights were trained from scratch on synthetic images alone, and so were those that they began with."""
+    if not isinstance(made, Mapping) or made.get("data") != SYNTHETIC or "backbones" in made:
+        return False
+    base, train = made.get("base"), made.get("train")
+    if isinstance(base, Mapping) and base:
+        return _all_ours(base.get("provenance", base))  # of merged adapters it stands beside the base's hash
+    return isinstance(train, Mapping) and train.get("base_sha256", UNKNOWN) is None
+
 
 def model_card(manifest: Manifest, provenance: Mapping[str, Any]) -> str:
     """The card as Markdown. `provenance` is the checkpoint's own record of how it was made."""

@@ -21,6 +21,7 @@ app = console.make_app("Export a merged checkpoint to a bundle.")
 app.info.no_args_is_help = False
 
 DEFAULT_OUT = Path("bundle")
+MOST_PATH_CHARACTERS = 4096
 
 
 @app.command()
@@ -64,12 +65,14 @@ def export(
       agvas-export runs/merged --out line-3 --trt fp8 --calibration good-and-bad-parts/
     """
     from agvas_export.targets import resolve
+    from agvas_runtime.prompts import check_text
 
     if targets and as_json:
         raise InputError("can't use both --targets and --json; choose one")
     if targets:
         _print_targets()
         return
+    check_text("--out", str(out.absolute()), MOST_PATH_CHARACTERS)
     chosen = resolve(
         trt=trt,
         defer=defer,

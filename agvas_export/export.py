@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 import torch
 
-from agvas_export.card import model_card
+from agvas_export.card import licence_of, model_card
 from agvas_export.cost import graph_cost
 from agvas_export.gptq import calibrate_int4
 from agvas_export.graphs import Graph, default_plan, graphs_of
@@ -41,7 +41,7 @@ from agvas_runtime.bundle import CARD, EMBEDDINGS, TEMPLATES, TOKENIZER, Bundle,
 from agvas_runtime.errors import EngineError
 from agvas_runtime.frames import read_image
 from agvas_runtime.manifest import EnginePlan, GraphSpec, Manifest, ModelSpec, Preprocessing, Source, TensorSpec
-from agvas_runtime.prompts import INSTRUCTION_FIELD
+from agvas_runtime.prompts import INSTRUCTION_FIELD, check_text
 from agvas_runtime.segmenter import Segmenter
 from agvas_train.checkpoint import Checkpoint, load_checkpoint, write_folder
 from agvas_train.reference import ReferenceSegmenter
@@ -55,6 +55,7 @@ GRAPH_IMAGES, GRAPH_IMAGES_LARGE = 48, 8
 """Images of the graph-by-graph proof, at most, the user's own first; the whole bundle is proved on all."""
 CALIBRATION_IMAGES = 64
 """Of a larger calibration set only so many are taken, evenly spaced."""
+MOST_NAME_CHARACTERS = 255
 LONGER = 256
 """Tokens by which a native engine's longest instruction and trie may exceed the default ones."""
 
@@ -81,15 +82,17 @@ def export_bundle(
         limits: what the whole may lose; by the lowest precision when None.
 
     Raises:
-        InputError: the checkpoint or an image cannot be read, or `out` exists.
+        InputError: the checkpoint or an image cannot be read, the name is not usable, or `out` exists.
         EngineError: a figure of the parity is past its limit. Nothing is written then.
     """
+    check_text("name", name, MOST_NAME_CHARACTERS)
     targets = targets or Targets()
     images: list[RGB | Path] = list(image_files(verify)) if verify else []
     samples = image_files(calibration) if calibration else []
     samples = samples[:: -(-len(samples) // CALIBRATION_IMAGES)] if samples else []
     digest = weights_sha256(source)
     checkpoint = load_checkpoint(source, dtype=torch.float32)  # the proof is against float32
+    checkpoint.templates.check_anchors(checkpoint.config.prompt.anchors, name=str(source / TEMPLATES))
     large = sum(each.numel() for each in checkpoint.model.parameters()) > LARGE
     images += synthetic_images(IMAGES_LARGE if large else IMAGES)
     graphs = graphs_of(checkpoint)
@@ -234,7 +237,7 @@ def _manifest(
     config = checkpoint.config.model
     return Manifest(
         name=name,
-        licence="Apache-2.0",
+        licence=licence_of(checkpoint.provenance),
         created_with={
             "agvas": version("agvas"),
             "python": platform.python_version(),

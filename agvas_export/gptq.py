@@ -44,7 +44,7 @@ def calibrate_int4(
         at_once_bytes: for activations of K channels 4 K K bytes are held; the graph runs as often as this many need.
 
     Raises:
-        ValueError: no feeds.
+        ValueError: no feeds, or an activation that is not finite.
     """
     if not feeds:
         raise ValueError("no feeds to calibrate gptq with")
@@ -62,6 +62,9 @@ def calibrate_int4(
         grams = [np.zeros((), np.float32)] * len(group)
         for found in observe(path, group, _gram, feeds):
             grams = [gram + more for gram, more in zip(grams, found, strict=True)]
+        for name, gram in zip(group, grams, strict=True):
+            if not np.isfinite(gram).all():
+                raise ValueError(f"{path.name}: {name} is not finite in the calibration set")
         for name in group:
             factor = _error_factor(grams.pop(0))
             for product in readers[name]:

@@ -20,7 +20,7 @@ from agvas_runtime import console
 from agvas_runtime.datasets import load_dataset
 from agvas_runtime.engines import Engine
 from agvas_runtime.engines.ort import OrtEngine
-from agvas_runtime.frames import SUFFIXES, find_images, read_image
+from agvas_runtime.frames import find_images, read_image
 from agvas_runtime.result import AnswerKind
 from agvas_runtime.segmenter import GRAPHS, Segmenter
 from agvas_train.data.synth import generate
@@ -38,10 +38,13 @@ def synthetic_images(count: int) -> list[RGB]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Every image of a folder or data set, each decoded once. Raises InputError at the first that cannot be."""
-    inside = list(folder.iterdir()) if folder.is_dir() else []
-    if any(item.is_dir() for item in inside) and not any(item.suffix.lower() in SUFFIXES for item in inside):
-        files = [item.image for category in load_dataset(folder).categories.values() for item in category]
+    """Every image of a folder or data set, each decoded once. Raises InputError at the first that cannot be.
+
+    A folder with a data set's list or categories is that data set, whatever pictures lie beside them; a list may be
+    named itself.
+    """
+    if folder.is_dir() or folder.suffix == ".json":
+        files = [item.image for item in load_dataset(folder).items]
     else:
         files = list(find_images(folder))
     for file in files:

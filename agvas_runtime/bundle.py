@@ -4,6 +4,7 @@ Nothing is parsed before its hash is verified (the manifest aside), no path may 
 What the files mean to the pipeline is the segmenter's business.
 """
 
+import errno
 import json
 import os
 from dataclasses import dataclass
@@ -101,7 +102,10 @@ class Bundle:
 
 
 def complete(folder: Path, manifest: Manifest) -> Manifest:
-    """The manifest with the folder's files (all but manifest.json and engines/) listed and hashed; writes nothing."""
+    """The manifest with the folder's files (all but manifest.json and engines/) listed and hashed; writes nothing.
+
+    Raises BundleError where it is none then: a file outside the folder, a number that is not finite.
+    """
     files: dict[str, FileEntry] = {}
     for item in sorted(folder.rglob("*")):
         name = item.relative_to(folder).as_posix()
@@ -109,11 +113,17 @@ def complete(folder: Path, manifest: Manifest) -> Manifest:
             continue
         _inside(folder, name)
         files[name] = FileEntry(sha256=remembered_sha256(item), size=item.stat().st_size)
-    return Manifest.model_validate({**manifest.model_dump(), "files": files})
+    try:
+        return Manifest.model_validate({**manifest.model_dump(), "files": files})
+    except ValidationError as error:
+        raise BundleError(f"{folder}: {MANIFEST}: {_first_fault(error)}") from None
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
-    """Complete a manifest and write manifest.json whole or not at all. Returns it as it was written."""
+    """Complete a manifest and write manifest.json whole or not at all. Returns it as it was written.
+
+    Raises BundleError as `complete`; nothing is written then.
+    """
     filled = complete(folder, manifest)
     digest = content_digest(filled.model_dump(mode="json"))
     filled = filled.model_copy(update={"content_sha256": digest})
@@ -124,8 +134,12 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
 
 
 def _read_manifest(folder: Path) -> tuple[dict[str, Any], Manifest]:
-    if not folder.is_dir():
-        raise BundleError(f"{folder}: {'not a folder' if folder.exists() else 'no such bundle folder'}")
+    try:
+        is_folder, is_there = folder.is_dir(), folder.exists()
+    except OSError as error:  # such as a name that is too long
+        raise BundleError(f"{folder}: {error.strerror}") from None
+    if not is_folder:
+        raise BundleError(f"{folder}: {'not a folder' if is_there else 'no such bundle folder'}")
     if folder.resolve().name.endswith(PART):
         raise BundleError(f"{folder}: an export that never finished, not a bundle")
     try:
@@ -176,9 +190,15 @@ def _inside(folder: Path, name: str) -> Path:
     """The file's path. Raises BundleError unless it is a plain relative path that stays inside, links followed."""
     pure = PurePosixPath(name)
     plain = name == pure.as_posix() and not pure.is_absolute() and ".." not in pure.parts and pure.parts
-    if not plain or any(char in name for char in "\\:\0"):
+    if not plain or any(char in "\\:\0" or "\ud800" <= char <= "\udfff" for char in name):
         raise BundleError(f"{folder}: {name!r} is not a plain path inside the bundle")
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        stays = path.resolve().is_relative_to(folder.resolve())
+    except RuntimeError:  # before Python 3.13, links in a circle
+        raise BundleError(f"{folder}: {name}: {os.strerror(errno.ELOOP)}") from None
+    except OSError as error:
+        raise BundleError(f"{folder}: {name}: {error.strerror}") from None
+    if not stays:
         raise BundleError(f"{folder}: {name} is a link that leaves the bundle")
     return path

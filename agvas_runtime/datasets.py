@@ -1,9 +1,11 @@
-"""Anomaly segmentation data sets on disk: AnomalyCLIP's meta.json, Bayes-PFL's meta_<SET>.json, plain MVTec folders.
+"""Anomaly segmentation data sets on disk: AnomalyCLIP's meta.json, Bayes-PFL's meta_<SET>.json, VisA's csv, folders.
 
-With or without masks; and plain folders of images, of which nothing is known. Only lists files and reads masks; images
-are read by frames.py. Nothing is downloaded.
+The folders are MVTec's, with or without masks, or hold images alone, of which nothing is known. Only lists files and
+reads masks; images are read by frames.py. Nothing is downloaded.
 """
 
+import csv
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +17,9 @@ from numpy.typing import NDArray
 
 from agvas_runtime.errors import InputError
 from agvas_runtime.frames import SUFFIXES, nominal_range, open_image, read_bytes, upright
+
+VISA_SPLIT = Path("split_csv") / "1cls.csv"
+"""VisA's own list; its masks hold the numbers of the defects."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class Item:
     """None where nothing is known."""
     name: str
     """The image's path below the data set's folder, with "/"."""
+    numbered: bool = False
+    """Whether every value of the mask but 0 is defect."""
 
     @property
     def has_truth(self) -> bool:
@@ -52,43 +59,61 @@ class Dataset:
 
 
 def load_dataset(root: Path | str) -> Dataset:
-    """List a data set: a folder with meta.json (or one meta_<SET>.json, or such a file itself), or MVTec's folders.
+    """List a data set: a folder with meta.json (or one meta_<SET>.json, or such a file itself), VisA's csv, or folders.
 
-    A category whose defective images all lack masks is listed without; so is a folder that holds images and nothing
-    else, with nothing known of them. Raises InputError when there is no data set, or when a listed file is not there.
+    The folders are MVTec's. A link to a data set is known by the link's own name. A category whose defective images all
+    lack masks is listed without; so is a folder that holds images and nothing else, with nothing known of them. Raises
+    InputError when there is no data set, or when a listed file is not there.
     """
     root = Path(root)
     if not root.exists():
         raise InputError(f"{root}: no such data set")
-    meta = meta_file(root)
-    items = list(items_of_meta(meta) if meta else items_of_folders(root)) or list(_from_plain(root))
+    items = list(_listed(root)) or list(_from_plain(root))
     if not items:
-        raise InputError(
-            f"{root}: no data set here (neither meta.json nor <category>/test/<kind>/ with images, nor images)"
-        )
+        looked_for = f"neither meta.json nor {VISA_SPLIT} nor <category>/test/<kind>/ with images, nor images"
+        raise InputError(f"{root}: no data set here ({looked_for})")
     categories: dict[str, list[Item]] = {}
     for item in items:
         _check_files(item)
         categories.setdefault(item.category, []).append(item)
     for listed in categories.values():
         _check_masks(listed)
-    return Dataset(root.stem if root.is_file() else root.resolve().name, categories)
+    return Dataset(root.stem if root.is_file() else _name(root), categories)
+
+
+def _listed(root: Path) -> Iterator[Item]:
+    if meta := meta_file(root):
+        return items_of_meta(meta)
+    return items_of_visa(root) if (root / VISA_SPLIT).is_file() else items_of_folders(root)
+
+
+def _place(root: Path) -> Path:
+    """Where a data set is by the name it was given: of a link its own place, not its target's."""
+    return root.resolve() if ".." in root.parts else root.absolute()  # .. leads out of a link's target
+
+
+def _name(root: Path) -> str:
+    return _place(root).name
 
 
 def load_mask(item: Item, size: tuple[int, int]) -> NDArray[np.bool_]:
     """Ground truth bool [H,W] of an image of this (H, W): defect is what lies above half of the mask format's range.
 
-    In a mask whose largest value is 1, what lies above 0. Raises InputError for a mask of another size, and for one
-    that holds something but nothing that counts as defect.
+    In a mask whose largest value is 1, and in a numbered one, what lies above 0. Raises InputError for a mask of
+    another size, and for one that holds something but nothing that counts as defect.
     """
     if item.mask is None:
         return np.zeros(size, np.bool_)
     name = str(item.mask)
     image = open_image(read_bytes(item.mask), name)
     deep = image.mode.startswith("I")
-    grey = np.asarray(image if deep or image.mode == "L" else image.convert("RGB").convert("L"))
+    if deep or image.mode == "L" or (item.numbered and image.mode == "P"):  # numbers, whatever their colours are
+        grey = np.asarray(image)
+    else:
+        colours = image.convert("RGB")
+        grey = np.asarray(colours).max(axis=2) if item.numbered else np.asarray(colours.convert("L"))
     half = (nominal_range(image, name) + 1) // 2 if deep else 128
-    mask = upright(grey >= (1 if grey.max() == 1 else half), image)
+    mask = upright(grey >= (1 if item.numbered or grey.max() == 1 else half), image)
     if mask.shape != size:
         sides = f"{mask.shape[1]} x {mask.shape[0]}, its image {item.image} {size[1]} x {size[0]}"
         raise InputError(f"{name}: the mask is {sides}; must be the same")
@@ -101,8 +126,8 @@ def meta_file(root: Path) -> Path | None:
     """The list of a data set, if it has one. Raises InputError where there are several."""
     if root.is_file():
         return root
-    beside = root.resolve().parent / f"meta_{root.resolve().name}.json"
-    for meta in (root / "meta.json", beside):
+    beside = [place.with_name(f"meta_{place.name}.json") for place in (_place(root), root.resolve()) if place.name]
+    for meta in (root / "meta.json", *beside):
         if meta.is_file():
             return meta
     several = sorted(root.glob("meta_*.json"))
@@ -121,9 +146,28 @@ def items_of_meta(meta: Path) -> Iterator[Item]:
         for category, record in records:
             if record["img_path"]:  # Bayes-PFL marks an empty phase by one record without a path
                 yield _from_record(meta, category, record)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        reason = f"no field {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise InputError(f"{meta}: not a data set's list ({reason})") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise _no_list(meta, error) from None
+
+
+def items_of_visa(root: Path) -> Iterator[Item]:
+    """What VisA's csv names for testing, its files not looked at. Raises InputError for a file that is none."""
+    split = root / VISA_SPLIT
+    try:
+        for row in csv.DictReader(io.StringIO(read_bytes(split).decode("utf-8-sig"))):
+            if row["split"] != "test":
+                continue
+            name, anomalous = row["image"], row["label"] != "normal"
+            image = _below(root, name, split)
+            mask = _below(root, row["mask"], split) if anomalous and row["mask"] else None
+            yield Item(image, mask, row["object"], "anomaly" if anomalous else "good", anomalous, name, numbered=True)
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise _no_list(split, error) from None
+
+
+def _no_list(file: Path, error: Exception) -> InputError:
+    reason = f"no field {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+    return InputError(f"{file}: not a data set's list ({reason})")
 
 
 def _from_record(meta: Path, category: str, record: dict[str, Any]) -> Item:
@@ -131,9 +175,9 @@ def _from_record(meta: Path, category: str, record: dict[str, Any]) -> Item:
     kind = record.get("specie_name") or ("anomaly" if anomalous else "good")
     if not isinstance(kind, str):
         raise TypeError(f"specie_name {kind!r}")
-    mask = _below(meta, record.get("mask_path") or "") if anomalous else None
+    mask = _below(meta.parent, record.get("mask_path") or "", meta) if anomalous else None
     return Item(
-        image=_below(meta, record["img_path"]),
+        image=_below(meta.parent, record["img_path"], meta),
         mask=mask if mask and not mask.is_dir() else None,  # a folder is how the peers say that there is none
         category=category,
         kind=kind,
@@ -142,11 +186,11 @@ def _from_record(meta: Path, category: str, record: dict[str, Any]) -> Item:
     )
 
 
-def _below(meta: Path, name: str) -> Path:
+def _below(folder: Path, name: str, listing: Path) -> Path:
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts:
-        raise InputError(f"{meta}: {name!r} leaves the data set's folder")
-    return meta.parent / name
+        raise InputError(f"{listing}: {name!r} leaves the data set's folder")
+    return folder / name
 
 
 def items_of_folders(root: Path) -> Iterator[Item]:
@@ -159,12 +203,12 @@ def items_of_folders(root: Path) -> Iterator[Item]:
                 anomalous = kind.name != "good"
                 mask = _folder_mask(category, image) if anomalous and has_masks else None
                 name = image.relative_to(root).as_posix()
-                yield Item(image, mask, category.resolve().name, kind.name, anomalous, name)
+                yield Item(image, mask, _name(category), kind.name, anomalous, name)
 
 
 def _from_plain(root: Path) -> Iterator[Item]:
     for image in _images_in(root) if root.is_dir() else []:
-        yield Item(image, None, root.resolve().name, "unlabelled", None, image.name)
+        yield Item(image, None, _name(root), "unlabelled", None, image.name)
 
 
 def _images_in(folder: Path) -> list[Path]:

@@ -23,7 +23,7 @@ def content_digest(content: dict[str, Any]) -> str:
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class FileEntry(_Part):
@@ -48,7 +48,8 @@ class Cost(_Part):
     flops: int = Field(gt=0)
     """All products, convolutions and attention."""
     matrix_flops: int = Field(ge=0)
-    """Of them, products with constant matrices: what a quantised graph computes in fewer bits."""
+    """Of them, products with constant matrices: what a graph in int8 or int4 for ONNX Runtime computes in fewer bits.
+    One with calibrated scales (int8-static, fp8) has convolutions in 8 bits too, which do not count here."""
     sizes: dict[str, Annotated[int, Field(gt=0)]]
     """Name of a dimension that varies to its size in that run: one frame, the default instruction, one group."""
 
@@ -155,6 +156,6 @@ class Manifest(_Part):
             raise ValueError(f"graph file {missing[0]} is not listed under files")
         if self.engine_plan and (unknown := [name for name in self.engine_plan.graphs if name not in self.graphs]):
             raise ValueError(f"engine_plan names the graph {unknown[0]!r}, there is none of that name")
-        if self.model.canvas < (size := self.preprocessing.pixel.size):
-            raise ValueError(f"model.canvas is {self.model.canvas}, must be at least the pixel view's {size}")
+        if self.model.canvas != (size := self.preprocessing.pixel.size):
+            raise ValueError(f"model.canvas is {self.model.canvas}, must be the pixel view's {size}")
         return self

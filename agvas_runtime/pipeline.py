@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from agvas_runtime.engines import Array, Engine, Tensors, release
 from agvas_runtime.engines.ort import OrtEngine
 from agvas_runtime.engines.ort_bound import BoundEngine
 from agvas_runtime.errors import BundleError, EngineError, InputError
-from agvas_runtime.manifest import TensorSpec
+from agvas_runtime.manifest import Manifest, TensorSpec
 from agvas_runtime.maps import AnomalyMap, Box
 from agvas_runtime.modes import AnchorGroup
 from agvas_runtime.outcome import Stopwatch
@@ -99,6 +99,9 @@ class Pipeline:
         self.engines = engines
         self.prompter = Prompter(bundle.tokenizer_json, self.manifest.prompt)
         self.templates = read_templates(bundle.templates)
+        self.templates.check_anchors(self.manifest.prompt.anchors, name=str(bundle.templates))
+        if fault := spec_fault(self.manifest):
+            raise BundleError(f"{bundle.folder}: {fault}")
         self._ranges = ranges or {}
         self._embeddings = bundle.embeddings()
         if len(self._embeddings) < self.prompter.vocabulary_size:
@@ -204,7 +207,11 @@ class Pipeline:
         """Both encoders' features. They do not depend on each other: side by side, or enqueued one behind the other."""
         semantic_run = partial(self.engines["semantic_encoder"].run, {"pixels": semantic_pixels})
         beside = self._hands.submit(semantic_run) if self._apart else None
-        pixel = self.engines["pixel_encoder"].run({"pixels": pixels})["features"]
+        try:
+            pixel = self.engines["pixel_encoder"].run({"pixels": pixels})["features"]
+        finally:
+            if beside:
+                wait([beside])  # else the next frame would meet the engine at work where this one fails
         semantic = (beside.result() if beside else semantic_run())["features"]
         for name in ("semantic_encoder", "pixel_encoder"):
             self.engines[name].synchronize()
@@ -251,6 +258,46 @@ class Pipeline:
         if not low <= frames <= high:
             raise InputError(f"found {frames} frames at once, the engines take {low}..{high}; use --engine ort")
         return self._plans[key]
+
+
+def spec_fault(manifest: Manifest) -> str | None:
+    """The first tensor of a graph that the manifest's own numbers do not fit, in words; None where all do."""
+    for graph, wanted in _shapes(manifest).items():
+        spec = manifest.graphs.get(graph)
+        found = {each.name: each.shape for each in (*spec.inputs, *spec.outputs)} if spec else {}
+        for name, shape in wanted.items():
+            if name not in found:
+                return f"graph {graph} has no tensor {name}"
+            if len(found[name]) != len(shape) or not all(map(_fits, found[name], shape)):
+                asked = ", ".join("any" if size is None else str(size) for size in shape)
+                given = ", ".join(map(str, found[name]))
+                return f"graph {graph}: {name} is [{given}], by the manifest's model and preprocessing it is [{asked}]"
+    return None
+
+
+def _fits(found: int | str, wanted: int | None) -> bool:
+    """Whether a tensor's size may be the wanted one: one with a name varies, and 0 is how the export says unknown."""
+    return wanted is None or isinstance(found, str) or found in (0, wanted)
+
+
+def _shapes(manifest: Manifest) -> dict[str, dict[str, tuple[int | None, ...]]]:
+    """Graph to tensor to the shape that the pipeline feeds or reads; None where any size will do."""
+    model, semantic = manifest.model, manifest.preprocessing.semantic.size
+    width, visual, canvas, side = model.hidden_size, model.visual_tokens, model.canvas, model.map_size
+    text, row = (1, None, width), (None,)
+    return {
+        "semantic_encoder": {"pixels": (None, 3, semantic, semantic)},
+        "pixel_encoder": {"pixels": (None, 3, canvas, canvas)},
+        "spam": {"visual": (None, visual, width)},
+        "llm": {
+            **dict.fromkeys(("before", "after", "nodes"), text),
+            **dict.fromkeys(("depths", "edge_rows", "edge_tokens"), row),
+            "visual": (None, visual, width),
+            "node_bias": (None, None),
+        },
+        "decode": {"inputs_embeds": (None, 1, width)},
+        "decoder": {"states": (None, 3, width), "present": (None, 3), "map": (None, side, side)},
+    }
 
 
 def check_sizes(inputs: Iterable[TensorSpec], feeds: Mapping[str, NDArray[Any]], ranges: Ranges) -> None:

@@ -7,6 +7,7 @@ answer can pass, and the anchors' states with them; `writer.py` goes on from the
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from mmap import mmap
 from pathlib import Path
@@ -15,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_runtime.bundle import Bundle, default_bundle_path
-from agvas_runtime.engines import Engine
+from agvas_runtime.engines import Engine, release
 from agvas_runtime.engines.registry import OF_BUNDLES
-from agvas_runtime.errors import InputError
+from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.frames import AnyImage, decoded
 from agvas_runtime.manifest import weights_note
 from agvas_runtime.maps import AnomalyMap, merged, window
@@ -132,7 +133,12 @@ class Segmenter:
         ranges = dict(plan.ranges) if engine == "tensorrt" and plan else {}
         if plan and "llm" not in plan.graphs:
             ranges = {size: ranges[size] for size in OF_EVERY_GRAPH if size in ranges}
-        return cls(bundle, engines, ranges or None, threads=threads, speculate=speculate)
+        try:
+            return cls(bundle, engines, ranges or None, threads=threads, speculate=speculate)
+        except BaseException:
+            with suppress(EngineError):  # the first error says more
+                release(*(each.close for each in engines.values()))
+            raise
 
     def close(self) -> None:
         """Give the engines' memory back; nothing can be segmented then.

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agvas_runtime.errors import BundleError
 
 CLASS_FIELD = "{class_name}"
 MAX_CLASS_CHARACTERS = 64
 """A longer class name counts as none: the rejections repeat it 14 times, and every copy costs a pass its length."""
+
+Sentences = Annotated[tuple[str, ...], Field(min_length=1)]
+"""A list that something is always taken from."""
 
 _SENTENCE_END = re.compile(r"[.!?]\s+")
 
@@ -30,16 +35,16 @@ class Templates(BaseModel):
 
     sources: dict[str, str]
     """For each list, the figure or section of the paper it is taken from, or "ours"."""
-    class_names: tuple[str, ...]
+    class_names: Sentences
     default_class: str
     default_instruction: str
-    direct_instructions: tuple[str, ...]
-    direct_answers: tuple[str, ...]
-    describe_instructions: tuple[str, ...]
-    rejections: tuple[str, ...]
-    explain_instructions: tuple[str, ...]
-    general_instructions: tuple[str, ...]
-    general_answers: tuple[str, ...]
+    direct_instructions: Sentences
+    direct_answers: Sentences
+    describe_instructions: Sentences
+    rejections: Sentences
+    explain_instructions: Sentences
+    general_instructions: Sentences
+    general_answers: Sentences
     quoted_instructions: tuple[str, ...] = ()
     """Describe-then-segment instructions that the paper's text quotes beside the figure's; checkpoints and bundles of
     before have none."""
@@ -77,6 +82,14 @@ class Templates(BaseModel):
         matches = (_pattern(template).fullmatch(instruction) for template in templates)
         # the most specific template leaves the shortest name: "dents" rather than "dents for the object"
         return min((found["name"] for found in matches if found), key=len, default=None)
+
+    def check_anchors(self, anchors: Sequence[str], *, name: str) -> None:
+        """Raise BundleError, naming the file, at the first direct answer without these anchors, once and in order."""
+        pattern = re.compile("|".join(map(re.escape, anchors)))
+        for number, answer in enumerate(self.direct_answers):
+            if pattern.findall(answer) != list(anchors):
+                wanted = f"{', '.join(anchors)} in it, in order"
+                raise BundleError(f"{name}: direct_answers.{number}: found {answer!r}, expected {wanted}")
 
     def rejections_of(self, class_name: str) -> tuple[str, ...]:
         """Every distinct rejection (Figure A.7) for this class, in template order."""

@@ -65,17 +65,17 @@ def open_engines(
             missing, for another device, or does not load.
         BundleError: a plan is altered or lies where others could have put it.
     """
-    if engine not in OF_BUNDLES:
-        raise InputError(f"engine {engine!r} does not run bundles; expected {' or '.join(map(repr, OF_BUNDLES))}")
-    if engine == "ort":
-        return {name: OrtEngine(bundle.graph_path(name), threads) for name in graphs}
-    if engine == "ort-cuda":
-        return {name: BoundEngine(bundle.graph_path(name), threads) for name in graphs}
-    plans = read_plans(bundle, graphs) if plans is None else plans
     try:
+        if engine not in OF_BUNDLES:
+            raise InputError(f"engine {engine!r} does not run bundles; expected {' or '.join(map(repr, OF_BUNDLES))}")
+        if engine == "ort":
+            return {name: OrtEngine(bundle.graph_path(name), threads) for name in graphs}
+        if engine == "ort-cuda":
+            return {name: BoundEngine(bundle.graph_path(name), threads) for name in graphs}
+        plans = read_plans(bundle, graphs) if plans is None else plans
         return _with_plans(bundle, graphs, threads, plans)
     finally:
-        for plan in plans.values():
+        for plan in (plans or {}).values():
             plan.close()
 
 

@@ -9,10 +9,19 @@ from typing import Any
 from rich.table import Table
 
 from agvas_runtime import console
-from agvas_runtime.datasets import Dataset, load_dataset, meta_file
+from agvas_runtime.datasets import VISA_SPLIT, Dataset, load_dataset, meta_file
 from agvas_runtime.errors import InputError
 from agvas_runtime.evaluate.paper import beside_paper, check_categories
-from agvas_runtime.evaluate.report import HEADS, PAPER, as_report, make_table, number, write_json, write_results
+from agvas_runtime.evaluate.report import (
+    HEADS,
+    PAPER,
+    as_report,
+    check_results,
+    make_table,
+    number,
+    write_json,
+    write_results,
+)
 from agvas_runtime.evaluate.run import choose, evaluate_dataset, settings_of
 from agvas_runtime.evaluate.sources import Maps, Source
 from agvas_runtime.evaluate.unfinished import check_out
@@ -90,7 +99,7 @@ def _load(folder: Path) -> Dataset:
     try:
         return replace(load_dataset(folder), name=folder.name)
     except InputError as error:
-        if meta_file(folder):
+        if meta_file(folder) or (folder / VISA_SPLIT).is_file():
             raise
         hint = f"agvas-data standardize {folder.name.lower()} makes one of the original download"
         raise InputError(f"{error}; {hint}, which must lie elsewhere") from None
@@ -122,9 +131,10 @@ def _finished(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         report: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        check_results(report)
         found = {**report, "instruction": report["own_instruction"]}
-        _ = report["categories"], report["mean"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        _ = report["mean"]["images"], report["mean"]["anomalous"], report["weights"], len(report["no_answers"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"{file}: no results of agvas-eval ({console.one_line(str(error))})") from None
     for name, value in settings.items():
         if found.get(name) != value:

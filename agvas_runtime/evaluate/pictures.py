@@ -5,7 +5,7 @@ A category has two sheets: some of its images evenly spread, and those that went
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +58,21 @@ def file_name(text: str) -> str:
     """The text as one harmless file name, cut to LONGEST_NAME bytes."""
     harmless = re.sub(r"[^\w.-]+", "_", text).lstrip(".").encode()[:LONGEST_NAME]
     return harmless.decode(errors="ignore") or "_"
+
+
+def folder_names(categories: Iterable[str]) -> dict[str, str]:
+    """Each category's folder; those whose names would be one folder, where capitals count or not, get a number."""
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for category in categories:
+        plain = name = file_name(category)
+        number = 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{plain}_{number}"
+        taken.add(name.casefold())
+        names[category] = name
+    return names
 
 
 def draw_panels(image: NDArray[np.uint8], compared: Compared) -> Image.Image:

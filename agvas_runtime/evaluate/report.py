@@ -59,7 +59,7 @@ def protocol(size: int | None, threshold: float | None) -> dict[str, Any]:
     """How the figures were made, in words and numbers."""
     return {
         "size": "each image's own" if size is None else f"{size} x {size}, map bilinear, ground truth at least half",
-        "defect": "ground truth above half of its format's range; above 0 where its maximum is 1",
+        "defect": "ground truth above half of its format's range; above 0 where its maximum is 1 or it is VisA's own",
         "rejected": "zero map",
         "no_answer": "zero map, counted apart",
         "mask": "map above the model's threshold" if threshold is None else f"map above {threshold:g}",
@@ -131,13 +131,29 @@ def read_results(path: Path, dataset: str) -> tuple[str, dict[str, Any]]:
     path = path / "results.json" if path.is_dir() else path
     try:
         report = json.loads(path.read_text("utf-8"))
-        [row[name] for row in [*report["categories"], report["mean"]] for name in PAPER]
-        found = report["dataset"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        check_results(report)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"{path}: no results of agvas-eval ({console.one_line(str(error))})") from None
-    if found != dataset:
-        raise InputError(f"{path}: results of data set {found!r}, expected {dataset!r}")
+    if report["dataset"] != dataset:
+        raise InputError(f"{path}: results of data set {report['dataset']!r}, expected {dataset!r}")
     return path.resolve().parent.name, report
+
+
+def check_results(report: Any) -> None:
+    """Raise KeyError, TypeError or OverflowError where something is no results that the tables can show."""
+    for place in [report] if not isinstance(report, dict) else [report["mean"], *report["categories"]]:
+        if not isinstance(place, dict):
+            raise TypeError(f"found {console.one_line(repr(place))[:60]}, expected an object")
+    for name, text in [
+        ("dataset", report["dataset"]),
+        *(("category", row["category"]) for row in report["categories"]),
+    ]:
+        if not isinstance(text, str):
+            raise TypeError(f"{name}: found {console.one_line(repr(text))[:60]}, expected a name")
+    for name, figure in [(name, row[name]) for row in (*report["categories"], report["mean"]) for name in PAPER]:
+        if not isinstance(figure, int | float | None):
+            raise TypeError(f"{name}: found {console.one_line(repr(figure))[:60]}, expected a number or null")
+        float(figure or 0)  # a whole number may be larger than any
 
 
 def write_results(out: Path, report: dict[str, Any], evaluation: Evaluation) -> None:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from agvas_runtime import __version__, console
 from agvas_runtime.datasets import Dataset, Item
 from agvas_runtime.errors import EngineError
-from agvas_runtime.evaluate.pictures import file_name, picture_name, spread, write_picture, write_sheets
+from agvas_runtime.evaluate.pictures import folder_names, picture_name, spread, write_picture, write_sheets
 from agvas_runtime.evaluate.rows import Evaluation, score_category
 from agvas_runtime.evaluate.score import Scored, score_image
 from agvas_runtime.evaluate.sources import Asks, Source
@@ -104,14 +104,14 @@ def evaluate_dataset(
         EngineError: the engine failed, a process died, a file cannot be written.
     """
     chosen = choose(dataset, limit)
-    settings = settings_of(source, chosen, limit, size)
+    settings, folders = settings_of(source, chosen, limit, size), folder_names(chosen)
     opened = open_unfinished(out, settings, resume)
     evaluation, note = Evaluation(), ""
     with opened as folder, _workers(Worker(source, size), jobs) as workers:
         for number, (category, items) in enumerate(chosen.items()):
             done = load_category(folder, number) if folder else None
             if done is None:
-                pictures = out / "pictures" / file_name(category) if out else None
+                pictures = out / "pictures" / folders[category] if out else None
                 kept = folder / f"{number:04d}" if folder else None
                 tasks = [
                     Task(index, item, pictures, kept / f"{index:06d}" if kept else None)

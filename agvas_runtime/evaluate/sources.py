@@ -3,8 +3,9 @@
 A source is a few words that can be sent to a process, which opens it there.
 """
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -57,7 +58,7 @@ class Model:
     def settings(self) -> dict[str, Any]:
         """Engine, request and which model; not the threads."""
         request = {**asdict(self.request), "mode": self.request.mode.value}
-        return {"engine": self.engine, "model": str(self.path) if self.path else "embedded",
+        return {"engine": self.engine, "model": os.path.abspath(self.path) if self.path else "embedded",
                 "model_fingerprint": self._fingerprint(), **request}  # fmt: skip
 
     def _fingerprint(self) -> str | None:
@@ -67,9 +68,14 @@ class Model:
             return sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None
         if self.path is None or not self.path.is_dir():
             return None
-        files = sorted(file for file in self.path.iterdir() if file.is_file())
-        told = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
-        return sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()
+        return _hash_of(self.path, (file for file in self.path.iterdir() if file.is_file()))
+
+
+def _hash_of(folder: Path, files: Iterable[Path]) -> str:
+    """A hash of the files' paths below the folder, their sizes and times."""
+    listed = sorted((file.relative_to(folder).as_posix(), file.stat()) for file in files)
+    told = [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in listed]
+    return sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def asks(segmenter: Segments, request: Request) -> Asks:
@@ -110,8 +116,21 @@ class Maps:
         return self._answer, ""
 
     def settings(self) -> dict[str, Any]:
-        """The folder and the threshold."""
-        return {"engine": "maps", "model": str(self.folder), "threshold": self.threshold}
+        """The folder, which maps are in it, and the threshold."""
+        return {"engine": "maps", "model": os.path.abspath(self.folder),
+                "model_fingerprint": _hash_of(self.folder, self._maps()), "threshold": self.threshold}  # fmt: skip
+
+    def _maps(self) -> Iterator[Path]:
+        """All maps in the folder and below, through links too; a folder that is reached in two ways counts once."""
+        seen: set[str] = set()
+        for place, below, names in os.walk(self.folder, followlinks=True):
+            real = os.path.realpath(place)
+            if real in seen:
+                below.clear()
+                continue
+            seen.add(real)
+            below.sort()
+            yield from (path for name in names if (path := Path(place, name)).suffix in MAP_SUFFIXES and path.is_file())
 
     def _answer(self, item: Item) -> Answer:
         pure = PurePosixPath(item.name).with_suffix("")

@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
+from agvas_runtime.console import one_line
 from agvas_runtime.errors import InputError
 from agvas_runtime.evaluate.rows import Row, row_of, without_nan
 from agvas_runtime.evaluate.score import Record, Scored
@@ -25,6 +27,7 @@ from agvas_runtime.files import lock_folder, make_folder, write_whole
 from agvas_runtime.metrics import Pixels
 
 SETTINGS = "settings.json"
+_ROW, _RECORD, _TEXTS = TypeAdapter(Row), TypeAdapter(Record), TypeAdapter(tuple[str, str])
 
 
 class Finished(NamedTuple):
@@ -78,8 +81,11 @@ def _holds(path: Path) -> bool:
 def _check_same(file: Path, settings: Mapping[str, Any]) -> None:
     try:
         before = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise InputError(f"{file}: not readable, so nothing here can be resumed; delete {file.parent}") from None
+    if not isinstance(before, dict):
+        found = f"found {one_line(repr(before))[:60]}, expected an object"
+        raise InputError(f"{file}: {found}, so nothing here can be resumed; delete {file.parent}")
     now = json.loads(json.dumps(settings))
     for name in {**now, **before}:
         if before.get(name) != now.get(name):
@@ -106,11 +112,12 @@ def load_image(place: Path) -> tuple[Scored, str] | None:
         if kept["labelled"]:
             with np.load(place.with_suffix(".npz"), allow_pickle=False) as arrays:
                 pixels = Pixels(arrays["sound"], arrays["defective"], arrays["region"])
-        return Scored(_record(kept["record"]), pixels, kept["instruction"]), kept["note"]
+        said = _TEXTS.validate_python((kept["instruction"], kept["note"]), strict=True)
+        return Scored(_RECORD.validate_python(kept["record"]), pixels, said[0]), said[1]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
-        raise InputError(f"{place}: damaged ({' '.join(str(error).split())}); delete it to score it again") from None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, RecursionError) as error:
+        raise _damaged(place, error) from None
 
 
 def save_category(folder: Path, number: int, finished: Finished) -> None:
@@ -126,13 +133,18 @@ def load_category(folder: Path, number: int) -> Finished | None:
     path = folder / f"{number:04d}.json"
     try:
         kept = json.loads(path.read_text("utf-8"))
-        records = [_record(record) for record in kept["records"]]
-        return Finished(row_of(kept["row"]), records, kept["instruction"], kept["note"])
+        row = _ROW.validate_python(vars(row_of(kept["row"])))
+        records = [_RECORD.validate_python(record) for record in kept["records"]]
+        return Finished(row, records, *_TEXTS.validate_python((kept["instruction"], kept["note"]), strict=True))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: damaged ({' '.join(str(error).split())}); delete it to score it again") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(path, error) from None
 
 
-def _record(kept: dict[str, Any]) -> Record:
-    return Record(**{**kept, "size": tuple(kept["size"]), "regions": tuple(kept["regions"])})
+def _damaged(path: Path, error: Exception) -> InputError:
+    said = str(error)
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return InputError(f"{path}: damaged ({one_line(said)}); delete it to score it again")

@@ -26,7 +26,8 @@ class Part:
 
     Attributes:
         flops: a multiplication and an addition are two.
-        matrix_flops: of them, products with constant matrices; the others stay in floating point.
+        matrix_flops: of them, products with constant matrices; the others stay in floating point in graphs in int8 and
+            int4 for ONNX Runtime.
         weight_bytes: of the files that hold its weights.
         tensor_bytes: of its inputs and outputs.
         ms: median.

@@ -75,7 +75,7 @@ def instruct(
     from agvas_train.data.instruct.gallery import NormalImages
     from agvas_train.data.instruct.ledger import Ledger
     from agvas_train.data.instruct.pipeline import annotated, run
-    from agvas_train.data.instruct.tasks import make_plan
+    from agvas_train.data.instruct.tasks import folder_of, make_plan
 
     if workers is not None and ray is None:
         raise InputError("--ray-workers goes with --ray")
@@ -101,6 +101,8 @@ def instruct(
     threads = concurrency
     annotate: Callable[[Task], Outcome] = partial(annotated, normals=normals, annotator=who)
     with Ledger(out) as ledger, ExitStack() as stack:
+        for dataset, folder in dict.fromkeys((task.dataset, folder_of(task.item)) for task in plan.tasks):
+            ledger.claim(dataset, folder)
         known = ledger.done | ledger.put_aside
         left = [task for task in plan.tasks if task.key not in known]
         if ray is not None and left:

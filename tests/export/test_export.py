@@ -18,6 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agvas_export import export
+from agvas_export.card import SYNTHETIC, licence_of
 from agvas_export.cli import app
 from agvas_export.export import export_bundle
 from agvas_export.parity import LIMITS, GraphParity, Limits, WholeParity
@@ -242,6 +243,46 @@ def test_each_figure_of_the_whole_over_its_limit_fails(change: dict[str, float],
         replace(WHOLE, **change).check(LIMITS["fp32"])
 
 
+def test_a_checkpoint_whose_answers_lack_an_anchor_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(default_checkpoint_path(), folder)
+    templates = json.loads((folder / "templates.json").read_text("utf-8"))
+    (folder / "templates.json").write_text(json.dumps({**templates, "direct_answers": ["It is [SEG]."]}))
+    with pytest.raises(
+        InputError, match=r"templates\.json: direct_answers\.0: found 'It is \[SEG\]\.', expected \[NOR\]"
+    ):
+        export_bundle(folder, tmp_path / "bundle", name="trial")
+    assert not (tmp_path / "bundle").exists()
+
+
+FROM_NOTHING = {"data": SYNTHETIC, "train": {"base_sha256": None}}
+ON_A_BASE = {"data": SYNTHETIC, "train": {"base_sha256": "0" * 64}}
+
+
+@pytest.mark.parametrize(
+    ("made", "licence"),
+    [
+        (FROM_NOTHING, "Apache-2.0"),
+        ({**ON_A_BASE, "base": FROM_NOTHING}, "Apache-2.0"),
+        ({**ON_A_BASE, "base": {"sha256": "0" * 64, "provenance": FROM_NOTHING}, "merged": True}, "Apache-2.0"),
+        ({**ON_A_BASE, "base": {"backbones": {"llm": "0" * 64}}}, "not recorded"),
+        ({**ON_A_BASE, "base": None}, "not recorded"),
+        ({**FROM_NOTHING, "data": "real-iad"}, "not recorded"),
+        ({**ON_A_BASE, "base": {**FROM_NOTHING, "data": "real-iad"}}, "not recorded"),
+        ({"random_weights": True}, "not recorded"),
+        ({}, "not recorded"),
+        ({"licence": "CC-BY-NC-4.0", **FROM_NOTHING}, "CC-BY-NC-4.0"),
+    ],
+)
+def test_the_licence_is_what_the_checkpoint_names_or_ours_where_all_of_it_is(made: dict, licence: str) -> None:
+    assert licence_of(made) == licence
+
+
+def test_the_embedded_checkpoints_licence_is_ours(exported: Exported) -> None:
+    assert exported[1].licence == "Apache-2.0"
+    assert licence_of(json.loads((default_checkpoint_path() / "provenance.json").read_text("utf-8"))) == "Apache-2.0"
+
+
 @pytest.mark.parametrize("place", ["", "final"])
 def test_adapters_are_not_exported(tmp_path: Path, place: str) -> None:
     (tmp_path / place).mkdir(exist_ok=True)
@@ -288,11 +329,13 @@ def test_bad_usage_is_one_line_and_exit_code_2(
     (tmp_path / "empty").mkdir()
     for arguments, message in (
         (("--verify", "a.txt"), "a.txt"),
-        (("--llm", "int4", "--calibration", "empty"), "empty: no images in this folder"),
+        (("--llm", "int4", "--calibration", "empty"), "empty: no data set here"),
         (("--out", "a.txt/b"), "is a file, expected a folder"),
         (("--llm", "int5"), "did you mean int8?"),
         (("--trt", "int8", "--defer"), "needs --calibration"),
         (("nowhere",), "no such checkpoint folder"),
+        (("--out", "b\udcff"), r"is '\udcff', expected readable text"),
+        (("--name", "b\udcff"), r"name: character 2 is '\udcff', expected readable text"),
         (("--llm", "fp8", "--calibration", "nowhere"), "nowhere"),
     ):
         said = refusal(capfd, *arguments)

@@ -1,11 +1,15 @@
 """What a graph's arithmetic is counted as: hand formulas, the checkpoint's own figures, and nothing computed."""
 
 import resource
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from agvas_export.cost import graph_cost
 from agvas_export.graphs import Graph, default_plan
@@ -22,6 +26,22 @@ class Attention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(query, key, value, **self.options)
+
+
+class Computed(TorchDispatchMode):
+    """Keeps the operators that made a tensor of numbers, neither a fake one nor one without memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if any(type(each) is Tensor and each.device.type != "meta" for each in tree_leaves(made)):
+            self.names.add(str(func))
+        return made
 
 
 def cost(module: nn.Module, dynamic: dict[str, dict[int, str]] | None = None, **inputs: Tensor) -> Cost:
@@ -122,7 +142,27 @@ def test_a_token_passes_every_matrix_once(graphs: dict[str, Graph], checkpoint: 
     assert found.flops == 2 * matrices + 4 * width * layers * (found.sizes["P"] + 1)
 
 
-def test_nothing_is_computed_and_nothing_is_allocated() -> None:
+def test_no_product_and_no_convolution_is_computed() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.linear, self.plain = nn.Conv2d(3, 8, 2), nn.Linear(200, 4), nn.Linear(200, 4, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            flat = self.conv(x).flatten(1)
+            return self.linear(flat) + self.plain(flat)
+
+    layers, x = Both(), torch.randn(1, 3, 6, 6)
+    products = {"aten.convolution.default", "aten.addmm.default", "aten.mm.default"}
+    with torch.no_grad(), Computed() as computed:
+        layers(x)
+        assert products <= computed.names
+        computed.names.clear()
+        assert cost(layers, x=x).flops > 0
+    assert products.isdisjoint(computed.names)
+
+
+def test_no_weight_is_read_or_copied() -> None:
     side = 2**15
     layer = nn.utils.skip_init(nn.Linear, side, side, bias=False)  # 4 GiB that nobody has touched
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

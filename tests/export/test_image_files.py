@@ -25,5 +25,21 @@ def test_images_of_a_data_set_are_found_whatever_lies_beside_its_categories(tmp_
     assert image_files(tmp_path / "set")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("no image")
-    with pytest.raises(InputError, match="no images in this folder"):
+    with pytest.raises(InputError, match="no data set here"):
         image_files(tmp_path / "notes")
+
+
+def test_pictures_beside_the_categories_or_the_list_do_not_hide_the_data_set(tmp_path: Path) -> None:
+    folders, listed = tmp_path / "folders", tmp_path / "listed"
+    write_images(folders, 4, 0, SynthConfig())
+    expected = image_files(folders)
+    (folders / "._overview.png").write_bytes(b"no picture")
+    assert image_files(folders) == expected
+    Image.new("RGB", (8, 8)).save(folders / "overview.png")
+    assert image_files(folders) == expected
+
+    listed.mkdir()
+    for name in ("a.png", "overview.png"):
+        Image.new("RGB", (8, 8)).save(listed / name)
+    (listed / "meta.json").write_text('{"test": {"part": [{"img_path": "a.png", "anomaly": 0}]}}')
+    assert image_files(listed) == image_files(listed / "meta.json") == [listed / "a.png"]

@@ -279,6 +279,13 @@ def test_gptq_keeps_the_states_better_and_its_calibration_serves_the_other_graph
     assert errors[0] < 0.7 * min(errors[1:]) < 0.7 * 0.2
 
 
+def test_gptq_refuses_what_is_not_finite_and_names_it(small: ir.Model, tmp_path: Path) -> None:
+    WeightFiles(tmp_path).write("small", small.clone())
+    feeds = {"image": np.full((1, 8, 5, 5), np.nan, np.float32)}
+    with pytest.raises(ValueError, match=r"^small\.onnx: flat is not finite in the calibration set$"):
+        calibrate_int4(small, tmp_path / "small.onnx", [feeds], {}, head=VOCABULARY)
+
+
 def test_gptq_of_inputs_without_any_correlation_is_rounding_to_nearest(rng: np.random.Generator) -> None:
     matrix = rng.standard_normal((72, 40)).astype(np.float32)  # the last block is not full
     factor = gptq._error_factor(np.eye(72, dtype=np.float32))
@@ -308,8 +315,9 @@ def test_unknown_blocks_are_refused() -> None:
         Blocks(8, "hqq")
 
 
-def test_quantising_leaves_the_programs_logging_alone(small: ir.Model) -> None:
+def test_quantising_leaves_the_programs_logging_alone(small: ir.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])  # a library's `basicConfig` does nothing where there are pytest's
     before = list(root.handlers), root.level, root.manager.disable
     quantize_int4(small, head=VOCABULARY)
     assert (list(root.handlers), root.level, root.manager.disable) == before

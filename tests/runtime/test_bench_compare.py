@@ -177,6 +177,14 @@ def test_bouts_of_other_times_are_no_pairs(report):
     assert pairs_of(serve_report((1,)), serve_report((1,))) == []
 
 
+def test_a_bout_is_in_one_pair_at_most(report):
+    began = report["bouts_began_s"]  # one a second
+    assert pairs_of(report, {**report, "bouts_began_s": [began[3], *(at + 100 for at in began[1:])]}) == []
+    few = {**report, "bouts_began_s": [at + 3.2 for at in began[::4]]}
+    assert pairs_of(report, few) == [(0, 0), (3, 1), (7, 2), (11, 3), (15, 4)]
+    assert pairs_of(few, report) == [(0, 0), (1, 3), (2, 7), (3, 11), (4, 15)]
+
+
 def test_loads_on_a_server_are_compared_by_their_cameras():
     old = serve_report((1, 4))
     for times, slower in ((4.0, ["cameras: 4 x 10 Hz in 100 ms: latency"]), (1.2, [])):

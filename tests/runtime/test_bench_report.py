@@ -361,6 +361,9 @@ def without(part, name):
         (without("call", "p99.9"), "contenders.0.stages_ms.call: Value error, has no p99.9"),
         (engine(("yardstick_ms",), [None, 1.0]), "yardstick_ms.0: Input should be a valid number"),
         (engine(("elsewhere_ms",), [None, 1.0]), "elsewhere_ms.0: Input should be a valid number"),
+        (engine(("yardstick_ms",), ["1.5", 1.0]), "yardstick_ms.0: Input should be a valid number"),
+        (engine(("frames",), "2"), "frames: Input should be a valid integer"),
+        (serving((*STEP, "camera", 3), "0"), "steps.0.samples.camera.3: Input should be a valid integer"),
         (engine(("yardstick_ms",), [1.0]), "the report: Value error, yardstick_ms: found 1 values, expected 2"),
         (engine(("elsewhere_ms",), [1.0] * 3), "the report: Value error, elsewhere_ms: found 3 values, expected 2"),
         (

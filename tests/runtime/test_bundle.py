@@ -155,7 +155,8 @@ def test_a_folder_in_a_files_place_is_refused(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["../outside", "/etc/hostname", "graphs/../../outside", "C:\\x", "a\\b", "", ".", "./x", "a//b", "a\0b"]
+    "name",
+    ["../outside", "/etc/hostname", "graphs/../../outside", "C:\\x", "a\\b", "", ".", "./x", "a//b", "a\0b", "\ud800"],
 )
 def test_a_path_that_leaves_the_folder_is_refused(folder, name):
     (folder.parent / "outside").write_bytes(b"")
@@ -171,6 +172,19 @@ def test_a_link_that_leaves_the_folder_is_refused(folder):
     refused(folder, "templates.json is a link that leaves the bundle")
     with pytest.raises(BundleError, match="link that leaves"):
         write_manifest(folder, Manifest.model_validate(FIELDS))
+
+
+def test_links_in_a_circle_are_refused(folder):
+    (folder / "templates.json").unlink()
+    (folder / "templates.json").symlink_to("templates.json")
+    refused(folder, "templates.json: Too many levels of symbolic links")
+
+
+def test_a_path_that_is_too_long_is_one_line(folder):
+    long = "x" * 300
+    refused(folder / long, "File name too long$")
+    edit(folder, lambda content: content["files"].update({long: {"sha256": "0" * 64, "size": 0}}))
+    refused(folder, f"{long}: File name too long$")
 
 
 def test_a_bundle_may_itself_be_reached_by_a_link(folder):
@@ -270,7 +284,17 @@ def test_a_listed_file_that_is_none_of_its_kind_is_one_line(folder, name, conten
 
 def test_a_canvas_that_the_view_does_not_fit_is_refused(folder):
     edit(folder, lambda content: content["model"].update(canvas=31))
-    refused(folder, "model.canvas is 31, must be at least the pixel view's 32")
+    refused(folder, "model.canvas is 31, must be the pixel view's 32")
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+def test_a_number_that_is_not_finite_is_neither_written_nor_read(folder, number):
+    manifest, content = Bundle.open(folder).manifest, (folder / "manifest.json").read_bytes()
+    with pytest.raises(BundleError, match=r"manifest\.json: parity\.whole\..*finite number"):
+        write_manifest(folder, manifest.model_copy(update={"parity": {"whole": {"score_change": number}}}))
+    assert (folder / "manifest.json").read_bytes() == content
+    edit(folder, lambda content: content["parity"].update(max_abs_diff=number))
+    refused(folder, r"manifest.json: parity\.max_abs_diff.*finite number")
 
 
 def test_large_files_are_hashed_once_and_again_when_touched_or_asked(folder, tmp_path, monkeypatch):

@@ -97,6 +97,72 @@ def test_one_root_for_all_sets_with_placeholders(mvtec):
         load_dataset(mvtec.parent)
 
 
+def test_a_link_to_a_set_is_read_by_its_own_name_and_place(mvtec, tmp_path):
+    link = tmp_path / "links" / "mine"
+    link.parent.mkdir()
+    link.symlink_to(mvtec)
+    assert load_dataset(link).name == "mine"
+    write_meta(tmp_path / "meta_set.json", {"target": [record("set/tile/test/good/000.png")]})
+    assert load_dataset(link / "..").name == tmp_path.name  # as the system follows it
+    assert list(load_dataset(link).categories) == ["target"]
+    write_meta(link.with_name("meta_mine.json"), {"link": [record("mine/tile/test/good/000.png")]})
+    assert list(load_dataset(link).categories) == ["link"]
+
+
+def test_a_link_to_a_category_is_a_category_by_its_own_name(mvtec):
+    (mvtec / "vase").symlink_to(mvtec / "tile")
+    assert list(load_dataset(mvtec).categories) == ["bottle", "tile", "vase"]
+    assert list(load_dataset(mvtec / "vase").categories) == ["vase"]
+
+
+@pytest.fixture
+def visa(tmp_path):
+    save(tmp_path / "visa" / "a.png", grey())
+    save(tmp_path / "visa" / "b.png", grey())
+    numbers = grey()
+    numbers[1, 2], numbers[3, 4] = 3, 200
+    save(tmp_path / "visa" / "b_mask.png", numbers)
+    rows = ("object,split,label,image,mask", "pcb1,train,normal,gone.png,", "pcb1,test,normal,a.png,")
+    write_visa(tmp_path / "visa", *rows, "pcb1,test,anomaly,b.png,b_mask.png")
+    return tmp_path / "visa"
+
+
+def write_visa(root, *rows):
+    (root / "split_csv").mkdir(exist_ok=True)
+    (root / "split_csv" / "1cls.csv").write_text("\n".join(rows) + "\n")
+
+
+def test_visa_s_csv_and_the_numbers_in_its_masks(visa):
+    good, bad = load_dataset(visa).categories["pcb1"]
+    assert [(item.kind, item.anomalous, item.name) for item in (good, bad)] == [
+        ("good", False, "a.png"),
+        ("anomaly", True, "b.png"),
+    ]
+    assert not load_mask(good, (6, 9)).any()
+    assert np.argwhere(load_mask(bad, (6, 9))).tolist() == [[1, 2], [3, 4]]
+    colours = Image.open(bad.mask).convert("RGB")
+    indexes = Image.fromarray(np.asarray(colours)[:, :, 0], "P")
+    indexes.putpalette([0, 0, 0] * 256)
+    for image in (colours, indexes):
+        image.save(bad.mask)
+        assert load_mask(bad, (6, 9)).sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("pcb1,test,anomaly,../b.png,", "leaves the data set's folder"),
+        ("pcb1,test,anomaly", "1cls.csv: not a data set's list"),
+        ("pcb1,test,anomaly,a.png,gone.png", "gone.png: the data set lists this mask"),
+        ('pcb1,test,"' + "x" * 200_000, "1cls.csv: not a data set's list"),
+    ],
+)
+def test_rows_of_visa_that_cannot_be_used_say_why(visa, row, reason):
+    write_visa(visa, "object,split,label,image,mask", row)
+    with pytest.raises(InputError, match=reason):
+        load_dataset(visa)
+
+
 @pytest.mark.parametrize(
     ("listed", "reason"),
     [
@@ -114,7 +180,7 @@ def test_records_that_cannot_be_used_say_why(mvtec, listed, reason):
         load_dataset(mvtec)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"train": {}}', '{"test": 7}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"train": {}}', '{"test": 7}', "[" * 100_000])
 def test_a_meta_json_that_is_none_says_so(mvtec, text):
     (mvtec / "meta.json").write_text(text)
     with pytest.raises(InputError, match=r"meta.json: "):

@@ -1,6 +1,7 @@
 """Which engine runs a bundle: ONNX Runtime where TensorRT cannot be had; and what a segmenter does with its engines."""
 
 import json
+import mmap
 import shutil
 import threading
 
@@ -14,7 +15,7 @@ from agvas_runtime.engines.choice import Stopped, build_missing, open_bundle
 from agvas_runtime.engines.device import Device, probe
 from agvas_runtime.engines.ort import CPU, CUDA, OrtEngine, available_providers
 from agvas_runtime.engines.private import homes, locked, make_folders
-from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.errors import BundleError, EngineError, InputError
 from agvas_runtime.manifest import EnginePlan, TensorSpec
 from agvas_runtime.modes import Request
 from agvas_runtime.pipeline import GRAPHS, check_sizes
@@ -191,6 +192,34 @@ def test_closing_goes_on_where_an_engine_fails(segmenter):
     with pytest.raises(EngineError, match="the device is lost"):
         Segmenter(segmenter.bundle, engines).close()
     assert all(engine.closed for engine in engines.values())
+
+
+def test_engines_are_closed_where_the_rest_of_the_bundle_does_not_fit(tmp_path, monkeypatch):
+    opened = []
+
+    def counted(*arguments):
+        opened.append(Counted(OrtEngine(*arguments), fails=True))
+        return opened[-1]
+
+    folder = shutil.copytree(default_bundle_path(), tmp_path / "bundle")
+    (folder / "templates.json").write_text("{}")
+    write_manifest(folder, Bundle.open(default_bundle_path()).manifest)
+    monkeypatch.setattr(native, "OrtEngine", counted)
+    with pytest.raises(BundleError, match=r"templates\.json: sources"):
+        Segmenter.open(folder, threads=1)
+    assert len(opened) == len(GRAPHS)
+    assert all(engine.closed for engine in opened)
+
+
+@pytest.mark.parametrize("engine", ["ort", "otr"])
+def test_plans_are_closed_whatever_opens(engine):
+    plan = mmap.mmap(-1, 16)
+    if engine == "ort":
+        native.open_engines(Bundle.open(default_bundle_path()), engine, (), 1, {"llm": plan})
+    else:
+        with pytest.raises(InputError, match="does not run bundles"):
+            native.open_engines(Bundle.open(default_bundle_path()), engine, (), 1, {"llm": plan})
+    assert plan.closed
 
 
 def test_release_raises_the_first_error_after_every_step():

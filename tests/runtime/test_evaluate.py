@@ -15,7 +15,7 @@ from agvas_runtime.bundle import default_bundle_path
 from agvas_runtime.datasets import load_dataset
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.evaluate.cli import app, main
-from agvas_runtime.evaluate.pictures import CAPTION_PX, GAP_PX, file_name, spread
+from agvas_runtime.evaluate.pictures import CAPTION_PX, GAP_PX, file_name, folder_names, spread
 from agvas_runtime.evaluate.report import as_report
 from agvas_runtime.evaluate.rows import Evaluation, Row, _image_auroc
 from agvas_runtime.evaluate.run import evaluate_dataset
@@ -194,6 +194,11 @@ def test_the_limit_is_spread_over_the_category(data):
     assert spread(3, 12) == [0, 1, 2]
     row = scored(data, limit=2).rows[0]
     assert (row.images, row.normal, row.anomalous) == (2, 1, 1)
+
+
+def test_no_two_categories_share_a_folder_of_pictures():
+    names = folder_names(["a b", "a/b", "a_b", "A?b", "a_b_2", "nut"])
+    assert names == {"a b": "a_b", "a/b": "a_b_2", "a_b": "a_b_3", "A?b": "A_b_4", "a_b_2": "a_b_2_2", "nut": "nut"}
 
 
 def test_pictures_stand_beside_a_contact_sheet(data, tmp_path):

@@ -1,6 +1,8 @@
 """agvas-eval --maps: score maps that another program wrote are judged by the same code."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from agvas_runtime.errors import InputError
 from agvas_runtime.evaluate.cli import app
 from agvas_runtime.evaluate.report import as_report
 from agvas_runtime.evaluate.run import evaluate_dataset
-from agvas_runtime.evaluate.sources import Maps, read_map
+from agvas_runtime.evaluate.sources import Maps, Model, read_map
 from tests.runtime.red_source import Red, save
 
 RANDOM = np.random.default_rng(4)
@@ -119,6 +121,37 @@ def test_a_threshold_that_no_map_can_have_is_refused(data, tmp_path, capfd, thre
     err = capfd.readouterr().err
     assert err.startswith(f"error: --threshold: found {float(threshold)}, expected a finite number")
     assert err.count("\n") == 1
+
+
+def test_other_maps_and_another_folder_are_other_settings(data, tmp_path, monkeypatch):
+    before = Maps(tmp_path / "maps").settings()
+    monkeypatch.chdir(tmp_path)
+    assert Maps(Path("maps")).settings() == before
+    os.utime(crack(tmp_path), ns=(1, 1))
+    touched = Maps(tmp_path / "maps").settings()
+    assert touched["model_fingerprint"] != before["model_fingerprint"]
+    (tmp_path / "elsewhere").symlink_to(tmp_path / "maps" / "part")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "part").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "maps" / "part" / "round").symlink_to(tmp_path / "maps")
+    assert Maps(tmp_path / "maps").settings() == touched
+    assert Maps(tmp_path / "linked").settings()["model_fingerprint"] != Maps(tmp_path).settings()["model_fingerprint"]
+
+
+def test_a_run_does_not_go_on_with_maps_that_were_made_anew(data, tmp_path):
+    good = tmp_path / "maps" / "part" / "test" / "good" / "1.npy"
+    kept = good.read_bytes()
+    good.write_bytes(b"")
+    with pytest.raises(InputError, match=r"1\.npy: no NPY array"):
+        evaluate_dataset(Maps(tmp_path / "maps"), data, out=tmp_path / "out")
+    good.write_bytes(kept)
+    with pytest.raises(InputError, match=r"settings\.json: model_fingerprint: found .*; --resume goes on with"):
+        evaluate_dataset(Maps(tmp_path / "maps"), data, out=tmp_path / "out", resume=True)
+
+
+def test_a_model_is_told_by_its_absolute_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Model("reference", Path("tiny")).settings()["model"] == str(tmp_path / "tiny")
 
 
 def test_the_command_says_whose_maps_it_judged(data, tmp_path, capfd):

@@ -236,13 +236,23 @@ def test_every_sets_place_is_looked_at_before_the_first_is_scored(tree, tmp_path
 
 
 def test_a_set_as_it_is_downloaded_is_one_line_that_says_what_to_do(capfd, tree, tmp_path):
-    split = tree / "anomaly_seg/visa/split_csv/1cls.csv"
-    split.parent.mkdir(parents=True)
-    split.write_text("object,split,label,image,mask\n")
+    (tree / "anomaly_seg/RSDD/GroundTruth").mkdir(parents=True)
     code, out, err = command(capfd, tree, "--benchmarks", "--maps", tmp_path)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith(f"error: {tree}/anomaly_seg/visa: no data set here ")
-    assert "; agvas-data standardize visa makes one of the original download" in err
+    assert err.startswith(f"error: {tree}/anomaly_seg/RSDD: no data set here ")
+    assert "; agvas-data standardize rsdd makes one of the original download" in err
+
+
+def test_visa_is_read_as_it_is_downloaded(capfd, tree, tmp_path):
+    split = tree / "anomaly_seg/visa/split_csv/1cls.csv"
+    split.parent.mkdir(parents=True)
+    split.write_text("object,split,label,image,mask\npcb1,test,normal,gone.png,\n")
+    code, out, err = command(capfd, tree, "--benchmarks", "--maps", tmp_path)
+    assert (code, out) == (2, "")
+    assert err == f"error: {tree}/anomaly_seg/visa/gone.png: the data set lists this image, but there is none\n"
+    save(split.parents[1], "0", np.zeros((4, 4), np.uint8))
+    split.write_text("object,split,label,image,mask\npcb1,test,normal,part/test/good/0.png,\n")
+    assert list(find_benchmarks(tree)[1].categories) == ["pcb1"]
 
 
 def without_times(results):

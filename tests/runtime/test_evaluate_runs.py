@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from agvas_runtime.datasets import load_dataset
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.evaluate import run
 from agvas_runtime.evaluate.cli import app
-from agvas_runtime.evaluate.report import as_report, write_results
+from agvas_runtime.evaluate.report import as_report, read_results, write_results
 from agvas_runtime.evaluate.run import evaluate_dataset
 from tests.runtime.red_source import Red, save
 
@@ -124,6 +125,51 @@ def test_a_kept_image_that_is_damaged_is_one_line(data, tmp_path):
         evaluate_dataset(Red(), data, out=tmp_path / "out", resume=True)
 
 
+@pytest.mark.parametrize("text", ["[]", "7", "null", "[" * 100_000, '"x"'])
+def test_settings_that_are_none_are_one_line(data, tmp_path, text):
+    with pytest.raises(EngineError):
+        evaluate_dataset(Red(fails_after=4), data, out=tmp_path / "out")
+    (tmp_path / "out" / "unfinished" / "settings.json").write_text(text)
+    with pytest.raises(InputError, match=r"settings.json: .*so nothing here can be resumed; delete .*unfinished$"):
+        evaluate_dataset(Red(), data, out=tmp_path / "out", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "places", "value", "told"),
+    [
+        ("0000.json", ("row", "ap"), "high", "ap: Input should be a valid number"),
+        ("0000.json", ("row",), [1], "damaged"),
+        ("0000.json", ("records",), [[]], "damaged"),
+        ("0000.json", ("note",), 7, "1: Input should be a valid string"),
+        ("0001/000000.json", ("record", "size"), 7, "size: Input should be a valid tuple"),
+        ("0001/000000.json", ("record", "score"), None, "score: Input should be a valid number"),
+        ("0001/000000.json", ("instruction",), None, "0: Input should be a valid string"),
+        ("0001/000000.json", (), [], "damaged"),
+    ],
+)
+def test_kept_figures_of_another_type_are_one_line(data, tmp_path, name, places, value, told):
+    with pytest.raises(EngineError):
+        evaluate_dataset(Red(fails_after=4), data, out=tmp_path / "out")
+    file = tmp_path / "out" / "unfinished" / name
+    kept = {"": json.loads(file.read_text())}
+    place = kept
+    for each in ("", *places)[:-1]:
+        place = place[each]
+    place[("", *places)[-1]] = value
+    file.write_text(json.dumps(kept[""]))
+    with pytest.raises(InputError, match=rf"{file.stem}.*: damaged \(.*\); delete it to score it again") as fault:
+        evaluate_dataset(Red(), data, out=tmp_path / "out", resume=True)
+    assert told in str(fault.value)
+    assert "\n" not in str(fault.value)
+
+
+def test_no_two_categories_write_over_each_other_s_pictures(tmp_path):
+    for category in ("a b", "a_b"):
+        save(tmp_path / "data", "0", np.zeros((9, 14), np.uint8), category=category)
+    evaluate_dataset(Red(), load_dataset(tmp_path / "data"), out=tmp_path / "out")
+    assert {path.parent.name for path in pictures(tmp_path / "out")} == {"a_b", "a_b_2", "pictures"}
+
+
 def test_a_name_that_is_no_utf_8_is_scored_and_written_as_any_other(data, tmp_path):
     image = data.items[0].image
     os.rename(image, os.fsencode(image.parent) + b"/kratzer_\xe4.png")
@@ -208,6 +254,27 @@ def test_results_stand_beside_earlier_ones_in_the_papers_layout(data, tmp_path, 
         console.run(app, [str(tmp_path / "data"), "--beside", str(other)])
     assert left.value.code == 2
     assert "results.json: results of data set 'visa', expected 'data'" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ([1], "found [1], expected an object"),
+        ({"dataset": 7}, "dataset: found 7, expected a name"),
+        ({"mean": 5}, "found 5, expected an object"),
+        ({"categories": "ab"}, "found 'a', expected an object"),
+        ({"categories": [{"category": [1]}]}, "category: found [1], expected a name"),
+        ({"mean": {"ap": "80", "f1_max": 1, "iou_ano": 1, "iou_nor": 1}}, "ap: found '80', expected a number or null"),
+        ({"mean": {"ap": 10**400, "f1_max": 1, "iou_ano": 1, "iou_nor": 1}}, "too large"),
+    ],
+)
+def test_results_of_other_types_are_none_to_stand_beside(data, tmp_path, changed, told):
+    report = console.finite(as_report(evaluate_dataset(Red(), data).evaluation, "data", {}))
+    (tmp_path / "results.json").write_text(json.dumps({**report, **changed} if isinstance(changed, dict) else changed))
+    with pytest.raises(InputError, match=re.escape(told)) as fault:
+        read_results(tmp_path, "data")
+    assert str(fault.value).startswith(f"{tmp_path / 'results.json'}: no results of agvas-eval (")
+    assert "\n" not in str(fault.value)
 
 
 class Waiting(Red):

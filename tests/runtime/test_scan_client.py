@@ -115,6 +115,13 @@ def test_tiles_without_an_answer_make_the_verdict_no_answer(segmenter):
     assert result.reason.startswith("8 of 8 tiles have no answer, the first one: ")
 
 
+def test_tiles_outside_the_region_of_interest_are_not_asked(segmenter):
+    inside = Recipe(roi=(0, 0, 20, 20))
+    result = segment_in_tiles(segmenter, WEB, TILING, recipe=inside, decoding=Decoding(max_new_tokens=1))
+    assert result.reason.startswith("1 of 1 tiles have no answer")
+    assert result.mask.shape == (ROWS, WIDTH)
+
+
 def test_the_command_segments_in_tiles(run_module, tmp_path):
     Image.fromarray(WEB).save(tmp_path / "sheet.png")
     sizes = ("--tile", 128, "--overlap", 16)

@@ -1,6 +1,10 @@
 """The segmenter on the embedded bundle: sizes, scores, determinism, odd images, answers outside the templates."""
 
 import io
+import json
+import shutil
+import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -9,8 +13,11 @@ import pytest
 from PIL import Image
 
 from agvas_runtime import pipeline
+from agvas_runtime.bundle import Bundle, default_bundle_path, write_manifest
 from agvas_runtime.engines import Tensors
-from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.engines.ort import OrtEngine
+from agvas_runtime.errors import BundleError, EngineError, InputError
+from agvas_runtime.manifest import Manifest
 from agvas_runtime.result import AnswerKind, Verdict
 from agvas_runtime.segmenter import Segmenter
 from agvas_runtime.verdict import Recipe
@@ -149,6 +156,97 @@ def test_an_array_that_is_no_rgb_frame_is_refused(segmenter: Segmenter, frame: n
 def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(InputError, match="engine 'cuda' does not run bundles"):
         Segmenter.open(engine="cuda")
+
+
+def test_a_failing_encoder_leaves_the_other_at_rest(segmenter: Segmenter) -> None:
+    """Else the next frame would run it a second time at once."""
+
+    class Slow(OrtEngine):
+        done = False
+
+        def run(self, feeds: Tensors) -> Tensors:
+            time.sleep(0.3)
+            self.done = True
+            return super().run(feeds)
+
+    class Failing(OrtEngine):
+        def run(self, feeds: Tensors) -> Tensors:
+            raise EngineError("graph pixel_encoder: out of memory")
+
+    slow, failing = (
+        kind(segmenter.bundle.graph_path(name), 1)
+        for kind, name in ((Slow, "semantic_encoder"), (Failing, "pixel_encoder"))
+    )
+    engines = {**segmenter.pipeline.engines, "semantic_encoder": slow, "pixel_encoder": failing}
+    with pytest.raises(EngineError, match="out of memory"):
+        Segmenter(segmenter.bundle, engines).segment(np.zeros((8, 8, 3), np.uint8))
+    assert slow.done
+
+
+def altered(folder: Path, file: str, change: Callable[[dict], object]) -> Path:
+    """The embedded bundle with another templates.json or manifest.json, as complete as it was."""
+    shutil.copytree(default_bundle_path(), folder)
+    content = json.loads((folder / file).read_text("utf-8"))
+    change(content)
+    (folder / file).write_text(json.dumps(content), "utf-8")
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    write_manifest(folder, Manifest.model_validate({**manifest, "files": {}}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"direct_answers": []}, "direct_answers: .* at least 1 item"),
+        ({"describe_instructions": []}, "describe_instructions: .* at least 1 item"),
+        ({"rejections": []}, "rejections: .* at least 1 item"),
+        ({"direct_answers": ["[NOR][ANO][SEG].", ""]}, "direct_answers.1: found '', expected .* in it, in order"),
+        (
+            {"direct_answers": ["It is [SEG]."]},
+            "direct_answers.0: found 'It is .SEG..', expected .NOR., .ANO., .SEG. in",
+        ),
+        ({"direct_answers": ["[ANO][NOR][SEG]"]}, "direct_answers.0: found .*, in order"),
+        ({"direct_answers": ["[NOR][ANO][SEG][SEG]"]}, "direct_answers.0: found .*, in order"),
+    ],
+)
+def test_templates_that_no_pass_can_be_made_of_are_refused(tmp_path: Path, change: dict, fault: str) -> None:
+    folder = altered(tmp_path / "bundle", "templates.json", lambda content: content.update(change))
+    with pytest.raises(BundleError, match=rf"templates\.json: {fault}[^\n]*$"):
+        Segmenter.open(folder, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("field", "fault"),
+    [
+        ("hidden_size", "graph spam: visual is .*"),
+        ("visual_tokens", "graph spam: visual is .*"),
+        ("map_size", "graph decoder: map is .*"),
+        ("canvas", "graph pixel_encoder: pixels is .*"),
+    ],
+)
+def test_numbers_that_the_graphs_do_not_have_are_refused(tmp_path: Path, field: str, fault: str) -> None:
+    def change(manifest: dict) -> None:
+        manifest["model"][field] += 4
+        manifest["preprocessing"]["pixel"]["size"] = manifest["model"]["canvas"]
+
+    bundle = Bundle.open(altered(tmp_path / "bundle", "manifest.json", change))
+    with pytest.raises(BundleError, match=rf"bundle: {fault}, by the manifest's model and preprocessing it is \[any, "):
+        pipeline.Pipeline(bundle, {})
+
+
+def test_a_graph_of_other_inputs_is_refused(tmp_path: Path) -> None:
+    def flat(manifest: dict) -> None:
+        manifest["graphs"]["llm"]["inputs"][0]["shape"] = [1]
+
+    def nameless(manifest: dict) -> None:
+        manifest["graphs"]["decoder"]["inputs"][0]["name"] = "state"
+
+    for number, (change, fault) in enumerate(
+        ((flat, r"graph llm: before is \[1\], .* it is \[1, any, \d+\]$"), (nameless, "decoder has no tensor states$"))
+    ):
+        bundle = Bundle.open(altered(tmp_path / str(number), "manifest.json", change))
+        with pytest.raises(BundleError, match=fault):
+            pipeline.Pipeline(bundle, {})
 
 
 class _Greedy:

@@ -66,7 +66,7 @@ def reached(checkpoint: Checkpoint, batch: Batch) -> set[str]:
     """The parameters that a batch moves: whose gradient is not zero. No other one even has a gradient."""
     model = checkpoint.model.train()
     model.zero_grad(set_to_none=True)
-    TrainingStep(model)(batch)["loss"].backward()
+    TrainingStep(model, checkpoint.prompter)(batch)["loss"].backward()
     assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
     return {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
 

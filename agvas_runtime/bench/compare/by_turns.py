@@ -24,15 +24,18 @@ ALLOWED_BY_TURNS = 1.08
 
 
 def pairs_of(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[int, int]]:
-    """For each bout of the old report the bout of the new one that began nearest to it, where that is near enough.
+    """Bouts of the old report and of the new one that began near to each other: the first pair there is, then the next.
 
-    Empty for reports of `serve` and for runs that were not measured side by side.
+    Each bout is in one pair at most: with one that is in many, its own mood would look like a change. Empty for reports
+    of `serve` and for runs that were not measured side by side.
     """
-    before, after = (np.array(each.get("bouts_began_s", []), float) for each in (old, new))
-    if not len(before) or not len(after):
-        return []
-    nearest = [int(np.argmin(np.abs(after - began))) for began in before]
-    pairs = [(i, j) for i, j in enumerate(nearest) if abs(after[j] - before[i]) <= NEAR_S]
+    before, after = (each.get("bouts_began_s", []) for each in (old, new))
+    pairs, i, j = list[tuple[int, int]](), 0, 0
+    while i < len(before) and j < len(after):
+        late = after[j] - before[i]
+        if abs(late) <= NEAR_S:
+            pairs.append((i, j))
+        i, j = i + (late >= -NEAR_S), j + (late <= NEAR_S)
     return pairs if len(pairs) >= FEWEST_PAIRS else []
 
 

@@ -33,7 +33,7 @@ def read_report(path: Path) -> dict[str, Any]:
     if not isinstance(kind, str) or kind not in KINDS:
         raise InputError(f"{path}: kind {kind!r}, expected {' or '.join(map(repr, KINDS))}")
     try:
-        KINDS[kind].model_validate(report)
+        KINDS[kind].model_validate(report, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the report"

@@ -74,7 +74,7 @@ class EndpointConfig:
     def __post_init__(self) -> None:
         try:
             parts = urllib.parse.urlsplit(self.url)
-            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            usable = parts.scheme in ("http", "https") and parts.port != 0 and (parts.hostname or "").encode("idna")
         except ValueError:
             usable = False
         if not usable or not self.url.isascii() or not self.url.isprintable() or " " in self.url:

@@ -1,4 +1,4 @@
-"""The output folder: records.jsonl and aside.jsonl, a line each, that survive a kill at any moment.
+"""The output folder: records.jsonl and aside.jsonl, a line each, that survive a kill at any moment; and sets.json.
 
 A line is appended by one write and reaches the disk within a second. A process that dies leaves at most half a line at
 the end, which the next one drops; a record that lacks its newline alone, as editors leave it, gets one. One process at
@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from agvas_runtime.console import note
+from agvas_runtime.console import note, one_line
 from agvas_runtime.errors import EngineError, InputError
-from agvas_runtime.files import lock_folder, make_folder
+from agvas_runtime.files import lock_folder, make_folder, write_whole
 
-RECORDS, ASIDE = "records.jsonl", "aside.jsonl"
+RECORDS, ASIDE, SETS = "records.jsonl", "aside.jsonl", "sets.json"
 SYNC_EVERY_S = 1.0
 _BLOCK = 65536
 
@@ -43,6 +43,8 @@ class Ledger:
             """(data set, image) of every record."""
             self.put_aside = {_key(line) for line in self._aside.read()} - self.done
             """The same of every image that was set aside."""
+            self._file = folder / SETS
+            self._folders = _folders(self._file)
         except BaseException:
             os.close(self._lock)
             raise
@@ -55,6 +57,18 @@ class Ledger:
         self._aside.close()
         os.close(self._lock)
 
+    def claim(self, dataset: str, folder: Path) -> None:
+        """Note the folder of a data set: records know it by its name alone, so two sets here cannot share one.
+
+        Raises InputError where the name is known with another folder, EngineError where the disk does not take it.
+        """
+        found = os.path.realpath(folder)
+        known = self._folders.setdefault(dataset, found)
+        if known != found:
+            what = f"data set {dataset!r}: found {found}, expected {known}"
+            raise InputError(f"{self._file}: {what}; give another set its own --out, or mend this file if it was moved")
+        write_whole(self._file, (json.dumps(self._folders, indent=2) + "\n").encode("ascii"))
+
     def record(self, line: Line) -> None:
         """Append a record; raises EngineError where the disk does not take it, and nothing of it is left then."""
         self._records.append(line)
@@ -64,6 +78,19 @@ class Ledger:
         """Append what is set aside, in the same way."""
         self._aside.append(line)
         self.put_aside.add(_key(line))
+
+
+def _folders(file: Path) -> dict[str, str]:
+    """The folder of each data set that was claimed; none where the file is not there. Raises InputError."""
+    try:
+        folders = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file}: cannot read: {one_line(str(error))}") from None
+    if not isinstance(folders, dict) or not all(isinstance(folder, str) for folder in folders.values()):
+        raise InputError(f"{file}: found something else, expected JSON with a folder for each data set's name")
+    return folders
 
 
 def _key(line: Line) -> tuple[str, str]:

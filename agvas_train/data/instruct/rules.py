@@ -16,7 +16,7 @@ MOST_SENTENCES = {"Expectation": 3, "Observation": 3, "Diagnosis": 3, "Summary":
 """The figure says 1 to 3; its own example of an Explanation, which sums up the others, has 4."""
 
 _ANY_ANCHOR = re.compile(r"\[\s*(?:NOR|ANO|SEG)\s*\]", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"[.!?]+\s+(?=[A-Z])")
+_SENTENCE_END = re.compile(r"[.!?]\s+(?=[A-Z])")
 _FORBIDDEN = re.compile(
     r"(?i:\bbounding[ -]?box\w*|\bgreen[ -](?:colou?red[ -])?(?:box|rectang|frame|outline|overlay|highlight|mask)\w*"
     r"|\bgreen[ -](?:region|area)s?\b|\bground[ -]?truth\b|\bmask(?:s|ed|ing)?\b|\bannotat\w+"
@@ -39,7 +39,8 @@ _CUES = {
     " inconsistent misalign displaced surrounding otherwise compare opening splitting leaving changing lying embedded"
     " joining biting bending sticking torn",
 }
-_SUFFIX = r"(?:s|es|d|ed|en|ened|er|est|ing|ish|ly|y|ness|al|ation|ent|ment|ence|ity)*"
+_SUFFIX = r"(?:s|es|d|ed|en|ened|er|est|ing|ish|ly|y|ness|al|ation|ent|ment|ence|ity){0,3}"
+"""At most three, as in "thickenings": without a bound a long word can be split in more ways than can be tried."""
 _CUE_WORDS = {
     kind: re.compile(rf"\b(?:{'|'.join(words.split())}){_SUFFIX}\b", re.IGNORECASE) for kind, words in _CUES.items()
 }

@@ -78,8 +78,12 @@ def in_shard(key: tuple[str, str], part: int, parts: int) -> bool:
 
 def below(item: Item, path: Path) -> str:
     """A file's path below the folder of an item's data set, with "/"."""
-    depth = len(PurePosixPath(item.name).parts)
-    return Path(os.path.relpath(path, item.image.parents[depth - 1])).as_posix()
+    return Path(os.path.relpath(path, folder_of(item))).as_posix()
+
+
+def folder_of(item: Item) -> Path:
+    """The folder that the names of an item's data set begin in."""
+    return item.image.parents[len(PurePosixPath(item.name).parts) - 1]
 
 
 def _hindrance(item: Item, normals: list[Path]) -> str | None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,15 +11,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_runtime.datasets import Item, items_of_folders, items_of_meta, load_mask, meta_file
+from agvas_runtime.datasets import (
+    VISA_SPLIT,
+    Item,
+    items_of_folders,
+    items_of_meta,
+    items_of_visa,
+    load_mask,
+    meta_file,
+)
 from agvas_runtime.errors import InputError
-from agvas_runtime.frames import open_image, read_bytes, upright
 from agvas_train.data.sets.adapter import Counts, Subset
-from agvas_train.data.sets.reading import Texts, below, image_size, naming
-from agvas_train.data.sets.sample import ALL_ANCHORS, Anomaly, Mask, Sample, Size, Source
-
-VISA_SPLIT = Path("split_csv") / "1cls.csv"
-"""VisA's own list, read where no meta.json is there; its masks hold small ids, and all but 0 is defect."""
+from agvas_train.data.sets.reading import Texts, image_size
+from agvas_train.data.sets.sample import ALL_ANCHORS, Anomaly, Sample, Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,15 +43,15 @@ class Listed:
     """For each image, its place in `named`."""
     named: tuple[tuple[str, str], ...]
     """Every category with each of its kinds."""
-    any_value: bool
-    """Whether every value but 0 of a mask is defect."""
+    numbered: bool
+    """As of an Item."""
 
     def item(self, index: int) -> Item:
         """One image as evaluation knows it."""
         name, mask = self.images[index], self.masks[index]
         category, kind = self.named[self.labels[index]]
         truth = self.base / mask if mask else None
-        return Item(self.base / name, truth, category, kind, bool(self.anomalous[index]), name)
+        return Item(self.base / name, truth, category, kind, bool(self.anomalous[index]), name, self.numbered)
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,7 @@ class AnomalySet:
         """One image, whether it is normal, and its mask where it has one."""
         found = listed(self.root)
         item = found.item(index)
-        mask = None
-        if item.mask is not None:
-            size = image_size(item.image)
-            mask = any_value(item.mask, size) if found.any_value else load_mask(item, size)
+        mask = None if item.mask is None else load_mask(item, image_size(item.image))
         anomaly = Anomaly(bool(item.anomalous), mask, item.category, item.kind)
         anchors = ALL_ANCHORS if mask is not None else ()
         return Sample((item.image,), Source(self.name, found.source, index), anchors, anomaly=anomaly)
@@ -99,7 +98,7 @@ def listed(root: Path) -> Listed:
     if meta:
         found = _packed(meta, meta.parent, items_of_meta(meta))
     elif split.is_file():
-        found = _packed(split, root, _visa_items(root), any_value=True)
+        found = _packed(split, root, items_of_visa(root), numbered=True)
     else:
         found = _packed(root, root, items_of_folders(root))
     if not len(found.images):
@@ -107,7 +106,7 @@ def listed(root: Path) -> Listed:
     return found
 
 
-def _packed(source: Path, base: Path, items: Iterable[Item], *, any_value: bool = False) -> Listed:
+def _packed(source: Path, base: Path, items: Iterable[Item], *, numbered: bool = False) -> Listed:
     images, masks = Texts(), Texts()
     masked, anomalous, labels = array("b"), array("b"), array("i")
     named: dict[tuple[str, str], int] = {}
@@ -126,26 +125,5 @@ def _packed(source: Path, base: Path, items: Iterable[Item], *, any_value: bool 
         anomalous=np.array(anomalous, np.bool_),
         labels=np.array(labels, np.int32),
         named=tuple(named),
-        any_value=any_value,
+        numbered=numbered,
     )
-
-
-def _visa_items(root: Path) -> Iterator[Item]:
-    split = root / VISA_SPLIT
-    with naming(split):
-        for row in csv.DictReader(io.StringIO(read_bytes(split).decode("utf-8-sig"))):
-            if row["split"] != "test":
-                continue
-            image, anomalous = below(root, row["image"], split), row["label"] != "normal"
-            mask = below(root, row["mask"], split) if anomalous and row["mask"] else None
-            kind = "anomaly" if anomalous else "good"
-            yield Item(image, mask, row["object"], kind, anomalous, row["image"])
-
-
-def any_value(path: Path, size: Size) -> Mask:
-    """A mask of numbers as bool [H,W]: all but 0 is defect. Raises InputError where it has another size."""
-    image = open_image(read_bytes(path), str(path))
-    mask = upright(np.asarray(image) > 0, image)
-    if mask.shape != size:
-        raise InputError(f"{path}: found a mask {list(mask.shape)}, expected {list(size)} as its image has")
-    return mask

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import re
+from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,18 +90,20 @@ def chosen(strategy: str, count: int, seed: str) -> Sequence[int]:
     number = int(found["amount"].rstrip("%"))
     number = min(count, math.ceil(count * number / 100) if found["percent"] else number)
     if found["how"] == "random":
-        return sorted(random.Random(seed).sample(range(count), number))
+        return array("q", sorted(random.Random(seed).sample(range(count), number)))
     return range(number) if found["how"] == "first" else range(count - number, count)
 
 
 @dataclass(frozen=True)
 class ConversationMix:
-    """Conversations of several files as a YAML file lists them: datasets: [{json_path, sampling_strategy}]."""
+    """Conversations of several files as a YAML file lists them: datasets: [{json_path, sampling_strategy}].
+
+    The files' paths begin at the YAML file's folder.
+    """
 
     name: str
     file: Path
     images: Path
-    seed: int = 0
 
     def __len__(self) -> int:
         return sum(len(part) for part in self._parts)
@@ -132,12 +135,12 @@ def _mixed(mix: ConversationMix) -> tuple[Subset, ...]:
         for entry in _yaml(mix.file)["datasets"]:
             whole = Conversations(mix.name, mix.file.parent / entry["json_path"], mix.images)
             strategy = str(entry.get("sampling_strategy", "all"))
-            parts.append(Subset(whole, chosen(strategy, len(whole), f"{mix.seed}/{entry['json_path']}")))
+            parts.append(Subset(whole, chosen(strategy, len(whole), entry["json_path"])))
     return tuple(parts)
 
 
 def _yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(read_bytes(path))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: found no YAML ({' '.join(str(error).split())})") from None

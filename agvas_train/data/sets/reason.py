@@ -40,7 +40,7 @@ class ReasonSeg:
         record = read_json(labels)
         with naming(labels):
             shape = Labelled(_painted(record["shapes"], image_size(image)), 1)
-            regions = [Region(tuple(map(str, record["text"])), shape, bool(record["is_sentence"]))]
+            regions = [Region(_texts(record["text"]), shape, bool(record["is_sentence"]))]
         for query, explanation in self._explained().get(image.name, ()):
             regions.append(Region((query,), shape, is_sentence=True, explanation=explanation))
         return Sample((image,), Source(self.name, labels, index), SEG_ALONE, tuple(regions))
@@ -51,6 +51,14 @@ class ReasonSeg:
 
     def _explained(self) -> dict[str, list[tuple[str, str]]]:
         return _explanations(self.root) if self.split == "train" else {}
+
+
+def _texts(told: object) -> tuple[str, ...]:
+    """A list of texts, or one that stands alone. Raises TypeError for anything else."""
+    texts = [told] if isinstance(told, str) else told
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"text: found {str(told)[:60]!r}, expected a list of texts")
+    return tuple(texts)
 
 
 def _painted(shapes: list[dict[str, Any]], size: Size) -> NDArray[np.uint8]:

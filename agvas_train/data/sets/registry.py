@@ -12,7 +12,7 @@ from agvas_runtime.errors import InputError
 from agvas_train.data.sets.adapter import Adapter
 from agvas_train.data.sets.anomaly import AnomalySet
 from agvas_train.data.sets.coco import CocoParts
-from agvas_train.data.sets.conversations import Conversations
+from agvas_train.data.sets.conversations import ConversationMix, Conversations
 from agvas_train.data.sets.instruct import Instruct
 from agvas_train.data.sets.label_maps import Ade20k, CocoStuff, Mapillary
 from agvas_train.data.sets.reason import ReasonSeg
@@ -111,9 +111,18 @@ def _instruct(name: str, stem: str, page: str = "AG-VAS: Anomaly-Instruct20K", i
 
 
 def _asked(
-    name: str, group: Group, file: str, images: str, page: str, adapter: Callable[[str, Path, Path], Adapter]
+    name: str,
+    group: Group,
+    file: str,
+    images: str,
+    page: str,
+    adapter: Callable[[str, Path, Path], Adapter],
+    in_mixture: bool = True,
 ) -> SetEntry:
-    return _entry(name, group, (file, images), page, lambda called, root: adapter(called, root / file, root / images))
+    def opened(called: str, root: Path) -> Adapter:
+        return adapter(called, root / file, root / images)
+
+    return _entry(name, group, (file, images), page, opened, in_mixture)
 
 
 REGISTRY = {
@@ -181,6 +190,15 @@ REGISTRY = {
             Conversations,
         ),
         _asked("webad", Group.VQA, f"{VQA}/webad_processed.json", f"{VQA}/images", "Anomaly-OV: WebAD", Conversations),
+        _asked(
+            "own-conversations",
+            Group.VQA,
+            "vqa_dataset/own.yaml",
+            "vqa_dataset",
+            "conversations of your own, as LLaVA writes them",
+            ConversationMix,
+            in_mixture=False,
+        ),
         _asked("bmad", Group.TEST, f"{VQA}/bmad_zero_shot.json", f"{VQA}/images", "Anomaly-OV: BMAD", Conversations),
         _asked("visa-detection", Group.TEST, f"{VQA}/test_data.json", f"{VQA}/images", "VisA-D&R", VisaDetection),
         _asked("visa-reasoning", Group.TEST, f"{VQA}/visa_dr.json", f"{VQA}/images", "VisA-D&R", VisaReasoning),

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from agvas_runtime.datasets import Item, load_mask
 from agvas_runtime.errors import InputError
-from agvas_train.data.sets.anomaly import any_value
 from agvas_train.data.sets.reading import image_size
 from agvas_train.data.sets.sample import Size
 from agvas_train.data.standardize.search import images_in
@@ -67,9 +66,9 @@ class Found:
 
 def truth_of(part: Part, size: Size) -> NDArray[np.bool_]:
     """Where a part's whole image of this size is defective, bool [H,W]. Raises InputError naming the file at fault."""
-    if part.mask is not None and part.numbered:
-        return any_value(part.mask, size)
-    return load_mask(Item(part.image, part.mask, part.category, part.kind, part.mask is not None, part.stem), size)
+    anomalous = part.mask is not None
+    item = Item(part.image, part.mask, part.category, part.kind, anomalous, part.stem, part.numbered)
+    return load_mask(item, size)
 
 
 def plain(name: str, source: object) -> str:

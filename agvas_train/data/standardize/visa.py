@@ -6,9 +6,9 @@ import csv
 import io
 from pathlib import Path
 
+from agvas_runtime.datasets import VISA_SPLIT
 from agvas_runtime.errors import InputError
 from agvas_runtime.frames import read_bytes
-from agvas_train.data.sets.anomaly import VISA_SPLIT
 from agvas_train.data.sets.reading import below, naming
 from agvas_train.data.standardize.parts import ANOMALY, Found, Part, Phase, plain
 from agvas_train.data.standardize.search import find_folder, images_in

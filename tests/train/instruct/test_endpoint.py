@@ -181,7 +181,11 @@ def test_a_request_that_is_not_taken_is_not_tried_again(status: int):
 
 
 @pytest.mark.parametrize(
-    "url", ["", "127.0.0.1:8000", "file:///etc/passwd", "http://", "http://a b/v1", "http://h:99999/v1", "http://ü/"]
+    "url",
+    [
+        *("", "127.0.0.1:8000", "file:///etc/passwd", "http://", "http://a b/v1", "http://h:99999/v1", "http://ü/"),
+        *("http://a..b/v1", "http://.a/v1", f"http://{'a' * 64}.b/v1"),
+    ],
 )
 def test_an_address_must_be_one(url: str):
     with pytest.raises(InputError, match="expected http://HOST"):

@@ -48,6 +48,17 @@ def test_a_second_run_has_nothing_to_ask(root: Path):
     assert check(root, root.parent / "out") == {"records": 6, "lost": 0, "twice": 0, "confused": 0}
 
 
+def test_another_set_of_the_same_name_is_refused_before_anything_is_asked(root: Path, tmp_path: Path):
+    other = make_small_set(tmp_path / "elsewhere" / root.name, defects=5)
+    out = ("--out", root.parent / "out")
+    with VisionServer() as server:
+        instruct(root, server, "--limit", 2)
+        code, _, err = instruct(other, server, *out)
+        assert server.count == 2
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"sets.json: data set {root.name!r}: found {other}, expected {root};" in err
+
+
 def test_a_wrong_answer_may_be_mended_once(root: Path):
     def behave(_: int, body: Body) -> Sent:
         return well(0, body) if len(body["messages"]) > 2 else tagged(answer_fields(body) | {"Diagnosis": "As masked."})

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agvas_runtime.errors import InputError
-from agvas_train.data.instruct.ledger import ASIDE, RECORDS, Ledger
+from agvas_train.data.instruct.ledger import ASIDE, RECORDS, SETS, Ledger
 
 FULL_DISK = """
 import resource, signal, sys
@@ -45,6 +45,25 @@ def test_what_was_written_is_known_the_next_time(tmp_path: Path):
         ledger.record(line("c"))
     assert images(tmp_path / "out" / RECORDS) == ["a", "c"]
     assert images(tmp_path / "out" / ASIDE) == ["b"]
+
+
+def test_a_name_belongs_to_one_folder(tmp_path: Path):
+    with Ledger(tmp_path / "out") as ledger:
+        ledger.claim("set", tmp_path / "a" / "set")
+        ledger.claim("other", tmp_path / "b" / "other")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    with Ledger(tmp_path / "out") as ledger:
+        ledger.claim("set", tmp_path / "link" / "set")
+        with pytest.raises(InputError, match=r"sets.json: data set 'set': found .*/b/set, expected .*/a/set; give"):
+            ledger.claim("set", tmp_path / "b" / "set")
+
+
+@pytest.mark.parametrize("wrong", [b"{", b"[]", b'{"set": 7}', b"[" * 100_000, b"\xff"])
+def test_a_list_of_sets_that_is_none_is_refused_by_name(tmp_path: Path, wrong: bytes):
+    (tmp_path / SETS).write_bytes(wrong)
+    with pytest.raises(InputError, match=r"sets.json: ") as fault:
+        Ledger(tmp_path)
+    assert "\n" not in str(fault.value)
 
 
 @pytest.mark.parametrize("half", [b"{", b'{"dataset": "set", "image": "b"', b"\0" * 200_000])

@@ -1,6 +1,7 @@
 """Which answers may be used, and what their author is told of the others."""
 
 import json
+import time
 from dataclasses import asdict
 
 import pytest
@@ -21,6 +22,18 @@ NORMAL = GOOD | {"exists": False, "Observation": "The rim is even.", "Diagnosis"
 
 def faults(**changed: object) -> list[str]:
     return find_faults(Fields(**(GOOD | changed)), True)
+
+
+@pytest.mark.parametrize("text", ["small" + "es" * 200 + "!", "." * 200_000, ". " + " " * 200_000])
+def test_a_long_text_is_checked_in_no_time(text: str):
+    begun = time.monotonic()
+    faults(Observation=text)
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("word", ["thickenings", "differently", "unevenness", "darkened", "discolouration"])
+def test_words_with_several_endings_are_cues(word: str):
+    assert len(cues(f"There is {word}.")) == 1
 
 
 def test_a_good_answer_has_no_faults():

@@ -93,7 +93,9 @@ def test_a_batch_of_every_kind_has_a_loss(model: Checkpoint) -> None:
         Turn(Task.DIRECT, "Segment it.", "It is [NOR][ANO][SEG].", True, mask),
         Turn(Task.DIRECT, "Segment it.", "No defects.", False, None),
     ]
-    losses = TrainingStep(model.model)(collate([made(model, turn) for turn in turns], model.config.model))
+    losses = TrainingStep(model.model, model.prompter)(
+        collate([made(model, turn) for turn in turns], model.config.model)
+    )
     assert all(torch.isfinite(loss) and loss > 0 for loss in losses.values())
 
 

@@ -159,6 +159,10 @@ def conversations(root: Path) -> None:
     picture(folder / "images/webAD/b.png", 6, 4)
     both = said(("human", "<image> and <image>: which is worse?"), ("gpt", "The second."))
     document(folder / "webad_processed.json", [{"image": ["webAD/a.png", "webAD/b.png"], "conversations": both}])
+    picture(root / "vqa_dataset/own/e.png")
+    own = said(("human", "<image>\nWorn?"), ("gpt", "No."))
+    document(root / "vqa_dataset/own/talk.json", [{"image": "own/e.png", "conversations": own}])
+    text(root / "vqa_dataset/own.yaml", "datasets: [{json_path: own/talk.json, sampling_strategy: all}]\n")
     picture(folder / "images/bmad/c.png")
     document(
         folder / "bmad_zero_shot.json",

@@ -76,6 +76,12 @@ def test_training_and_evaluation_read_the_same_truth(root, sets):
             assert np.array_equal(sample.anomaly.mask, load_mask(item, (8, 12)))
 
 
+def test_evaluation_reads_visa_s_csv_as_it_is_downloaded(root, sets):
+    normal, bad = load_dataset(root / "anomaly_seg/visa").items
+    assert (normal.anomalous, normal.kind, bad.kind, bad.category) == (False, "good", "anomaly", "candle")
+    assert np.array_equal(load_mask(bad, (8, 12)), sets["visa"].sample(1).anomaly.mask)
+
+
 def test_the_halves_for_drawing_both_alike(sets):
     anomalous, normal = (sets["real-iad"].half(anomalous=which) for which in (True, False))
     assert [anomalous.sample(index).source.index for index in range(len(anomalous))] == [2, 3]
@@ -102,7 +108,7 @@ def test_a_mask_of_another_size_is_an_error_that_names_it(tmp_path):
         AnomalySet("ksdd2", tmp_path / "anomaly_seg/KSDD2").sample(2)
     visa_split(tmp_path)
     array(tmp_path / "candle/Data/Masks/Anomaly/000.png", np.zeros((12, 8), np.uint8))
-    with pytest.raises(InputError, match=r"000.png: found a mask \[12, 8\], expected \[8, 12\]"):
+    with pytest.raises(InputError, match=r"000.png: the mask is 8 x 12, its image .*000.JPG 12 x 8"):
         AnomalySet("visa", tmp_path).sample(1)
 
 
@@ -110,5 +116,5 @@ def test_a_folder_without_a_list_is_an_error(tmp_path):
     with pytest.raises(InputError, match=r"found no test images, expected meta\.json"):
         len(AnomalySet("x", tmp_path))
     text(tmp_path / "split_csv/1cls.csv", "object,split\ncandle,test\n")
-    with pytest.raises(InputError, match=r"1cls.csv: found no 'image', expected it"):
+    with pytest.raises(InputError, match=r"1cls.csv: not a data set's list \(no field 'image'\)"):
         len(AnomalySet("y", tmp_path))

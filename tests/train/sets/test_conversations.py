@@ -3,7 +3,6 @@
 import json
 import pickle
 
-import numpy as np
 import pytest
 
 from agvas_runtime.errors import InputError
@@ -126,8 +125,12 @@ def test_a_mixture_of_files(mix):
     assert said_first[5] == "a0"
     again = pickle.loads(pickle.dumps(mix))
     assert [again.sample(index).conversation[0].text for index in range(len(again))] == said_first
-    other = ConversationMix("mix", mix.file, mix.images, seed=5)
-    assert np.unique([each.sample(index).source.index for each in (mix, other) for index in (2, 3, 4)]).size > 3
+
+
+def test_your_own_conversations_are_a_set_by_name(sets):
+    sample = sets["own-conversations"].sample(0)
+    assert turns(sample) == [("human", "<image>\nWorn?"), ("gpt", "No.")]
+    assert sample.images[0].name == "e.png"
 
 
 @pytest.mark.parametrize(
@@ -136,6 +139,7 @@ def test_a_mixture_of_files(mix):
         ("datasets: [{json_path: a.json, sampling_strategy: some}]", "found the sampling strategy 'some', expected"),
         ("data: []", "found no 'datasets', expected it"),
         ("datasets: [", "found no YAML"),
+        ("[" * 20_000, "found no YAML"),
     ],
 )
 def test_a_broken_mixture_is_an_error_that_names_it(tmp_path, listed, fault):

@@ -43,6 +43,8 @@ def test_other_splits_have_no_explanations(tmp_path):
     [
         ({"text": ["x"], "is_sentence": True}, "found no 'shapes', expected it"),
         ({"text": ["x"], "is_sentence": True, "shapes": [{"label": "a", "points": [[1]]}]}, "not as its format says"),
+        ({"text": 7, "is_sentence": True, "shapes": []}, r"not as .*text: found '7', expected a list of texts"),
+        ({"text": ["x", 7], "is_sentence": True, "shapes": []}, r"not as .*text: found .*, expected a list of texts"),
         ([1], "not as its format says"),
     ],
 )
@@ -51,6 +53,12 @@ def test_broken_labels_are_an_error_that_names_the_file(tmp_path, labels, fault)
     document(tmp_path / "train/a.json", labels)
     with pytest.raises(InputError, match=f"a.json: {fault}"):
         ReasonSeg("reason-seg", tmp_path).sample(0)
+
+
+def test_a_text_that_stands_alone_is_one_phrase(tmp_path):
+    picture(tmp_path / "train/a.jpg")
+    document(tmp_path / "train/a.json", {"text": "the dog", "is_sentence": False, "shapes": []})
+    assert ReasonSeg("reason-seg", tmp_path).sample(0).regions[0].phrases == ("the dog",)
 
 
 def test_an_image_without_labels_is_an_error_that_names_the_file(tmp_path):
