@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from agvas_runtime.manifest import Manifest, weights_note
+from agvas_train.config import SYNTHETIC
 
 OURS, UNKNOWN = "Apache-2.0", "not recorded"
-SYNTHETIC = "agvas-data synth, streamed"
-"""What provenance calls training images that are drawn by this package and by nobody else."""
 
 
 def licence_of(provenance: Mapping[str, Any]) -> str:
@@ -24,6 +23,8 @@ def licence_of(provenance: Mapping[str, Any]) -> str:
 def _all_ours(made: Any) -> bool:
     """Whether weights were trained from scratch on synthetic images alone, and so were those that they began with."""
     if not isinstance(made, Mapping) or made.get("data") != SYNTHETIC or "backbones" in made:
+        return False
+    if made.get("licence", OURS) != OURS:
         return False
     base, train = made.get("base"), made.get("train")
     if isinstance(base, Mapping) and base:

@@ -82,8 +82,9 @@ def _append(path: Path, entry: str, token: str) -> None:
             _write_with(path, entry, file)
         print(token, flush=True)  # first: nobody is let in whose token was lost
         os.replace(part, path)
-    finally:
+    except BaseException:  # not where it was done: by then the name may be another command's
         part.unlink(missing_ok=True)
+        raise
 
 
 def _write_with(path: Path, entry: str, file: FileIO) -> None:

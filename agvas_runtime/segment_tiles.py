@@ -13,7 +13,7 @@ from agvas_runtime.modes import Request
 from agvas_runtime.regions import find_regions
 from agvas_runtime.result import AnswerKind, Result
 from agvas_runtime.segmenter import Segmenter
-from agvas_runtime.tiling import Fusion, Tiling, bands
+from agvas_runtime.tiling import Mask, Pixels, Scores, Tiling, segment_tiled
 from agvas_runtime.verdict import Recipe, Verdict, judge
 from agvas_runtime.writer import Decoding
 
@@ -36,17 +36,14 @@ def segment_in_tiles(
     """
     pixels, results = decoded(image), list[Result]()
     height, width = pixels.shape[:2]
-    roi = rows, columns = window(recipe.roi, (height, width))
+    roi = window(recipe.roi, (height, width))
     of_tile = recipe.model_copy(update={"roi": None})
-    fusion = Fusion(width)
-    fusion.cover(height)
-    for band in bands(pixels, tiling):
-        for each in tiling.columns(width):
-            if _meet(slice(band.first_row, band.first_row + len(band.pixels)), rows) and _meet(each, columns):
-                tile = band.pixels[:, each]
-                results.extend(segmenter.segment_batch([tile], request, of_tile, decoding=decoding))
-                fusion.add(band.first_row, each, results[-1].mask, results[-1].probability)
-    _, mask, score = fusion.settle()
+
+    def segment(tile: Pixels) -> tuple[Mask, Scores]:
+        results.extend(segmenter.segment_batch([tile], request, of_tile, decoding=decoding))
+        return results[-1].mask, results[-1].probability
+
+    mask, score = segment_tiled(pixels, segment, tiling, within=roi)
     outside = np.ones_like(mask)
     outside[roi] = False
     mask[outside], score[outside] = False, 0
@@ -70,7 +67,3 @@ def segment_in_tiles(
         timings_ms=dict(times),
         group_maps=(),
     )
-
-
-def _meet(one: slice, other: slice) -> bool:
-    return bool(one.start < other.stop and other.start < one.stop)

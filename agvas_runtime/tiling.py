@@ -215,12 +215,23 @@ def bands(image: Pixels, tiling: Tiling) -> Iterator[Band]:
         yield band
 
 
-def segment_tiled(image: Pixels, segment: Segment, tiling: Tiling) -> tuple[Mask, Scores]:
-    """Segment a large image, uint8 [H, W, 3], tile by tile; its mask, bool [H, W], and score, float32 [H, W]."""
-    columns, fusion = tiling.columns(image.shape[1]), Fusion(image.shape[1])
+def segment_tiled(
+    image: Pixels, segment: Segment, tiling: Tiling, within: tuple[slice, slice] | None = None
+) -> tuple[Mask, Scores]:
+    """Segment a large image, uint8 [H, W, 3], tile by tile; its mask, bool [H, W], and score, float32 [H, W].
+
+    Tiles that lie outside of the rows and columns `within` are left out.
+    """
+    rows, columns = within or (slice(0, image.shape[0]), slice(0, image.shape[1]))
+    fusion = Fusion(image.shape[1])
     fusion.cover(image.shape[0])
     for band in bands(image, tiling):
-        for each in columns:
-            fusion.add(band.first_row, each, *segment(band.pixels[:, each]))
+        for each in tiling.columns(image.shape[1]):
+            if _meet(slice(band.first_row, band.first_row + len(band.pixels)), rows) and _meet(each, columns):
+                fusion.add(band.first_row, each, *segment(band.pixels[:, each]))
     _, mask, score = fusion.settle()
     return mask, score
+
+
+def _meet(one: slice, other: slice) -> bool:
+    return bool(one.start < other.stop and other.start < one.stop)

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from agvas_train.data.conversation import Task
 from agvas_train.data.synth import SynthConfig
 
+SYNTHETIC = "agvas-data synth, streamed"
+"""What a checkpoint's provenance calls images that are drawn by this package and by nobody else."""
+
 
 class DataConfig(BaseModel):
     """Public data sets to draw from, by the groups of Table A.1."""

@@ -23,6 +23,7 @@ from agvas_train.lora import AdapterConfig, add_adapters
 from agvas_train.model import FROM_SCRATCH, PRESETS, ModelConfig
 from agvas_train.model.cost import PARTS
 from agvas_train.parallel import read_deepspeed
+from agvas_train.runs import train_all, with_fresh_spam
 from agvas_train.weights.load import build_empty
 
 DRAWS = 20_000
@@ -44,9 +45,12 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     model_config, found = _model_config(config)
     small_view(model_config, config)
     made = read_info(Path(config.base)).provenance if config.base and found else {}
+    model_config = with_fresh_spam(model_config) if config.fresh_spam else model_config
     model = build_empty(model_config)
     if config.lora:
         add_adapters(model, AdapterConfig(rank=config.lora, alpha=config.lora_alpha, base="", base_sha256=""))
+    elif config.frozen:
+        train_all(model, model_config, config.frozen)
     parts: dict[str, Counter[str]] = {part: Counter() for part in PARTS}
     for name, parameter in model.named_parameters():
         part = next(part for part, beginnings in PARTS.items() if name.startswith(beginnings))

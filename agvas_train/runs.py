@@ -28,7 +28,7 @@ from agvas_train.checkpoint import (
     write_folder,
     write_info_files,
 )
-from agvas_train.config import TrainConfig
+from agvas_train.config import SYNTHETIC, TrainConfig
 from agvas_train.data.loading import Sets, load_batches, small_view, text_corpus
 from agvas_train.data.mixture.opening import check_alike, open_mixture
 from agvas_train.loop import OPTIMIZER, STATE, Report, Resumed, latest_checkpoint, train
@@ -41,7 +41,7 @@ from agvas_train.lora import (
     read_adapter_config,
     write_adapter_files,
 )
-from agvas_train.model import AGVAS, FROM_SCRATCH, PRESETS, build_agvas
+from agvas_train.model import AGVAS, FROM_SCRATCH, PRESETS, ModelConfig, build_agvas
 from agvas_train.model.build import build_spam
 from agvas_train.model.cost import PARTS
 from agvas_train.parallel import start_parallel
@@ -229,21 +229,30 @@ def check_preset(config: TrainConfig, base: Path) -> None:
         raise InputError(f"{base}: is a checkpoint of preset {found}, the options name preset {config.preset}")
 
 
-def _refresh_spam(checkpoint: Checkpoint) -> None:
-    """Give a checkpoint a fresh SPAM, with places if its preset has them today; by torch's current random state."""
-    model = checkpoint.config.model
+def with_fresh_spam(model: ModelConfig) -> ModelConfig:
+    """A model's configuration with SPAM as its preset has it today."""
     preset = PRESETS[model.preset](int(model.language["vocab_size"]))
-    model = model.model_copy(update={"spam_places": preset.spam_places})
+    return model.model_copy(update={"spam_places": preset.spam_places})
+
+
+def _refresh_spam(checkpoint: Checkpoint) -> None:
+    """Give a checkpoint a fresh SPAM; by torch's current random state."""
+    model = with_fresh_spam(checkpoint.config.model)
     checkpoint.config = checkpoint.config.model_copy(update={"model": model})
     checkpoint.model.spam = build_spam(model)
 
 
-def _all_trained(checkpoint: Checkpoint, frozen: tuple[str, ...] = ()) -> Checkpoint:
-    """Every parameter that a forward pass reaches becomes trainable but frozen parts'; the weights are float32 then."""
-    unused = (*NEVER_USED, *CLIPS) if checkpoint.config.model.pixel_encoder == "clip" else NEVER_USED
+def train_all(model: AGVAS, config: ModelConfig, frozen: tuple[str, ...] = ()) -> None:
+    """Make every parameter trainable that a forward pass reaches and that is of no frozen part."""
+    unused = (*NEVER_USED, *CLIPS) if config.pixel_encoder == "clip" else NEVER_USED
     still = tuple(start for part in frozen for start in PARTS[part])
-    for name, parameter in checkpoint.model.named_parameters():
+    for name, parameter in model.named_parameters():
         parameter.requires_grad_(not any(part in name for part in unused) and not name.startswith(still))
+
+
+def _all_trained(checkpoint: Checkpoint, frozen: tuple[str, ...] = ()) -> Checkpoint:
+    """What `train_all` does; the weights are float32 then."""
+    train_all(checkpoint.model, checkpoint.config.model, frozen)
     checkpoint.config = checkpoint.config.model_copy(update={"dtype": "float32"})
     return checkpoint
 
@@ -292,7 +301,7 @@ def _provenance(
         "commit": _commit(),
         # without the paths of one machine
         "train": config.model_dump(mode="json", exclude={"base": True, "deepspeed": True, "data": {"root"}}),
-        "data": ", ".join(config.data.samples or ()) if config.data else "agvas-data synth, streamed",
+        "data": ", ".join(config.data.samples or ()) if config.data else SYNTHETIC,
         "step": step,
         "lora_rank": adapter.rank if adapter else None,
         "base": origin or None,

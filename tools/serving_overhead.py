@@ -126,7 +126,7 @@ def measure(ours: ServerProcess, theirs: TritonProcess, socket: Path, count: int
         client = stack.enter_context(Client(our_address))
         local = stack.enter_context(LocalClient(socket))
         rival = stack.enter_context(InferenceServerClient(their_address))
-        tuned = stack.enter_context(InferenceServerClient(their_address, channel_args=client_options()))
+        tuned = stack.enter_context(InferenceServerClient(their_address, channel_args=client_options(pings=False)))
         our_channel = stack.enter_context(grpc.insecure_channel(our_address, client_options()))
         their_channel = stack.enter_context(grpc.insecure_channel(their_address))
         shared = stack.enter_context(triton_shared(rival, frames[0].nbytes))

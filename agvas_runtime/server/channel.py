@@ -63,14 +63,17 @@ def server_options(max_message_mb: int) -> list[tuple[str, int]]:
     ]
 
 
-def client_options() -> list[tuple[str, int]]:
+def client_options(*, pings: bool = True) -> list[tuple[str, int]]:
     """Options of a client: the server decides what is too large, is found again soon after it was away, and is missed.
 
-    Its pings are fewer than the server bears. Servers are machines of the same network: no proxy is asked for them.
+    Servers are machines of the same network: no proxy is asked for them.
+
+    Args:
+        pings: ask a silent server whether it is there. Ours bears it; one with gRPC's own settings hangs up on it.
     """
     return [
         *READ_OPTIONS,
-        *PING_OPTIONS,
+        *(PING_OPTIONS if pings else ()),
         *RECONNECT_OPTIONS,
         ("grpc.enable_http_proxy", 0),
         ("grpc.max_receive_message_length", -1),
@@ -86,6 +89,7 @@ def open_channel(
     cert: Path | str | None = None,
     key: Path | str | None = None,
     shared: bool = True,
+    pings: bool = True,
 ) -> grpc.Channel:
     """A connection to a server: with TLS where `ca` is given, else in the clear.
 
@@ -96,6 +100,7 @@ def open_channel(
         cert: PEM file with a certificate of one's own, for servers that ask for one.
         key: PEM file with its private key.
         shared: whether channels of this process that are alike may have one connection together.
+        pings: see `client_options`.
 
     Raises:
         InputError: the address is none, a file cannot be used, the token is none, or it would leave this machine in
@@ -108,7 +113,7 @@ def open_channel(
         raise InputError(f"token: found {len(token)} characters that are no token, expected letters, digits and ._~+/-")
     if (cert is None) != (key is None):
         raise InputError(f"{'key' if key is None else 'cert'}: found none, expected both cert and key, or neither")
-    options = client_options() if shared else [*client_options(), ("grpc.use_local_subchannel_pool", 1)]
+    options = [*client_options(pings=pings), *(() if shared else (("grpc.use_local_subchannel_pool", 1),))]
     if ca is None:
         return _plain_channel(address, token, options, certified=cert is not None)
     private, chain = None, None

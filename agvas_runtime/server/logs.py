@@ -59,7 +59,7 @@ class LogWriter(logging.Handler):
 
     def __init__(self, stream: TextIO | None) -> None:
         super().__init__()
-        self._out, self._lost, self._ended = _own(stream), 0, False
+        self._out, self._lost, self._cut, self._ended = _own(stream), 0, False, False
         self._lines: queue.Queue[str | None] = queue.Queue(MOST_LINES)
         self._thread = Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
@@ -108,12 +108,22 @@ class LogWriter(logging.Handler):
         """Whether the output took it: it may be closed, full, or without a reader."""
         with suppress(OSError, ValueError):
             if isinstance(self._out, io.RawIOBase):
-                _write(self._out, f"{line}\n".encode("utf-8", "backslashreplace"))
+                self._write(self._out, f"{line}\n".encode("utf-8", "backslashreplace"))
             elif self._out is not None:
                 self._out.write(f"{line}\n")
                 self._out.flush()
             return True
         return False
+
+    def _write(self, out: io.RawIOBase, data: bytes) -> None:
+        """Write a line; one that was cut in the middle before is ended first, or both would be unreadable."""
+        data = b"\n" + data if self._cut else data
+        left = data
+        try:
+            while left:
+                left = left[_written(out, left) :]
+        finally:
+            self._cut = bool(left) and (self._cut or len(left) < len(data))
 
     @contextmanager
     def _held(self) -> Iterator[None]:
@@ -214,15 +224,14 @@ def _own(stream: TextIO | None) -> io.RawIOBase | TextIO | None:
         return stream
 
 
-def _write(out: io.RawIOBase, data: bytes) -> None:
-    """Write all of it; an output that does not wait for its reader by itself is waited for here."""
-    while data:
-        count = out.write(data)
-        if count is None:
-            ready = select.poll()
-            ready.register(out.fileno(), select.POLLOUT)
-            ready.poll()
-        data = data[count or 0 :]
+def _written(out: io.RawIOBase, data: bytes) -> int:
+    """How many bytes the output took; one that does not wait for its reader by itself is waited for here."""
+    count = out.write(data)
+    if count is None:
+        ready = select.poll()
+        ready.register(out.fileno(), select.POLLOUT)
+        ready.poll()
+    return count or 0
 
 
 def _time(record: logging.LogRecord) -> str:

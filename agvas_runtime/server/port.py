@@ -15,6 +15,9 @@ from agvas_runtime.server.tls import server_credentials
 NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 """Of an address that this machine does not have, as ::1 where IPv6 is off."""
 
+EVERYWHERE = ("0.0.0.0", "::")
+"""gRPC takes either for both."""
+
 
 def open_port(server: grpc.Server, config: ServerConfig) -> int:
     """Bind the server and return its port; raises EngineError with the system's reason, InputError."""
@@ -41,8 +44,10 @@ def why_not(host: str, port: int) -> str | None:
     that take another one would reach another program.
     """
     absent, free = None, False
+    hosts = EVERYWHERE if host in EVERYWHERE else (host,)
     try:
-        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        found = [each for name in hosts for each in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)]
+        for family, kind, protocol, _, address in found:
             try:
                 _listen(socket.socket(family, kind, protocol), address)
                 free = True
@@ -59,5 +64,7 @@ def _listen(probe: socket.socket, address: tuple[Any, ...]) -> None:
     """Open an address for a moment."""
     with probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if probe.family == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         probe.bind(address)
         probe.listen(1)

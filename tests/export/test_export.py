@@ -272,6 +272,7 @@ ON_A_BASE = {"data": SYNTHETIC, "train": {"base_sha256": "0" * 64}}
         ({"random_weights": True}, "not recorded"),
         ({}, "not recorded"),
         ({"licence": "CC-BY-NC-4.0", **FROM_NOTHING}, "CC-BY-NC-4.0"),
+        ({**ON_A_BASE, "base": {"licence": "CC-BY-NC-4.0", **FROM_NOTHING}}, "not recorded"),
     ],
 )
 def test_the_licence_is_what_the_checkpoint_names_or_ours_where_all_of_it_is(made: dict, licence: str) -> None:

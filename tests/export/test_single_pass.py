@@ -55,8 +55,8 @@ def test_the_embedded_models_answers_are_those_of_the_reference_whatever_is_aske
 @pytest.mark.parametrize(
     ("depth", "goes_on", "nth"),
     [
-        (0, " a scratch [NOR][ANO][SEG]", 0),
-        (1, " a scratch [NOR][ANO][SEG]", 0),
+        (0, " dent [NOR][ANO][SEG]", 0),
+        (1, " dent [NOR][ANO][SEG]", 0),
         (2, " so [NOR][ANO][SEG] a scratch", 1),
         (4, " so [SEG]", 1),
         (7, " so [SEG]", 2),

@@ -133,6 +133,19 @@ def test_a_command_that_comes_while_another_reads_is_refused_and_nobody_is_lost(
     assert os.listdir(tmp_path) == ["access.yaml"]
 
 
+def test_a_command_that_begins_when_another_is_just_done_is_left_alone(tmp_path, monkeypatch):
+    path, part, moved = written(tmp_path / "access.yaml", entry("first")), tmp_path / ".access.yaml.part", os.replace
+
+    def moved_and_taken(*names):
+        moved(*names)
+        part.touch()  # the next command's
+
+    monkeypatch.setattr(os, "replace", moved_and_taken)
+    token_command("second", "inspect", path)
+    assert part.exists()
+    assert Principals.read(path).names == ["first", "second"]
+
+
 def test_a_folder_that_is_not_there_is_one_line(tmp_path):
     path = tmp_path / "none" / "access.yaml"
     with pytest.raises(EngineError, match=f"^{path}: cannot write: No such file or directory$"):

@@ -182,6 +182,37 @@ def test_what_a_full_disk_did_not_take_is_told_once_there_is_room(logger, tmp_pa
     assert three.endswith("agvas.test: three")
 
 
+class Cut(Output):
+    """A disk that is full in the midst of a line."""
+
+    room = 10**6
+
+    def write(self, data):
+        self.full = not self.room
+        count = super().write(data[: self.room])
+        self.room -= count
+        return count
+
+
+def test_a_line_that_a_full_disk_has_cut_is_ended_before_the_next_one(logger, tmp_path):
+    with closing(LogWriter(None)) as writer:
+        writer._out = out = Cut(tmp_path / "log", "w")
+        writer.setFormatter(JsonLines())
+        logger.addHandler(writer)
+        out.room = 20
+        logger.info("one")
+        logger.info("two")
+        until(lambda: out.in_vain == 3)
+        out.room = 10**6
+        logger.info("three")
+    cut, *whole = (tmp_path / "log").read_text().splitlines()
+    assert len(cut) == 20
+    assert [json.loads(line)["message"] for line in whole] == [
+        "2 lines were left out: the output did not take them",
+        "three",
+    ]
+
+
 def test_an_output_that_does_not_wait_for_its_reader_is_waited_for(logger, monkeypatch):
     waited = []
 

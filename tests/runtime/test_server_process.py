@@ -13,6 +13,7 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from agvas_runtime.bench.load.connection import Connection
 from agvas_runtime.bundle import MANIFEST
 from agvas_runtime.demo.server_process import ServerProcess, server_process
 from agvas_runtime.errors import EngineError
@@ -92,6 +93,16 @@ def test_the_server_bears_the_pings_of_its_clients():
     assert dict(channel.client_options())["grpc.keepalive_time_ms"] > least_ms
 
 
+def test_a_server_of_another_maker_is_loaded_without_pings(monkeypatch):
+    """gRPC's own settings hang up on a client that asks more than every five minutes."""
+    opened = []
+    monkeypatch.setattr(grpc, "insecure_channel", lambda address, options: opened.append(dict(options)))
+    connection = Connection("127.0.0.1:1")
+    for open_one in (connection.shared, connection.own, lambda: channel.open_channel("127.0.0.1:1")):
+        open_one()
+    assert ["grpc.keepalive_time_ms" in options for options in opened] == [False, False, True]
+
+
 def test_sigint_ends_the_server_whichever_of_its_threads_the_system_interrupts():
     """As a rule that is the main thread, which runs Python's handlers; not always."""
     with server_process() as running:
@@ -134,6 +145,21 @@ def test_every_address_that_a_host_s_name_stands_for_has_to_be_free(monkeypatch)
         assert checks._port("port", "both", port).state == "problem"
     assert why_not("both", port) is None
     assert why_not("none", port) == "cannot assign requested address"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_every_address_is_free_where_both_protocols_are(host):
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            taken.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        taken.listen(1)
+        assert why_not(host, taken.getsockname()[1]) == "address already in use"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert why_not(host, taken.getsockname()[1]) == "address already in use"
+    assert why_not(host, 0) is None
 
 
 def test_an_unknown_host_is_one_line_with_exit_code_1(run_module):

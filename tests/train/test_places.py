@@ -15,9 +15,11 @@ from agvas_train.data.synth import SynthConfig
 from agvas_train.data.synth.captions import PLACE_WORDS, where
 from agvas_train.data.synth.notes import place_word
 from agvas_train.data.synth_turns import SynthTurns
+from agvas_train.dry_run import plan
 from agvas_train.losses import place_loss
 from agvas_train.model.places import place_codes
 from agvas_train.model.spam import SPAM
+from agvas_train.options import make_config, read_options, shipped_recipes
 from agvas_train.runs import run_training
 from agvas_train.step import TrainingStep
 from agvas_train.weights.load import named_tensors
@@ -164,6 +166,13 @@ def test_a_base_gets_a_fresh_spam_and_keeps_its_frozen_encoder(finished: Path, t
     changed = set(before) - same
     for part in ("spam.", "agmd.", "token_refiner.", "llava.model.vision_tower.", "llava.model.language_model."):
         assert any(name.startswith(part) for name in changed), part
+
+
+def test_a_dry_run_counts_what_is_frozen_and_spam_as_it_begins() -> None:
+    base, recipe = default_checkpoint_path(), shipped_recipes()["tiny-words"]
+    parts = plan(make_config({**read_options(recipe), "base": str(base)}))["parts"]
+    assert parts["pixel_encoder"]["trained"] == parts["spam"]["frozen"] == 0
+    assert parts["spam"]["trained"] == sum(weight.numel() for weight in load_checkpoint(base).model.spam.parameters())
 
 
 @pytest.mark.parametrize("options", [{"fresh_spam": True}, {"frozen": ["pixel_encoder"]}])

@@ -24,18 +24,20 @@ ALLOWED_BY_TURNS = 1.08
 
 
 def pairs_of(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[int, int]]:
-    """Bouts of the old report and of the new one that began near to each other: the first pair there is, then the next.
+    """Bouts of the old report and of the new one of which one followed the other: no third lay between them.
 
     Each bout is in one pair at most: with one that is in many, its own mood would look like a change. Empty for reports
     of `serve` and for runs that were not measured side by side.
     """
-    before, after = (each.get("bouts_began_s", []) for each in (old, new))
-    pairs, i, j = list[tuple[int, int]](), 0, 0
-    while i < len(before) and j < len(after):
-        late = after[j] - before[i]
-        if abs(late) <= NEAR_S:
-            pairs.append((i, j))
-        i, j = i + (late >= -NEAR_S), j + (late <= NEAR_S)
+    sides = enumerate(each.get("bouts_began_s", []) for each in (old, new))
+    bouts = sorted((began, side, number) for side, all_of in sides for number, began in enumerate(all_of))
+    pairs, alone = list[tuple[int, int]](), None
+    for bout in bouts:
+        if alone is None or alone[1] == bout[1] or bout[0] - alone[0] > NEAR_S:
+            alone = bout
+        else:
+            pairs.append((alone[2], bout[2]) if bout[1] else (bout[2], alone[2]))
+            alone = None
     return pairs if len(pairs) >= FEWEST_PAIRS else []
 
 

@@ -15,7 +15,7 @@ from agvas_runtime.server.channel import open_channel
 
 @dataclass(frozen=True)
 class Connection:
-    """How a server is reached; arguments as `open_channel` has them."""
+    """How a server is reached; arguments as `open_channel` has them. It may be another maker's: it gets no pings."""
 
     address: str
     token: str | None = None
@@ -30,11 +30,11 @@ class Connection:
 
     def shared(self) -> grpc.Channel:
         """A channel for questions. Raises InputError as `open_channel` does; so ask this first."""
-        return open_channel(self.address, **self.options)
+        return open_channel(self.address, **self.options, pings=False)
 
     def own(self) -> grpc.Channel:
         """A channel with a connection of its own."""
-        return open_channel(self.address, **self.options, shared=False)
+        return open_channel(self.address, **self.options, shared=False, pings=False)
 
 
 def stamped(data: bytes) -> tuple[float, bytes]:
