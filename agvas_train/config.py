@@ -103,7 +103,7 @@ class TrainConfig(BaseModel):
     whatever they call defective, so that images can hardly be ranked by them."""
     place_weight: float = Field(0, ge=0)
     """Of a term that asks SPAM's tokens whether a defect lies at their place (ours); words for places count so often,
-    too, besides once. Where nothing is pretrained, descriptions do not learn places without it."""
+    too, besides once. Where nothing is pretrained, descriptions learn places sooner with it."""
     subtle_share: float = Field(0.4, ge=0, le=1)
     """Share of defects with low contrast. A model from scratch begins best with few."""
     min_visibility: float = Field(0.025, ge=0, le=1)
