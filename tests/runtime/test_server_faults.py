@@ -85,7 +85,7 @@ def talk(live, monkeypatch):
 def bit_by_bit(monkeypatch):
     """Clients that are made in this test read that way."""
     options = list((dict(channel.client_options()) | BIT_BY_BIT).items())
-    monkeypatch.setattr(channel, "client_options", lambda: options)
+    monkeypatch.setattr(channel, "client_options", lambda *, pings: options)
 
 
 @pytest.fixture
