@@ -66,7 +66,7 @@ def test_bouts_are_spread_and_their_first_calls_are_not_counted():
     assert [len(track.calls) for track in tracks] == [2 * BOUT] * 2
     assert len(turns) == 2 * (1 + 2 * (1 + BOUT))
     first, second = machine["bouts_began_s"]
-    assert second - first >= 0.5
+    assert second - first >= 0.5 - 0.01  # by the wall clock, in whole milliseconds; the pause is by another clock
     race(tracks, frames_of(b"0"), 0, BOUT, spread_s=1e9)  # one bout is spread over nothing
 
 
