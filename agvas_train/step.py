@@ -66,11 +66,12 @@ class TrainingStep(nn.Module):
                 map_logits(products, present), batch.target[samples], batch.valid[samples], present, false_alarms
             )
             bce, dice = bce + share * part[0], dice + share * part[1]
+        losses = {"text": text, "bce": bce, "dice": dice}
         loss = self.text_weight * text + self.bce_weight * bce + DICE_WEIGHT * dice
-        if not self.place_weight:
-            return {"loss": loss, "text": text, "bce": bce, "dice": dice}
-        place = self._place(visual.tokens, batch)
-        return {"loss": loss + self.place_weight * place, "text": text, "bce": bce, "dice": dice, "place": place}
+        if self.place_weight:
+            losses["place"] = self._place(visual.tokens, batch)
+            loss = loss + self.place_weight * losses["place"]
+        return {"loss": loss, **losses}
 
     def _place(self, visual: Tensor, batch: Batch) -> Tensor:
         aligned = visual[:, -(visual.shape[1] // 2) :]  # behind as many semantic tokens, and perhaps a newline

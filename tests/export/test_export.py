@@ -18,7 +18,6 @@ import pytest
 from typer.testing import CliRunner
 
 from agvas_export import export
-from agvas_export.card import SYNTHETIC, licence_of
 from agvas_export.cli import app
 from agvas_export.export import export_bundle
 from agvas_export.parity import LIMITS, GraphParity, Limits, WholeParity
@@ -253,35 +252,6 @@ def test_a_checkpoint_whose_answers_lack_an_anchor_is_refused(tmp_path: Path) ->
     ):
         export_bundle(folder, tmp_path / "bundle", name="trial")
     assert not (tmp_path / "bundle").exists()
-
-
-FROM_NOTHING = {"data": SYNTHETIC, "train": {"base_sha256": None}}
-ON_A_BASE = {"data": SYNTHETIC, "train": {"base_sha256": "0" * 64}}
-
-
-@pytest.mark.parametrize(
-    ("made", "licence"),
-    [
-        (FROM_NOTHING, "Apache-2.0"),
-        ({**ON_A_BASE, "base": FROM_NOTHING}, "Apache-2.0"),
-        ({**ON_A_BASE, "base": {"sha256": "0" * 64, "provenance": FROM_NOTHING}, "merged": True}, "Apache-2.0"),
-        ({**ON_A_BASE, "base": {"backbones": {"llm": "0" * 64}}}, "not recorded"),
-        ({**ON_A_BASE, "base": None}, "not recorded"),
-        ({**FROM_NOTHING, "data": "real-iad"}, "not recorded"),
-        ({**ON_A_BASE, "base": {**FROM_NOTHING, "data": "real-iad"}}, "not recorded"),
-        ({"random_weights": True}, "not recorded"),
-        ({}, "not recorded"),
-        ({"licence": "CC-BY-NC-4.0", **FROM_NOTHING}, "CC-BY-NC-4.0"),
-        ({**ON_A_BASE, "base": {"licence": "CC-BY-NC-4.0", **FROM_NOTHING}}, "not recorded"),
-    ],
-)
-def test_the_licence_is_what_the_checkpoint_names_or_ours_where_all_of_it_is(made: dict, licence: str) -> None:
-    assert licence_of(made) == licence
-
-
-def test_the_embedded_checkpoints_licence_is_ours(exported: Exported) -> None:
-    assert exported[1].licence == "Apache-2.0"
-    assert licence_of(json.loads((default_checkpoint_path() / "provenance.json").read_text("utf-8"))) == "Apache-2.0"
 
 
 @pytest.mark.parametrize("place", ["", "final"])

@@ -166,22 +166,6 @@ class Output(io.FileIO):
         return count
 
 
-def test_what_a_full_disk_did_not_take_is_told_once_there_is_room(logger, tmp_path):
-    with closing(LogWriter(None)) as writer:
-        writer._out = out = Output(tmp_path / "log", "w")
-        writer.setFormatter(TextLines())
-        logger.addHandler(writer)
-        out.full = True
-        logger.info("one")
-        logger.info("two")
-        until(lambda: out.in_vain == 3)  # behind the first one it is tried to tell of it
-        out.full = False
-        logger.info("three")
-    lost, three = (tmp_path / "log").read_text().splitlines()
-    assert lost.endswith("WARNING agvas: 2 lines were left out: the output did not take them")
-    assert three.endswith("agvas.test: three")
-
-
 class Cut(Output):
     """A disk that is full in the midst of a line."""
 
@@ -194,23 +178,37 @@ class Cut(Output):
         return count
 
 
-def test_a_line_that_a_full_disk_has_cut_is_ended_before_the_next_one(logger, tmp_path):
-    with closing(LogWriter(None)) as writer:
-        writer._out = out = Cut(tmp_path / "log", "w")
-        writer.setFormatter(JsonLines())
+def logged_around(logger, writer, out, make_room):
+    """Two lines that the disk does not take, and one when there is room again; the file's lines."""
+    with closing(writer):
+        writer._out = out
         logger.addHandler(writer)
-        out.room = 20
         logger.info("one")
         logger.info("two")
-        until(lambda: out.in_vain == 3)
-        out.room = 10**6
+        until(lambda: out.in_vain == 3)  # behind the first one it is tried to tell of it
+        make_room()
         logger.info("three")
-    cut, *whole = (tmp_path / "log").read_text().splitlines()
+    with open(out.name) as log:
+        return log.read().splitlines()
+
+
+def test_what_a_full_disk_did_not_take_is_told_once_there_is_room(logger, tmp_path):
+    writer, out = LogWriter(None), Output(tmp_path / "log", "w")
+    writer.setFormatter(TextLines())
+    out.full = True
+    lost, three = logged_around(logger, writer, out, lambda: setattr(out, "full", False))
+    assert lost.endswith("WARNING agvas: 2 lines were left out: the output did not take them")
+    assert three.endswith("agvas.test: three")
+
+
+def test_a_line_that_a_full_disk_has_cut_is_ended_before_the_next_one(logger, tmp_path):
+    writer, out = LogWriter(None), Cut(tmp_path / "log", "w")
+    writer.setFormatter(JsonLines())
+    out.room = 20
+    cut, *whole = logged_around(logger, writer, out, lambda: setattr(out, "room", 10**6))
     assert len(cut) == 20
-    assert [json.loads(line)["message"] for line in whole] == [
-        "2 lines were left out: the output did not take them",
-        "three",
-    ]
+    told = "2 lines were left out: the output did not take them"
+    assert [json.loads(line)["message"] for line in whole] == [told, "three"]
 
 
 def test_an_output_that_does_not_wait_for_its_reader_is_waited_for(logger, monkeypatch):
