@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from agvas_runtime import console
 from agvas_runtime.bench.machine import describe_machine, git_commit
 from agvas_runtime.bundle import Bundle, default_bundle_path
-from agvas_runtime.datasets import Dataset, load_dataset
+from agvas_runtime.datasets import Dataset, Item, load_dataset
 from agvas_runtime.evaluate.rows import FIGURES, Row, without_nan
 from agvas_runtime.evaluate.run import evaluate_dataset
 from agvas_runtime.evaluate.sources import Asks, Model, Source, asks
@@ -75,7 +75,7 @@ class Ablated:
             segmenter.model.spam = Nothing()
         return asks(segmenter, Request()), segmenter.weights_note
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self, items: Iterable[Item]) -> dict[str, Any]:
         """As `Source.settings`."""
         return {"engine": "reference", "model": str(self.path), "spam": self.spam, "alpha": self.alpha}
 

@@ -1,6 +1,6 @@
 """Quality beside speed, outside of what is timed: masks against the reference's, and figures on a data set."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isnan
 from typing import Any
@@ -11,7 +11,7 @@ from agvas_runtime import console, metrics
 from agvas_runtime.bench.contenders import REFERENCE
 from agvas_runtime.bench.frames import Frame
 from agvas_runtime.bench.latency import Track
-from agvas_runtime.datasets import Dataset
+from agvas_runtime.datasets import Dataset, Item
 from agvas_runtime.evaluate.run import evaluate_dataset
 from agvas_runtime.evaluate.sources import Asks, asks
 from agvas_runtime.result import Result
@@ -27,7 +27,7 @@ class Opened:
         """As `Source.open`."""
         return asks(self.track.segmenter, self.track.request), self.track.segmenter.weights_note
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self, items: Iterable[Item]) -> dict[str, Any]:
         """Nothing: the evaluation is not resumed."""
         return {}
 

@@ -138,11 +138,11 @@ def choose(dataset: Dataset, limit: int | None) -> dict[str, list[Item]]:
 
 def settings_of(source: Source, chosen: dict[str, list[Item]], limit: int | None, size: int | None) -> dict[str, Any]:
     """All that the figures depend on; of the images their names and sizes in bytes."""
-    listed = hashlib.sha256()
-    for item in (item for items in chosen.values() for item in items):
+    listed, items = hashlib.sha256(), [item for each in chosen.values() for item in each]
+    for item in items:
         sizes = [path.stat().st_size for path in (item.image, item.mask) if path]
         listed.update(f"{item.category} {item.name} {item.anomalous} {sizes}\n".encode("utf-8", "surrogateescape"))
-    asked = {**source.settings(), "limit": limit, "size": size}
+    asked = {**source.settings(items), "limit": limit, "size": size}
     return {**asked, "agvas": __version__, "images_sha256": listed.hexdigest()}
 
 

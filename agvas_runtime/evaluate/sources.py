@@ -5,7 +5,7 @@ A source is a few words that can be sent to a process, which opens it there.
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -36,8 +36,8 @@ class Source(Protocol):
         """What answers, and what has to be said beside its figures. Raises InputError, EngineError."""
         ...
 
-    def settings(self) -> dict[str, Any]:
-        """All that its answers depend on, for the report and for `--resume`."""
+    def settings(self, items: Iterable[Item]) -> dict[str, Any]:
+        """All that its answers to these images depend on, for the report and for `--resume`."""
         ...
 
 
@@ -55,7 +55,7 @@ class Model:
         segmenter = open_segmenter(self.engine, self.path, self.threads)
         return asks(segmenter, self.request), segmenter.weights_note
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self, items: Iterable[Item]) -> dict[str, Any]:
         """Engine, request and which model; not the threads."""
         request = {**asdict(self.request), "mode": self.request.mode.value}
         return {"engine": self.engine, "model": os.path.abspath(self.path) if self.path else "embedded",
@@ -115,28 +115,21 @@ class Maps:
             raise InputError(f"{self.folder}: no such folder of score maps")
         return self._answer, ""
 
-    def settings(self) -> dict[str, Any]:
-        """The folder, which maps are in it, and the threshold."""
+    def settings(self, items: Iterable[Item]) -> dict[str, Any]:
+        """The folder, which maps of the images are in it, and the threshold."""
+        maps = {path for item in items for path in self._maps(item)}
         return {"engine": "maps", "model": os.path.abspath(self.folder),
-                "model_fingerprint": _hash_of(self.folder, self._maps()), "threshold": self.threshold}  # fmt: skip
+                "model_fingerprint": _hash_of(self.folder, maps), "threshold": self.threshold}  # fmt: skip
 
-    def _maps(self) -> Iterator[Path]:
-        """All maps in the folder and below, through links too; a folder that is reached in two ways counts once."""
-        seen: set[str] = set()
-        for place, below, names in os.walk(self.folder, followlinks=True):
-            real = os.path.realpath(place)
-            if real in seen:
-                below.clear()
-                continue
-            seen.add(real)
-            below.sort()
-            yield from (path for name in names if (path := Path(place, name)).suffix in MAP_SUFFIXES and path.is_file())
+    def _maps(self, item: Item) -> list[Path]:
+        """An image's maps that are there: one, if all is well."""
+        pure = PurePosixPath(item.name).with_suffix("")
+        return [path for suffix in MAP_SUFFIXES if (path := self.folder / f"{pure}{suffix}").is_file()]
 
     def _answer(self, item: Item) -> Answer:
-        pure = PurePosixPath(item.name).with_suffix("")
-        found = [path for suffix in MAP_SUFFIXES if (path := self.folder / f"{pure}{suffix}").is_file()]
+        found = self._maps(item)
         if len(found) != 1:
-            wanted = f"{self.folder / pure}{' or '.join(MAP_SUFFIXES)}"
+            wanted = f"{self.folder / PurePosixPath(item.name).with_suffix('')}{' or '.join(MAP_SUFFIXES)}"
             raise InputError(f"{item.image}: found {len(found)} score maps, expected one: {wanted}")
         scores = read_map(found[0])
         height, width = read_image(item.image).shape[:2]

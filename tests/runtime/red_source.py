@@ -48,7 +48,7 @@ class Red:
         self.asked.append(item.name)
         return asks(self.engine, self.request)(item)
 
-    def settings(self):
+    def settings(self, items):
         return {"engine": "red", "model": None, "mode": self.request.mode.value}
 
 

@@ -260,3 +260,12 @@ def test_it_outlives_the_thread_that_made_it(engine, place):
 def test_what_a_signal_to_the_whole_group_means_is_the_servers_to_decide(engine, place, number):
     os.kill(engine.pid, number)
     assert engine.segment([place(IMAGES[0])], [Task()])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_so_it_is_from_the_first_moment_of_a_process_on(arena, number):
+    made = EngineProcess(SPEC, arena)
+    os.kill(made.pid, number)
+    made.wait_ready(WAIT_S)
+    made.close()
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()), "what the server itself hears is none the less"

@@ -124,18 +124,18 @@ def test_a_threshold_that_no_map_can_have_is_refused(data, tmp_path, capfd, thre
 
 
 def test_other_maps_and_another_folder_are_other_settings(data, tmp_path, monkeypatch):
-    before = Maps(tmp_path / "maps").settings()
+    before = Maps(tmp_path / "maps").settings(data.items)
     monkeypatch.chdir(tmp_path)
-    assert Maps(Path("maps")).settings() == before
+    assert Maps(Path("maps")).settings(data.items) == before
     os.utime(crack(tmp_path), ns=(1, 1))
-    touched = Maps(tmp_path / "maps").settings()
+    touched = Maps(tmp_path / "maps").settings(data.items)
     assert touched["model_fingerprint"] != before["model_fingerprint"]
-    (tmp_path / "elsewhere").symlink_to(tmp_path / "maps" / "part")
+    np.save(tmp_path / "maps" / "part" / "of_no_image_of_these.npy", np.zeros((1, 1)))
+    assert Maps(tmp_path / "maps").settings(data.items) == touched
     (tmp_path / "linked").mkdir()
-    (tmp_path / "linked" / "part").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "maps" / "part" / "round").symlink_to(tmp_path / "maps")
-    assert Maps(tmp_path / "maps").settings() == touched
-    assert Maps(tmp_path / "linked").settings()["model_fingerprint"] != Maps(tmp_path).settings()["model_fingerprint"]
+    (tmp_path / "linked" / "part").symlink_to(tmp_path / "maps" / "part")
+    linked, none = Maps(tmp_path / "linked").settings(data.items), Maps(tmp_path).settings(data.items)
+    assert linked["model_fingerprint"] == touched["model_fingerprint"] != none["model_fingerprint"]
 
 
 def test_a_run_does_not_go_on_with_maps_that_were_made_anew(data, tmp_path):
@@ -151,7 +151,7 @@ def test_a_run_does_not_go_on_with_maps_that_were_made_anew(data, tmp_path):
 
 def test_a_model_is_told_by_its_absolute_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert Model("reference", Path("tiny")).settings()["model"] == str(tmp_path / "tiny")
+    assert Model("reference", Path("tiny")).settings([])["model"] == str(tmp_path / "tiny")
 
 
 def test_the_command_says_whose_maps_it_judged(data, tmp_path, capfd):

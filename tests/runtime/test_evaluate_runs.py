@@ -79,7 +79,7 @@ def test_other_settings_refuse_to_resume_by_one_line(data, tmp_path, changed):
     if changed in ("size", "limit"):
         options, line = {changed: 2}, f"settings.json: {changed}: found None, expected 2; --resume goes on with"
     elif changed == "mode":
-        source.settings = lambda: {**Red().settings(), "mode": "explain"}
+        source.settings = lambda items: {**Red().settings(items), "mode": "explain"}
         line = "settings.json: mode: found 'direct', expected 'explain'"
     else:
         save(tmp_path / "data", "2", np.zeros((9, 9), np.uint8), category="nut")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -16,6 +18,7 @@ from agvas_runtime.console import one_line
 from agvas_runtime.server.engine.arena import Arena
 from agvas_runtime.server.engine.messages import Hello, Link
 from agvas_runtime.server.engine.task import EngineSpec
+from agvas_runtime.server.engine.worker import LEFT_TO_THE_SERVER
 
 LOG = logging.getLogger("agvas.engine")
 WORKER = "agvas_runtime.server.engine.worker"
@@ -36,7 +39,7 @@ class Child:
 
     def __init__(self, spec: EngineSpec, arena: Arena) -> None:
         ours, theirs = socket.socketpair()
-        with ours, theirs:
+        with ours, theirs, _signals_wait():
             self.process: subprocess.Popen[bytes] = subprocess.Popen(
                 [sys.executable, "-m", WORKER, str(theirs.fileno()), str(arena.fd)],
                 pass_fds=(theirs.fileno(), arena.fd),
@@ -90,6 +93,16 @@ class Child:
                 if text := one_line(line.decode(errors="replace")):
                     self._last_line = text
                     LOG.info("engine process %d: %s", self.process.pid, text)
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Hold back this thread's SIGINT and SIGTERM, and so those of a process that it starts, until that ignores them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_THE_SERVER)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _environment(device: str) -> dict[str, str]:

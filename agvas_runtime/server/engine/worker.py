@@ -9,12 +9,15 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
+LEFT_TO_THE_SERVER = (signal.SIGINT, signal.SIGTERM)
+"""Held back when it starts, so that they do not end it before it ignores them."""
 
 
 def main() -> None:
     """Take the numbers of two open files, and work until told to stop."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in LEFT_TO_THE_SERVER:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, LEFT_TO_THE_SERVER)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     from agvas_runtime.server.engine.desk import work  # takes half a second, with neither of the above
 
