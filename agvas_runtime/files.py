@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile, mkdtemp
@@ -32,14 +33,12 @@ def check_folder(folder: Path) -> None:
 
 
 def check_place(path: Path) -> None:
-    """As `check_folder`, for a file that `write_whole` is to write: its place is no folder, and its folder is fit."""
-    check_folder(path.parent)
+    """As `check_folder`, for a file that `write_whole` is to write: its place is free or a file, and its folder fit."""
     try:
-        folder = path.is_dir()
+        place = _place(path)
     except OSError as error:
         raise InputError(f"{path}: cannot write: {error.strerror}") from None
-    if folder:
-        raise InputError(f"{path}: found a folder, expected a file to write")
+    check_folder(place.parent)
 
 
 def check_replaceable(folder: Path) -> None:
@@ -52,19 +51,44 @@ def check_replaceable(folder: Path) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file in one step: readers see the old file or the new one, never half of it.
+    """Write a file in one step: readers see the old file or the new one, never half of it. A link stays one.
 
     Raises:
+        InputError: something else has this name: a folder, a device, a pipe, a socket.
         EngineError: the file cannot be written (no rights, disk full); nothing of it is left behind.
     """
-    make_folder(path.parent)
-    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
+    write_all({path: data})
+
+
+def write_all(contents: Mapping[Path, bytes]) -> None:
+    """As `write_whole`, for files that belong together: none has its name before all are written. Raises as that."""
+    ready: dict[Path, tuple[Path, Path]] = {}
+    path = Path()
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        for path, data in contents.items():
+            make_folder(path.parent)
+            place = _place(path)
+            ready[path] = place.with_name(f".{place.name[:100]}.{os.getpid()}.part"), place
+            ready[path][0].write_bytes(data)
+        for path in ready:
+            os.replace(*ready[path])
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise EngineError(f"{path}: cannot write: {error.strerror}") from None
+    finally:
+        for temporary, _ in ready.values():
+            temporary.unlink(missing_ok=True)
+
+
+def _place(path: Path) -> Path:
+    """Where a file of this name is to be, behind links. Raises InputError where something else is there, OSError."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return Path(os.path.realpath(path))
+    if not stat.S_ISREG(mode):
+        found = "folder" if stat.S_ISDIR(mode) else "device, pipe or socket"
+        raise InputError(f"{path}: found a {found}, expected a file to write")
+    return Path(os.path.realpath(path))
 
 
 def lock_folder(folder: Path, taken: str) -> int:

@@ -72,7 +72,7 @@ def run(
         check_place(plot)  # what cannot be written is said at once
     text = None if recipe is None else RecipeText(recipe)
     if text is not None:
-        check_place(text.path.resolve())
+        check_place(text.path)
         text.with_values({"threshold": 0.5, "min_area_px": 1})
     task = Task() if text is None else text.task()
     if task.request.mode is Mode.CONVERSATION:

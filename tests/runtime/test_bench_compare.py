@@ -210,6 +210,15 @@ def test_frames_without_a_result_are_misses_however_fast_the_others_are():
     assert not compared(new, old, "old", "new")["slower"]
 
 
+@pytest.mark.parametrize(("sent", "slower"), [(48, False), (1000, True)])
+def test_a_few_misses_more_among_few_frames_are_chance(sent, slower):
+    old = serve_report((4,))
+    new = copy.deepcopy(old)
+    for report, share in ((old, 2 / 48), (new, 7 / 48)):
+        report["steps"][0].update(miss_share=share, sent=sent)
+    assert bool(compared(old, new, "old", "new")["slower"]) is slower
+
+
 def test_a_server_that_does_not_tell_the_engine_s_time_is_compared_by_its_latency(tmp_path):
     report = serve_report((4,))
     for name in ("engine_ms", "overhead_ms"):

@@ -32,6 +32,8 @@ ALLOWED_SERVED = 1.5
 """The same of a median of a load on a server, a guess on the safe side: its machine is not watched."""
 MOST_MORE_MISSES = 0.02
 """How much larger the share of missed frames may be; of two runs of a few hundred frames it seldom differs by more."""
+DEVIATIONS = 3
+"""And in how many standard deviations of the difference of two such shares, were each frame missed by itself."""
 FEWEST = 60
 """Fewer frames on one side tell nothing."""
 
@@ -112,9 +114,16 @@ def load_changes(old: Found, new: Found) -> list[Change]:
     return found
 
 
-def more_missed(old: dict[str, float], new: dict[str, float]) -> list[str]:
-    """Loads of which a larger share is missed now than noise explains."""
-    return [name for name in old if name in new and new[name] - old[name] > MOST_MORE_MISSES]
+def more_missed(old: dict[str, tuple[float, int]], new: dict[str, tuple[float, int]]) -> list[str]:
+    """Loads of which a larger share is missed now than noise and chance explain; for each its share, of how many."""
+    return [name for name in old if name in new and _more(*old[name], *new[name])]
+
+
+def _more(old: float, old_count: int, new: float, new_count: int) -> bool:
+    """Whether a share of so many frames is larger than another one of so many."""
+    both = (old * old_count + new * new_count) / (old_count + new_count)
+    deviation = math.sqrt(both * (1 - both) * (1 / old_count + 1 / new_count))
+    return new - old > max(MOST_MORE_MISSES, DEVIATIONS * deviation)
 
 
 def carried_verdict(old: dict[str, Any], new: dict[str, Any]) -> Verdict | None:

@@ -78,9 +78,10 @@ def _of_loads(report: dict[str, Any]) -> Iterator[Series]:
             yield _series(load_name(step), figure.removesuffix("_ms"), step["samples"][figure], None)
 
 
-def misses_of(report: dict[str, Any]) -> dict[str, float]:
-    """Of every load the share of frames that had no result or came too late; of engines nothing."""
-    return {load_name(step): step["miss_share"] for step in report["steps"]} if report["kind"] == "serve" else {}
+def misses_of(report: dict[str, Any]) -> dict[str, tuple[float, int]]:
+    """Of every load the share of frames that had no result or came too late, and of how many; of engines nothing."""
+    steps = report["steps"] if report["kind"] == "serve" else ()
+    return {load_name(step): (step["miss_share"], step["sent"]) for step in steps}
 
 
 def load_name(step: dict[str, Any]) -> str:

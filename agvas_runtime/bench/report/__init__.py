@@ -18,7 +18,7 @@ from agvas_runtime.bench.report.serve_plots import SERVE_PLOTS
 from agvas_runtime.bench.report.style import Plot, check_matplotlib
 from agvas_runtime.bench.report.text import count, date, machine_line
 from agvas_runtime.errors import InputError
-from agvas_runtime.files import check_folder, make_folder, write_whole
+from agvas_runtime.files import check_folder, make_folder, write_all
 
 PAGE, DATA = "report.html", "report.json"
 PLOT_NAME = re.compile(r"(engine|serve)-\d+-[a-z-]+\.png")
@@ -60,7 +60,7 @@ def write_report(reports: list[Report], folder: Path) -> list[Path]:
 
     Raises:
         InputError: the folder cannot be made, or holds other things than an earlier report.
-        EngineError: a file cannot be written; Matplotlib is not installed.
+        EngineError: a file cannot be written, and the earlier report is as it was; Matplotlib is not installed.
     """
     check_can_report(folder)
     reports = json.loads(json.dumps(console.finite(reports)))  # as they are in a file
@@ -75,8 +75,7 @@ def write_report(reports: list[Report], folder: Path) -> list[Path]:
     for name, plots in zip(names, drawn, strict=True):
         files.update({f"{name}-{plot}.png": found.png for plot, found in plots.items() if found})
     files[PAGE] = _page(reports, names, drawn).encode("utf-8", "backslashreplace")
-    for name, content in files.items():
-        write_whole(folder / name, content)
+    write_all({folder / name: content for name, content in files.items()})
     for old in folder.iterdir():
         if PLOT_NAME.fullmatch(old.name) and old.name not in files:
             old.unlink(missing_ok=True)

@@ -1,0 +1,72 @@
+"""Files are written whole, all of them or none, and never in the place of something that is no file."""
+
+import os
+import socket
+
+import pytest
+
+from agvas_runtime.errors import EngineError, InputError
+from agvas_runtime.files import check_place, write_all, write_whole
+
+
+@pytest.fixture(params=["pipe", "socket", "folder", "link to a pipe"])
+def no_file(request, tmp_path):
+    """A path with this at it."""
+    path = tmp_path / "it"
+    if request.param == "socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            yield path
+        return
+    if request.param == "folder":
+        path.mkdir()
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        path.symlink_to(tmp_path / "pipe")
+        if request.param == "pipe":
+            path.unlink()
+            (tmp_path / "pipe").rename(path)
+    yield path
+
+
+def test_what_is_no_file_is_refused_and_stays(no_file):
+    before = no_file.lstat()
+    for refuses in (check_place, lambda path: write_whole(path, b"new")):
+        with pytest.raises(InputError, match=r"it: found a .*, expected a file to write"):
+            refuses(no_file)
+    assert no_file.lstat().st_ino == before.st_ino
+    assert no_file.lstat().st_mode == before.st_mode
+    assert not list(no_file.parent.glob(".*"))
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_behind_a_link_its_file_is_written(tmp_path, there):
+    target, link = tmp_path / "far" / "target", tmp_path / "link"
+    target.parent.mkdir()
+    if there:
+        target.write_bytes(b"old")
+    link.symlink_to("far/target")
+    check_place(link)
+    write_whole(link, b"new")
+    assert (link.is_symlink(), target.read_bytes()) == (True, b"new")
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
+
+
+def test_a_link_that_leads_to_itself_is_one_line(tmp_path):
+    (tmp_path / "round").symlink_to("round")
+    with pytest.raises(InputError, match="round: cannot write: Too many levels of symbolic links"):
+        check_place(tmp_path / "round")
+    with pytest.raises(EngineError, match="round: cannot write: Too many levels of symbolic links"):
+        write_whole(tmp_path / "round", b"new")
+
+
+def test_of_files_that_belong_together_all_are_written_or_none(tmp_path):
+    names = [tmp_path / name for name in ("a", "b", "x" * 250)]
+    for path in names[:2]:
+        path.write_bytes(b"old")
+    with pytest.raises(EngineError, match="cannot write: File name too long"):
+        write_all({**dict.fromkeys(names[:2], b"new"), tmp_path / ("y" * 300): b"new"})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"old", "b": b"old"}
+    write_all(dict.fromkeys(names, b"new"))
+    assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"new"}
+    assert len(list(tmp_path.iterdir())) == 3
