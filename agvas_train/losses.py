@@ -30,18 +30,19 @@ def text_loss(logits: Tensor, targets: Tensor, samples: Tensor, count: int, weig
 
 
 def place_loss(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Cross-entropy of whether a defect lies at the place of each aligned token, the mean over tokens and samples.
+    """Cross-entropy of whether a defect lies at the place of each aligned token: the mean over each sample's tokens
+    that count, then over all samples; one of which none counts adds nothing.
 
     Args:
         logits: [B, N], of a square grid of tokens.
         target: defects' mask [B, H, W] in [0, 1], of which each token has the largest value at its place.
-        valid: bool [B, H, W]; tokens without a cell that counts are left out.
+        valid: bool [B, H, W]; tokens without a cell that counts do not count.
     """
     side = isqrt(logits.shape[1])
     weight = F.adaptive_max_pool2d(valid[:, None].float(), side).flatten(1)
     here = F.adaptive_max_pool2d((target * valid)[:, None], side).flatten(1)
     losses = F.binary_cross_entropy_with_logits(logits.float(), here, reduction="none")
-    return (losses * weight).sum() / weight.sum().clamp(min=1)
+    return ((losses * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)).mean()
 
 
 def segmentation_loss(
