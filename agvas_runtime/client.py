@@ -19,14 +19,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from agvas_runtime.apart import METHODS
 from agvas_runtime.asked import Asked, request_of
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.outgoing import Outgoing, camera_stream, silent_s, with_frame
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
-from agvas_runtime.proto.agvas.v1 import inspection_pb2_grpc as pb_grpc
 from agvas_runtime.scan_wire import Rows, ScanEvent, WebSettings
 from agvas_runtime.scan_wire import event_from as scan_event_from
 from agvas_runtime.server.channel import open_channel
@@ -77,8 +76,8 @@ class Client:
 
     Every method raises InputError with the server's text for a request the server finds wrong, AccessDeniedError where
     it turns the caller away, DeadlineMissedError for a frame whose deadline passed there, ConnectionLostError when no
-    server answers, and EngineError for everything else. The constructor raises InputError for files or a token that
-    cannot be used; it does not connect.
+    server answers or the client was closed, and EngineError for everything else. The constructor raises InputError for
+    files or a token that cannot be used; it does not connect.
     """
 
     def __init__(
@@ -92,13 +91,17 @@ class Client:
         key: Path | str | None = None,
     ) -> None:
         self.address, self.timeout_s, self._with_tls = address, timeout_s, ca is not None
+        self._closed = False
         self._channel = open_channel(address, token=token, ca=ca, cert=cert, key=key)
-        self._inspection = pb_grpc.InspectionStub(self._channel)
+        # Not by the stubs: with a token, what they call on a channel that is closed ends the process (gRPC 1.85).
+        self._check = self._channel.unary_unary(
+            "/grpc.health.v1.Health/Check", None, health_pb2.HealthCheckResponse.FromString
+        )
+        self._get_model = self._channel.unary_unary(f"{METHODS}GetModel", None, pb.GetModelResponse.FromString)
         self._segment = self._channel.unary_unary(f"{METHODS}Segment", None, pb.SegmentResponse.FromString)
         self._explain = self._channel.unary_stream(f"{METHODS}Explain", None, pb.ExplainEvent.FromString)
         self._inspect = self._channel.stream_stream(f"{METHODS}Inspect", None, pb.InspectResponse.FromString)
         self._scan = self._channel.stream_stream(f"{METHODS}Scan", None, pb.ScanResponse.FromString)
-        self._health = health_pb2_grpc.HealthStub(self._channel)
 
     def __enter__(self) -> Client:
         return self
@@ -109,15 +112,17 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; no call can be made any more."""
+        self._closed = True
         self._channel.close()
 
     def wait_ready(self, timeout_s: float = 10.0) -> None:
         """Return once the server serves; raises ConnectionLostError when it does not in time, AccessDeniedError."""
         deadline, found = monotonic() + timeout_s, "no answer"
+        asked = health_pb2.HealthCheckRequest().SerializeToString()
         while (left := deadline - monotonic()) > 0:
             try:
-                reply = self._health.Check(health_pb2.HealthCheckRequest(), timeout=left, wait_for_ready=True)
+                reply = self._begin(self._check, asked, timeout=left, wait_for_ready=True)
             except grpc.RpcError as error:
                 if error.code() in _ACCESS_CODES:
                     raise self._error(error) from None
@@ -262,19 +267,29 @@ class Client:
 
     def model(self) -> ModelInfo:
         """What the server has loaded."""
-        return model_from(self._call(self._inspection.GetModel, pb.GetModelRequest(), None))
+        return model_from(self._call(self._get_model, pb.GetModelRequest().SerializeToString(), None))
+
+    def _begin(self, method: Any, request: Any, **options: Any) -> Any:
+        """Call a method of the channel. Raises ConnectionLostError where it is closed, grpc.RpcError."""
+        if not self._closed:
+            try:
+                return method(request, **options)
+            except ValueError:  # so gRPC says that the channel is closed
+                if not self._closed:
+                    raise
+        raise ConnectionLostError(f"{self.address}: the client is closed")
 
     def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
         started, limit_s = perf_counter(), self.timeout_s if timeout_s is None else timeout_s
         try:
-            return method(request, timeout=limit_s)
+            return self._begin(method, request, timeout=limit_s)
         except grpc.RpcError as error:
             # When the call's own time is up the server notices it, too: it does not matter whose word is here first.
             raise self._error(error, in_time=perf_counter() - started < limit_s) from None
 
     def _events(self, request: bytes, timeout_s: float) -> Generator[str | GroupMask | SegmentReply, None, None]:
         started = perf_counter()
-        call = self._explain(request, timeout=timeout_s)
+        call = self._begin(self._explain, request, timeout=timeout_s)
         try:
             for event in call:
                 yield event_from(event, (perf_counter() - started) * 1000)
@@ -286,7 +301,7 @@ class Client:
     def _answers(
         self, sent: Outgoing, on_heartbeat: Callable[[str], None], limit_s: float
     ) -> Generator[SegmentReply, None, None]:
-        call = self._inspect(sent.messages())
+        call = self._begin(self._inspect, sent.messages())
         try:
             for message in heard(call, limit_s):
                 if message.WhichOneof("event") == "answer":
@@ -306,7 +321,7 @@ class Client:
     def _scan_events(
         self, messages: Iterator[bytes], on_heartbeat: Callable[[str], None], failures: list[Exception], limit_s: float
     ) -> Generator[ScanEvent, None, None]:
-        call = self._scan(messages)
+        call = self._begin(self._scan, messages)
         try:
             for message in heard(call, limit_s):
                 event = scan_event_from(message)

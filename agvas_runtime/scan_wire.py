@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_runtime.apart import OF_SCAN, joined
+from agvas_runtime.enums import FrameStatus, GateAction, gate_of, status_of
 from agvas_runtime.errors import InputError
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
-from agvas_runtime.wire import FrameStatus
 
 Rows = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -152,8 +152,8 @@ class ScanSkipped:
     x1: int
     status: FrameStatus
     reason: str
-    gate: Literal["pass", "reject", "stop"]
-    """What the gate does with them."""
+    gate: GateAction | None
+    """What the gate does with them; None where a newer server says what is not known here: the caller's own rule."""
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,8 @@ def event_from(message: pb.ScanResponse) -> ScanEvent | str:
         return ScanProgress(**_values(ScanProgress, message.progress))
     if kind == "skipped":
         skipped = message.skipped
-        status: Any = pb.FrameStatus.Name(skipped.status).removeprefix("FRAME_STATUS_").lower()
-        gate: Any = pb.Gate.Name(skipped.gate).removeprefix("GATE_").lower()
+        status = status_of(skipped.status)
+        gate = None if status == "unknown" else gate_of(skipped.gate)
         return ScanSkipped(**{**_values(ScanSkipped, skipped), "status": status, "gate": gate})
     if kind == "summary":
         summary, model = message.summary, message.summary.model

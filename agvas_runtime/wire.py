@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 
 from agvas_runtime import encoding
 from agvas_runtime.contours import fill
+from agvas_runtime.enums import FrameStatus as FrameStatus
+from agvas_runtime.enums import GateAction, answer_kind_of, decision_of, status_of, verified_of
 from agvas_runtime.errors import InputError
 from agvas_runtime.frames import grey_of
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
@@ -43,7 +44,6 @@ class RawFrame:
 ImageLike = str | Path | bytes | NDArray[np.uint8] | NDArray[np.uint16] | RawFrame
 Polygons = tuple[NDArray[np.int64], ...]
 """Outlines of a mask, (x, y) of their corners [n, 2] each, see `contours`."""
-FrameStatus = Literal["ok", "dropped", "expired", "invalid", "engine_failed", "refused"]
 LARGEST_UINT32 = 2**32 - 1
 _BAYER = ("RG", "GR", "GB", "BG")
 FORMATS: dict[tuple[str, tuple[int, ...]], tuple[str, ...]] = {
@@ -58,18 +58,6 @@ FORMATS: dict[tuple[str, tuple[int, ...]], tuple[str, ...]] = {
     ),
 }
 """What an array of this dtype may be, by its shape behind [H, W]; the first one where nothing is said."""
-
-
-def _names(kind: EnumTypeWrapper, prefix: str) -> dict[int, str]:
-    return {number: name.removeprefix(prefix) for name, number in kind.items()}
-
-
-_VERDICTS = {number: Verdict[name] for number, name in _names(pb.Verdict, "VERDICT_").items() if number}
-_ANSWER_KINDS = {number: AnswerKind[name] for number, name in _names(pb.AnswerKind, "ANSWER_KIND_").items() if number}
-_GATES: dict[int, Any] = {number: name.lower() for number, name in _names(pb.Gate, "GATE_").items()}
-_VERIFIED: dict[int, Any] = {number: name.lower() for number, name in _names(pb.Verified, "VERIFIED_").items()}
-_STATUSES: dict[int, Any] = {number: name.lower() for number, name in _names(pb.FrameStatus, "FRAME_STATUS_").items()}
-"""What is here for the protocol's numbers: asking protobuf for a name costs every reply some hundredths of a ms."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +99,9 @@ class SegmentReply:
 
     verdict: Verdict
     reason: str
-    gate: Literal["pass", "reject", "stop"]
-    """What the gate does with the part, by the recipe."""
+    gate: GateAction | None
+    """What the gate does with the part, by the recipe. None where the server says what this client does not know: then
+    the verdict is NO_ANSWER, and the gate does what the caller's own rule says."""
     answer: str
     answer_kind: AnswerKind
     confidence: float
@@ -143,7 +132,7 @@ class SegmentReply:
     polygons: Polygons | None = None
     """The mask's outlines, where it travelled as polygons."""
     status: FrameStatus = "ok"
-    """What became of the frame: anything but "ok" is no result."""
+    """What became of the frame: anything but "ok" is no result, "unknown" is what only a newer server knows."""
     index: int = 0
     """Of a stream: which of its frames this is the answer to, from 0."""
     recipe_name: str = ""
@@ -274,7 +263,11 @@ def identity_from(message: pb.FrameIdentity) -> FrameIdentity:
 
 
 def recipe_to(recipe: Recipe) -> pb.Recipe:
-    """The message of what was set of a recipe; the rest is left to the server's own recipe, or to the defaults."""
+    """The message of what was set of a recipe; the rest is left to the server's own recipe, or to the defaults.
+
+    Raises InputError for what is no recipe.
+    """
+    _check_kind("recipe", recipe, Recipe)
     message = pb.Recipe(**recipe.model_dump(exclude_unset=True, exclude={"on_no_answer", "roi"}))
     if "on_no_answer" in recipe.model_fields_set:
         message.on_no_answer = pb.NoAnswerAction.Value(f"NO_ANSWER_ACTION_{recipe.on_no_answer.upper()}")
@@ -285,8 +278,14 @@ def recipe_to(recipe: Recipe) -> pb.Recipe:
 
 
 def decoding_to(decoding: Decoding) -> pb.Decoding:
-    """The message of what was set of how the answer is written."""
+    """The message of what was set of how the answer is written. Raises InputError for what is no `Decoding`."""
+    _check_kind("decoding", decoding, Decoding)
     return pb.Decoding(no_text=not decoding.text, **decoding.model_dump(exclude_unset=True, exclude={"text"}))
+
+
+def _check_kind(field: str, found: object, kind: type) -> None:
+    if not isinstance(found, kind):
+        raise InputError(f"{field}: found a {type(found).__name__}, expected a {kind.__name__}")
 
 
 def event_from(event: pb.ExplainEvent, round_trip_ms: float) -> str | GroupMask | SegmentReply:
@@ -300,12 +299,13 @@ def event_from(event: pb.ExplainEvent, round_trip_ms: float) -> str | GroupMask 
 def reply_from(reply: pb.SegmentResponse, round_trip_ms: float) -> SegmentReply:
     """What the client returns for a reply that took this long, whether there is a result in it or not."""
     size, model = (reply.height, reply.width), reply.model
+    verdict, gate, reason = decision_of(reply)
     return SegmentReply(
-        verdict=_VERDICTS[reply.verdict],
-        reason=reply.reason,
-        gate=_GATES[reply.gate],
+        verdict=verdict,
+        reason=reason,
+        gate=gate,
         answer=reply.answer,
-        answer_kind=_ANSWER_KINDS[reply.answer_kind or pb.ANSWER_KIND_OTHER],
+        answer_kind=answer_kind_of(reply.answer_kind),
         confidence=reply.confidence,
         scores=_scores_from(reply),
         size=size,
@@ -322,11 +322,11 @@ def reply_from(reply: pb.SegmentResponse, round_trip_ms: float) -> SegmentReply:
         tokens=reply.tokens,
         proved_tokens=reply.proved_tokens,
         one_pass=reply.one_pass,
-        verified=_VERIFIED[reply.verified or pb.VERIFIED_ANSWER],
+        verified=verified_of(reply.verified),
         rechecked=reply.rechecked,
         groups=tuple([_group_from(group) for group in reply.groups]),
         polygons=_polygons_from(reply.mask),
-        status=_STATUSES[reply.status or pb.FRAME_STATUS_OK],
+        status=status_of(reply.status),
         index=reply.index,
         recipe_name=reply.recipe_name,
     )

@@ -90,7 +90,8 @@ class AravisSource:
                 pulse.check()
                 continue
             pulse.beat()
-            yield from numbers.missing(message["frame"])
+            if self._options.trigger != "software":
+                yield from numbers.missing(message["frame"])
             identity, (when, at) = str(message["frame"]), captured_ago(message["ago_s"])
             if message["status"] != "success":
                 reason = f"the frame is not complete: {message['status'].replace('-', ' ')}"

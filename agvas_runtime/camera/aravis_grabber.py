@@ -111,6 +111,16 @@ def tell_frame(buffer: Aravis.Buffer, pixel_format: str) -> None:
     tell({**message, "padding": buffer.get_image_padding()[0]}, buffer.get_image_data())
 
 
+def restart(camera: Aravis.Camera, stream: Aravis.Stream) -> None:
+    """Begin the acquisition anew, without what came of the one before."""
+    if camera.is_feature_available("AcquisitionAbort"):  # ends an exposure, too
+        camera.abort_acquisition()
+    camera.stop_acquisition()
+    while (buffer := stream.try_pop_buffer()) is not None:
+        stream.push_buffer(buffer)
+    camera.start_acquisition()
+
+
 def grab(camera: Aravis.Camera, asked: Message, ended: threading.Event) -> None:
     """Write frames until the camera is lost or stdin ends."""
     lost, software = threading.Event(), asked["trigger"] == "software"
@@ -120,14 +130,18 @@ def grab(camera: Aravis.Camera, asked: Message, ended: threading.Event) -> None:
     camera.set_acquisition_mode(Aravis.AcquisitionMode.CONTINUOUS)
     camera.start_acquisition()
     due, period = monotonic(), 1 / asked["fps"] if asked["fps"] else 0.0
+    owed = False
     try:
         while not lost.is_set() and not ended.is_set():
             if software:
                 if ended.wait(max(0.0, due - monotonic())):
                     break
                 due = max(due + period, monotonic())
+                if owed:  # what comes late must not be taken for the frame of this trigger
+                    restart(camera, stream)
                 camera.software_trigger()
             buffer = stream.timeout_pop_buffer(FRAME_US if software else POLL_US)
+            owed = buffer is None
             if buffer is not None:
                 tell_frame(buffer, pixel_format)
                 stream.push_buffer(buffer)

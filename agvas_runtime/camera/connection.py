@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from threading import Condition, Event
 from time import monotonic
 
@@ -64,7 +65,8 @@ class Session:
                 part = self._outbox.popleft()
                 self._sent = {number: each for number, each in self._sent.items() if self._gate.is_open(each)}
                 self._sent[part.sequence] = part
-            image = part.captured.image
+            # It is sent now; for pictures the gate keeps so many as it allows.
+            image, part.captured = part.captured.image, replace(part.captured, image=None)
             if image is not None and self._gate.is_open(part):
                 yield image, self._gate.identity(part)
 

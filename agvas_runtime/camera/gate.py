@@ -11,15 +11,15 @@ from time import monotonic
 from typing import Literal
 
 from agvas_runtime.camera.source import Captured
+from agvas_runtime.enums import GateAction
 from agvas_runtime.verdict import Verdict
 from agvas_runtime.wire import FrameIdentity, FrameStatus, ImageLike, SegmentReply
 
-GateAction = Literal["pass", "reject", "stop"]
 Status = FrameStatus | Literal["timed_out", "unreachable"]
 """The server's, see docs/protocol.md; `invalid` is also a frame that the camera broke, `dropped` also one that gave way
 before it was sent. `timed_out`: no answer by the camera's own deadline. `unreachable`: no server was there."""
 MOST_IMAGES = 16
-"""Frames that are kept until their answers, for pictures of rejects."""
+"""Parts without a decision whose frames are kept, for pictures of rejects."""
 LATENCIES = 10_000
 
 
@@ -32,7 +32,7 @@ class Part:
     deadline: float
     """By the monotonic clock."""
     image: ImageLike | None
-    """Kept for a picture; let go of where too many wait."""
+    """Kept for a picture; let go of where too many parts wait."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,8 @@ class Gate:
         self._on_no_answer: GateAction = on_no_answer
         self._decided, self._keep_images = decided, keep_images
         self._open: dict[int, Part] = {}
+        self._pictured: dict[int, Part] = {}
+        """Those of them that still have their image, the oldest first."""
         self._parts = 0
 
     @property
@@ -104,8 +106,10 @@ class Gate:
             part = Part(self._parts, captured, captured.at + self.deadline_s, image)
             self._parts += 1
             self._open[part.sequence] = part
-            if (old := self._open.get(part.sequence - MOST_IMAGES)) is not None:
-                old.image = None
+            if image is not None:
+                self._pictured[part.sequence] = part
+            if len(self._pictured) > MOST_IMAGES:
+                self._pictured.pop(next(iter(self._pictured))).image = None
             self.changed.notify_all()
         return part
 
@@ -125,9 +129,10 @@ class Gate:
         return self._decide(part.sequence, status, Verdict.NO_ANSWER, self._on_no_answer, reason, None)
 
     def answer(self, reply: SegmentReply) -> bool:
-        """Decide as the server says; false where it says it too late."""
+        """Decide as the server says, and by the rule for no answer where it names no gate; false if it is too late."""
         sequence = -1 if reply.identity.sequence is None else reply.identity.sequence
-        if self._decide(sequence, reply.status, reply.verdict, reply.gate, reply.reason, reply):
+        gate = reply.gate or self._on_no_answer
+        if self._decide(sequence, reply.status, reply.verdict, gate, reply.reason, reply):
             return True
         with self.changed:
             self.late += 1
@@ -166,6 +171,7 @@ class Gate:
             part = self._open.pop(sequence, None)
             if part is None:
                 return False
+            self._pictured.pop(sequence, None)
             captured = part.captured
             latency_ms = (monotonic() - captured.at) * 1000
             self.gates[gate] += 1

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Generator, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -19,6 +20,7 @@ from agvas_runtime.camera.source import (
     FrameNumbers,
     Pace,
     Pulse,
+    SoftwareTrigger,
     SourceLostError,
 )
 from agvas_runtime.errors import EngineError, InputError
@@ -77,14 +79,13 @@ class GenTLSource:
         incomplete: list[bool] = []
         acquirer.add_callback(acquirer.Events.INCOMPLETE_BUFFER, self._noter(incomplete))
         fps = 1.0 if self._options.fps is None else self._options.fps
-        software, pace, numbers = self._options.trigger == "software", Pace(fps), FrameNumbers()
+        software, numbers = self._options.trigger == "software", FrameNumbers()
+        trigger = SoftwareTrigger(Pace(fps), lambda: nodes.TriggerSoftware.execute(), partial(_restart, acquirer))
         pulse = Pulse(self.name, self._options)
         acquirer.start()
         while not stopping.is_set():
-            if software:
-                if not pace.wait(stopping):
-                    return
-                nodes.TriggerSoftware.execute()
+            if software and not trigger.next(stopping):
+                return
             buffer = acquirer.try_fetch(timeout=FRAME_S if software else POLL_S)
             if incomplete:
                 incomplete.clear()
@@ -95,10 +96,11 @@ class GenTLSource:
                 pulse.beat()
                 with buffer:
                     number = int(buffer.module.frame_id)
-                    yield from numbers.missing(number)
+                    if not software:
+                        yield from numbers.missing(number)
                     yield _captured(buffer.payload.components[0], number, pixel_format)
             elif software:
-                yield Captured(None, broken=f"no frame came within {FRAME_S:g} s of the trigger")
+                yield trigger.missed()
             pulse.check()
 
     def _noter(self, incomplete: list[bool]) -> Any:
@@ -107,6 +109,14 @@ class GenTLSource:
                 incomplete.append(True)
 
         return Note()
+
+
+def _restart(acquirer: Any) -> None:
+    """Begin the acquisition anew, without what came of the one before."""
+    with suppress(Exception):  # ends an exposure, too, where the camera can do that
+        acquirer.remote_device.node_map.AcquisitionAbort.execute()
+    acquirer.stop()
+    acquirer.start()
 
 
 def _captured(component: Any, number: int, pixel_format: str) -> Captured:

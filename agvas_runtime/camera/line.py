@@ -205,10 +205,12 @@ class Line:
                 self._away = session.why_closed or str(error)
                 if isinstance(error, InputError | AccessDeniedError) and "server" not in self._ever:
                     self._fail(error)
+                    return
             except Exception as error:  # whatever it is, the gate goes on by its rule
+                self._away = f"{type(error).__name__}: {error}"
                 if "server" not in self._ever:
                     self._fail(error)
-                self._away = f"{type(error).__name__}: {error}"
+                    return
             finally:
                 self._lose(session)
             if not self._closing.is_set():
@@ -272,7 +274,10 @@ class Line:
                 session.over.wait(FAREWELL_S)
 
     def _fail(self, error: Exception) -> None:
+        """End the line: no further attempt would change this."""
         self.failure = error
+        self._stopping.set()
+        self._tried.set()  # the camera need not be opened any more
         with self.gate.changed:
             self.gate.changed.notify_all()
 

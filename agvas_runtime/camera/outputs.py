@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from agvas_runtime import encoding
 from agvas_runtime.camera.gate import Decision
 from agvas_runtime.console import note, one_line
-from agvas_runtime.errors import InputError
+from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.files import make_folder, write_whole
 from agvas_runtime.frames import decode_image
 from agvas_runtime.overlay import draw_overlay
@@ -108,10 +109,11 @@ class Rejects:
         self._names = deque(sorted(path.name for path in folder.glob(f"*{SUFFIX}")))
 
     def __call__(self, decision: Decision) -> None:
-        """Draw the part; raises EngineError where it cannot be written."""
+        """Draw the part; raises EngineError where it cannot be written, or has no frame or mask any more."""
         reply, image = decision.reply, decision.image
         if reply is None or image is None or reply.mask is None:
-            return
+            missing = "frame: too many parts waited for their answers" if image is None else "mask"
+            raise EngineError(f"{decision.camera_id} {decision.sequence}: no picture, since it has no {missing}")
         text = f"{decision.camera_id} {decision.sequence}  {reply.defect_area_px} px  {reply.confidence:.2f}"
         picture = draw_overlay(rgb_of(image), reply.mask, reply.regions, reply.verdict, text)
         moment = decision.capture_time.strftime("%Y%m%dT%H%M%S.%f")
@@ -137,6 +139,8 @@ class OnReject:
             raise InputError(f"--on-reject: found {command!r}, expected a command: {error}") from None
         if not self._command:
             raise InputError("--on-reject: found nothing, expected a command")
+        if shutil.which(self._command[0]) is None:
+            raise InputError(f"--on-reject: found {self._command[0]}, expected a program that is there and can be run")
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self, decision: Decision) -> None:

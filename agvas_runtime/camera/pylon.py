@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import suppress
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -16,6 +17,7 @@ from agvas_runtime.camera.source import (
     FrameNumbers,
     Pace,
     Pulse,
+    SoftwareTrigger,
     SourceLostError,
 )
 from agvas_runtime.errors import EngineError, InputError
@@ -60,27 +62,36 @@ class PylonSource:
             self._set(camera, name, value)
         pixel_format = format_of(camera.PixelFormat.Value)
         fps = 1.0 if self._options.fps is None else self._options.fps
-        software, pace, numbers = self._options.trigger == "software", Pace(fps), FrameNumbers()
+        software, numbers = self._options.trigger == "software", FrameNumbers()
+        trigger = SoftwareTrigger(Pace(fps), partial(self._execute, camera), partial(self._restart, camera))
         pulse, returns = Pulse(self.name, self._options), self._pylon.TimeoutHandling_Return
         camera.StartGrabbing(self._pylon.GrabStrategy_OneByOne)
         while not stopping.is_set():
-            if software:
-                if not pace.wait(stopping):
-                    return
-                camera.WaitForFrameTriggerReady(round(FRAME_S * 1000), returns)
-                camera.TriggerSoftware.Execute()
+            if software and not trigger.next(stopping):
+                return
             result = camera.RetrieveResult(round((FRAME_S if software else POLL_S) * 1000), returns)
             if result.IsValid():
                 pulse.beat()
                 number = int(result.BlockID)
-                yield from numbers.missing(number)
+                if not software:
+                    yield from numbers.missing(number)
                 yield _captured(result, number, pixel_format)
                 result.Release()
             elif camera.IsCameraDeviceRemoved():
                 raise SourceLostError(f"{self.name}: the camera was removed")
             elif software:
-                yield Captured(None, broken=f"no frame came within {FRAME_S:g} s of the trigger")
+                yield trigger.missed()
             pulse.check()
+
+    def _execute(self, camera: Any) -> None:
+        camera.WaitForFrameTriggerReady(round(FRAME_S * 1000), self._pylon.TimeoutHandling_Return)
+        camera.TriggerSoftware.Execute()
+
+    def _restart(self, camera: Any) -> None:
+        with suppress(Exception):  # ends an exposure, too, where the camera can do that
+            camera.AcquisitionAbort.Execute()
+        camera.StopGrabbing()
+        camera.StartGrabbing(self._pylon.GrabStrategy_OneByOne)
 
     def _set(self, camera: Any, name: str, value: str) -> None:
         try:

@@ -14,7 +14,7 @@ from rich.live import Live
 
 from agvas_runtime import console
 from agvas_runtime.camera.connection import AnyClient
-from agvas_runtime.camera.gate import Decision, Gate, GateAction
+from agvas_runtime.camera.gate import Decision, Gate
 from agvas_runtime.camera.line import Line, LinePlan, Turn
 from agvas_runtime.camera.outputs import (
     COMMAND_S,
@@ -29,6 +29,7 @@ from agvas_runtime.camera.outputs import (
 )
 from agvas_runtime.camera.source import Source
 from agvas_runtime.camera.watch import Board, summary, summary_line
+from agvas_runtime.enums import GateAction
 from agvas_runtime.server.signals import heard
 
 JOIN_S = 5.0

@@ -5,7 +5,7 @@ Every kind of camera has a file of its own beside this one; `addresses.py` finds
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from threading import Event
@@ -21,8 +21,14 @@ FRAME_S = 2.0
 """How long after a software trigger a frame may come."""
 SILENCE_S = 10.0
 """A camera that runs by itself gives a frame at least this often."""
-MOST_MISSING = 100
-"""A larger gap between the numbers of two frames is a counter that began anew, not so many lost frames."""
+MOST_MISSING = 1000
+"""A larger gap between the numbers of two frames is told as one part, not as so many."""
+LARGEST_16_BITS = 65_535
+"""The last number of a GigE Vision camera that counts with 16 bits: 1 comes next."""
+MOST_WRAPPED = 100
+"""Frames that may be lost there; beyond that a smaller number is a counter that began anew."""
+NO_NUMBER = 2**64 - 1
+"""What drivers say of a frame whose number they do not know."""
 
 
 def _now() -> datetime:
@@ -109,19 +115,66 @@ class Pace:
         return True
 
 
+class SoftwareTrigger:
+    """Triggers a camera so that each trigger gets a frame of its own, or none: never one that an earlier trigger owes.
+
+    Args:
+        pace: of the triggers.
+        execute: triggers the camera.
+        restart: stops the acquisition, throws away what has come of it, and starts it again.
+    """
+
+    def __init__(self, pace: Pace, execute: Callable[[], object], restart: Callable[[], object]) -> None:
+        self._pace, self._execute, self._restart, self._owed = pace, execute, restart, False
+
+    def next(self, stopping: Event) -> bool:
+        """Wait for the time of the next trigger, and trigger; false where it is time to stop instead."""
+        if not self._pace.wait(stopping):
+            return False
+        if self._owed:
+            self._restart()
+            self._owed = False
+        self._execute()
+        return True
+
+    def missed(self) -> Captured:
+        """The part of the last trigger: no frame came in time."""
+        self._owed = True
+        return Captured(None, broken=f"no frame came within {FRAME_S:g} s of the trigger")
+
+
 class FrameNumbers:
-    """Notices by the camera's own numbers that frames have never arrived."""
+    """Notices by the camera's own numbers that frames have never arrived.
+
+    Not for software triggers: there each trigger is a part, whatever number its frame has.
+    """
 
     def __init__(self) -> None:
         self._last: int | None = None
 
     def missing(self, number: int) -> Iterator[Captured]:
-        """The frames between the last number and this one, each as a broken one."""
-        last, self._last = self._last, number
-        if last is None or not last + 1 < number <= last + MOST_MISSING + 1:
+        """The frames between the last number and this one, each as a broken one; more than MOST_MISSING as one part."""
+        if number == NO_NUMBER:
+            self.unnamed()
             return
-        for each in range(last + 1, number):
+        last, self._last = self._last, number
+        if last is None:
+            return
+        first, end, count = last + 1, number - 1, number - last - 1
+        if count > MOST_MISSING:
+            told = f"{count} frames of the camera, {first} to {end}, never arrived"
+            yield Captured(None, f"{first}-{end}", broken=told)
+            return
+        lost = range(first, number) if number > last else self._wrapped(last, number)
+        for each in lost:
             yield Captured(None, str(each), broken=f"frame {each} of the camera never arrived")
+
+    @staticmethod
+    def _wrapped(last: int, number: int) -> Sequence[int]:
+        """The numbers from the last one through 65535 to this one; none where the counter has begun anew instead."""
+        if last > LARGEST_16_BITS or LARGEST_16_BITS - last + number - 1 > MOST_WRAPPED:
+            return ()
+        return [*range(last + 1, LARGEST_16_BITS + 1), *range(1, number)]
 
     def unnamed(self) -> None:
         """A frame has come that does not say its number: the next one."""

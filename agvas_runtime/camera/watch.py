@@ -49,7 +49,7 @@ class Board:
         last = self._last.get(gate.camera_id)
         numbers = [gate.parts, f"{recent / RATE_S:.1f}", *(gate.gates[each] for each in ("pass", "reject", "stop"))]
         numbers += [sum(gate.statuses.values()) - gate.statuses["ok"], gate.late, f"{p50:.0f}", f"{p99:.0f}"]
-        told = Text("") if last is None else Text(f"{last.gate} ({last.status})", style=COLOURS[last.gate])
+        told = Text("") if last is None else Text(f"{last.gate} ({last.status})", style=COLOURS.get(last.gate, ""))
         return [Text(gate.camera_id), *(Text(str(each)) for each in numbers), told, _state(line)]
 
 

@@ -51,6 +51,10 @@ class Line {
 
   // The server's answer, or why there is none by the deadline.
   Found Decide(const pb::InspectRequest& frame) {
+    if (call_ && heard_.wait_for(std::chrono::seconds(0)) == std::future_status::ready) {  // it ended between two parts
+      context_->TryCancel();
+      End();
+    }
     if (!call_) {
       context_ = std::make_unique<grpc::ClientContext>();
       context_->set_wait_for_ready(true);
@@ -59,7 +63,7 @@ class Line {
     std::future<bool> asking = std::async(std::launch::async, [&] { return Ask(frame); });
     const bool late = asking.wait_for(Deadline()) == std::future_status::timeout;
     if (late) context_->TryCancel();
-    if (asking.get() && !late) return {event_.answer(), ""};
+    if (asking.get() && !late) return {answer_, ""};
     const std::string text = End();
     return {std::nullopt, late ? "no answer by the deadline" : text};
   }
@@ -71,12 +75,22 @@ class Line {
       pb::InspectRequest opening;
       opening.mutable_open()->set_camera_id(kCamera);
       opening.mutable_open()->mutable_defaults()->set_mask_format(pb::MASK_FORMAT_NONE);
+      heard_ = std::async(std::launch::async, [this] { return Hear(); });
       if (!call_->Write(opening)) return false;
     }
     if (!call_->Write(frame)) return false;
+    while (heard_.get()) {
+      answer_ = event_.answer();
+      heard_ = std::async(std::launch::async, [this] { return Hear(); });  // so that the next part knows of an end
+      if (answer_.identity().trigger_id() == frame.frame().frame().identity().trigger_id()) return true;
+    }
+    return false;
+  }
+
+  // The next answer, in event_; false at the end of the stream.
+  bool Hear() {
     while (call_->Read(&event_)) {
-      if (event_.has_heartbeat()) continue;  // comes between answers, too: none for 3 s, no server
-      if (event_.answer().identity().trigger_id() == frame.frame().frame().identity().trigger_id()) return true;
+      if (event_.has_answer()) return true;  // heartbeats come between answers, too: none for 3 s, no server
     }
     return false;
   }
@@ -84,6 +98,7 @@ class Line {
   // Of a stream that broke off or was cancelled: how it ended. The next part opens another one.
   std::string End() {
     if (!call_) return "";
+    if (heard_.valid()) heard_.wait();
     const grpc::Status status = call_->Finish();
     call_.reset();
     return status.error_message().empty() ? "the stream ended" : status.error_message();
@@ -93,11 +108,20 @@ class Line {
   std::unique_ptr<grpc::ClientContext> context_;
   std::unique_ptr<Call> call_;
   pb::InspectResponse event_;
+  pb::SegmentResponse answer_;
+  std::future<bool> heard_;  // reads from the stream as long as it lasts
 };
 
 // An enum's value in words, which are none for one that only a newer server knows.
 std::string Name(const std::string& name, const std::string& prefix) {
   return name.empty() ? "UNKNOWN" : name.substr(prefix.size());
+}
+
+// Whether all is known that decides about the part; else its gate must not be taken.
+bool Known(const pb::SegmentResponse& answer) {
+  const bool said = answer.verdict() != pb::VERDICT_UNSPECIFIED && answer.gate() != pb::GATE_UNSPECIFIED;
+  return said && pb::FrameStatus_IsValid(answer.status()) && pb::Verdict_IsValid(answer.verdict()) &&
+         pb::Gate_IsValid(answer.gate());
 }
 
 std::string GateOf(const pb::SegmentResponse& answer) {
@@ -112,6 +136,11 @@ std::string GateOf(const pb::SegmentResponse& answer) {
 // Verdict, gate and defect area; a reason where there is no result.
 std::string Told(const Found& found) {
   if (!found.answer) return std::string("NO_ANSWER, gate ") + kGateWithoutAnswer + ", 0 px: " + found.reason;
+  if (!Known(*found.answer)) {
+    const std::string verdict = std::to_string(found.answer->verdict()), gate = std::to_string(found.answer->gate());
+    const std::string status = std::to_string(found.answer->status());
+    return Told({std::nullopt, "found status " + status + ", verdict " + verdict + ", gate " + gate});
+  }
   const std::string verdict = Name(pb::Verdict_Name(found.answer->verdict()), "VERDICT_");
   const std::string gate = GateOf(*found.answer);
   const std::string reason = verdict == "NO_ANSWER" ? ": " + found.answer->reason() : "";

@@ -18,6 +18,7 @@ const PROTOS = process.env.AGVAS_PROTOS ?? path.join(__dirname, '..', '..', 'pro
 const CAMERA = 'example';
 // What the gate does when the server says nothing that is known; the recipe's on_no_answer should be the same.
 const GATE_WITHOUT_ANSWER = 'reject';
+const VERDICTS = ['VERDICT_PASS', 'VERDICT_REJECT', 'VERDICT_NO_ANSWER'];
 const GATES = { GATE_PASS: 'pass', GATE_REJECT: 'reject', GATE_STOP: 'stop' };
 
 const definition = protoLoader.loadSync('agvas/v1/inspection.proto', {
@@ -79,10 +80,25 @@ class Line {
 // Verdict, gate and defect area; a reason where there is no result.
 function told(found) {
   if (typeof found === 'string') return `NO_ANSWER, gate ${GATE_WITHOUT_ANSWER}, 0 px: ${found}`;
-  const verdict = String(found.verdict).replace('VERDICT_', ''); // one that only a newer server knows is a number
-  const gate = GATES[found.gate] ?? GATE_WITHOUT_ANSWER;
+  if (!known(found)) return told(`found status ${found.status}, verdict ${found.verdict}, gate ${found.gate}`);
+  const verdict = found.verdict.replace('VERDICT_', '');
   const reason = verdict === 'NO_ANSWER' ? `: ${found.reason}` : '';
-  return `${verdict}, gate ${gate}, ${found.defect_area_px} px${reason}`;
+  return `${verdict}, gate ${GATES[found.gate]}, ${found.defect_area_px} px${reason}`;
+}
+
+// Whether all is known that decides about the part; else its gate must not be taken.
+function known(found) {
+  return isName(found.status) && VERDICTS.includes(found.verdict) && found.gate in GATES;
+}
+
+// Whether an enum's value has a name: one that only a newer server knows is a number.
+function isName(value) {
+  return typeof value === 'string';
+}
+
+function statusOf(found) {
+  if (typeof found === 'string') return 'LOST';
+  return isName(found.status) ? found.status.replace('FRAME_STATUS_', '') : 'UNKNOWN';
 }
 
 // The file's content, or a text that says why there is none.
@@ -128,8 +144,7 @@ async function main() {
     if (number === 1) console.log(`segment ${path.basename(file)}: ${told(await segment(file))}`);
     const frame = frameFor(file, number);
     const found = typeof frame.encoded === 'string' ? frame.encoded : await line.decide(frame);
-    const status = typeof found === 'string' ? 'LOST' : String(found.status).replace('FRAME_STATUS_', '');
-    console.log(`${frame.identity.part_id} ${frame.identity.trigger_id}: ${status} ${told(found)}`);
+    console.log(`${frame.identity.part_id} ${frame.identity.trigger_id}: ${statusOf(found)} ${told(found)}`);
   }
   line.close();
   client.close();

@@ -11,6 +11,7 @@ The stubs come with agvas; elsewhere they are made in the folder of this file, w
 import asyncio
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -27,6 +28,7 @@ DEADLINE_S = float(os.environ.get("AGVAS_DEADLINE_MS", "2000")) / 1000
 CAMERA = "example"
 GATE_WITHOUT_ANSWER = "reject"
 """What the gate does when the server says nothing that is known; the recipe's `on_no_answer` should be the same."""
+VERDICTS = (pb.VERDICT_PASS, pb.VERDICT_REJECT, pb.VERDICT_NO_ANSWER)
 GATES = {pb.GATE_PASS: "pass", pb.GATE_REJECT: "reject", pb.GATE_STOP: "stop"}
 OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -43,6 +45,9 @@ class Line:
     def __init__(self, stub: pb_grpc.InspectionStub) -> None:
         self._stub = stub
         self._call: grpc.aio.StreamStreamCall | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._heard: asyncio.Queue[pb.SegmentResponse | str] = asyncio.Queue()
+        """Answers, and at the end of the stream how it ended."""
 
     async def decide(self, request: pb.SegmentRequest) -> pb.SegmentResponse | str:
         """The server's answer, or why there is none by the deadline."""
@@ -50,9 +55,7 @@ class Line:
             return await asyncio.wait_for(self._ask(request), DEADLINE_S)
         except (asyncio.TimeoutError, TimeoutError):
             reason = "no answer by the deadline"
-        except grpc.RpcError as error:
-            reason = error.details() or error.code().name
-        except (ConnectionError, asyncio.InvalidStateError) as error:
+        except ConnectionError as error:
             reason = str(error)
         self.close()
         return reason
@@ -64,17 +67,32 @@ class Line:
             self._call = None
 
     async def _ask(self, request: pb.SegmentRequest) -> pb.SegmentResponse:
-        if self._call is None:
-            self._call = self._stub.Inspect(wait_for_ready=True)
-            defaults = pb.SegmentRequest(mask_format=pb.MASK_FORMAT_NONE)
-            await self._call.write(pb.InspectRequest(open=pb.CameraStream(camera_id=CAMERA, defaults=defaults)))
-        await self._call.write(pb.InspectRequest(frame=request))
-        while (event := await self._call.read()) is not grpc.aio.EOF:
-            if event.WhichOneof("event") == "heartbeat":  # comes between answers, too: none for 3 s, no server
-                continue
-            if event.answer.identity.trigger_id == request.frame.identity.trigger_id:
-                return event.answer
-        raise ConnectionError("the stream ended")
+        with suppress(grpc.RpcError, asyncio.InvalidStateError):  # how the stream ended is heard below
+            if self._call is None or not self._heard.empty():  # it ended between two parts
+                await self._open()
+            await self._call.write(pb.InspectRequest(frame=request))
+        while not isinstance(found := await self._heard.get(), str):
+            if found.identity.trigger_id == request.frame.identity.trigger_id:
+                return found
+        raise ConnectionError(found)
+
+    async def _open(self) -> None:
+        self.close()
+        self._call, self._heard = self._stub.Inspect(wait_for_ready=True), asyncio.Queue()
+        self._reader = asyncio.create_task(self._read(self._call, self._heard))
+        defaults = pb.SegmentRequest(mask_format=pb.MASK_FORMAT_NONE)
+        await self._call.write(pb.InspectRequest(open=pb.CameraStream(camera_id=CAMERA, defaults=defaults)))
+
+    @staticmethod
+    async def _read(call: grpc.aio.StreamStreamCall, heard: asyncio.Queue) -> None:
+        """Goes on between two parts: gRPC tells of a stream's end once all that came before it has been read."""
+        try:
+            async for event in call:
+                if event.WhichOneof("event") == "answer":  # heartbeats come between them, too: none for 3 s, no server
+                    heard.put_nowait(event.answer)
+            heard.put_nowait("the stream ended")
+        except grpc.RpcError as error:
+            heard.put_nowait(error.details() or error.code().name)
 
 
 def request_for(image: Path, number: int) -> pb.SegmentRequest:
@@ -92,14 +110,20 @@ def name(enum: object, value: int, prefix: str) -> str:
     return enum.Name(value).removeprefix(prefix) if value in enum.values() else "UNKNOWN"
 
 
+def known(found: pb.SegmentResponse) -> bool:
+    """Whether all is known that decides about the part; else its gate must not be taken."""
+    return found.status in pb.FrameStatus.values() and found.verdict in VERDICTS and found.gate in GATES
+
+
 def told(found: pb.SegmentResponse | str) -> str:
     """Verdict, gate and defect area; a reason where there is no result."""
+    if not isinstance(found, str) and not known(found):
+        found = f"found status {found.status}, verdict {found.verdict}, gate {found.gate}"
     if isinstance(found, str):
         return f"NO_ANSWER, gate {GATE_WITHOUT_ANSWER}, 0 px: {found}"
     verdict = name(pb.Verdict, found.verdict, "VERDICT_")
-    gate = GATES.get(found.gate, GATE_WITHOUT_ANSWER)
     reason = f": {found.reason}" if verdict == "NO_ANSWER" else ""
-    return f"{verdict}, gate {gate}, {found.defect_area_px} px{reason}"
+    return f"{verdict}, gate {GATES[found.gate]}, {found.defect_area_px} px{reason}"
 
 
 async def segment(stub: pb_grpc.InspectionStub, image: Path) -> pb.SegmentResponse | str:
@@ -136,7 +160,7 @@ async def _next(arguments: list[str]) -> str | None:
     if len(sys.argv) > 1:
         return arguments.pop(0) if arguments else None
     read = await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
-    return read.rstrip("\n") or None
+    return read.rstrip("\n") if read else None
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class Line:
         """The server's answer, or why there is none by the deadline."""
         end = monotonic() + DEADLINE_S
         try:
-            if self._client is None:
+            if self._client is None or not self._replies.empty():  # the stream ended between two parts
                 self._open()
             self._frames.put((image, identity))
             reply = self._replies.get(timeout=max(0.0, end - monotonic()))
@@ -62,6 +62,7 @@ class Line:
             self._client = None
 
     def _open(self) -> None:
+        self.close()
         self._client = Client(SERVER)
         self._frames, self._replies = queue.SimpleQueue(), queue.SimpleQueue()
         self._client.wait_ready(DEADLINE_S)
@@ -83,7 +84,8 @@ def told(found: SegmentReply | str) -> str:
     if isinstance(found, str):
         return f"NO_ANSWER, gate {GATE_WITHOUT_ANSWER}, 0 px: {found}"
     reason = f": {found.reason}" if found.verdict.value == "NO_ANSWER" else ""
-    return f"{found.verdict.value}, gate {found.gate}, {found.defect_area_px} px{reason}"
+    gate = found.gate or GATE_WITHOUT_ANSWER  # none where a newer server says what this client does not know
+    return f"{found.verdict.value}, gate {gate}, {found.defect_area_px} px{reason}"
 
 
 def segment(image: Path) -> SegmentReply | str:

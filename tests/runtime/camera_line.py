@@ -25,6 +25,7 @@ from agvas_runtime.local_client import LocalClient
 from agvas_runtime.verdict import Recipe
 
 WAIT_S = 60.0
+PYTHON_PACKAGES = {"harvesters": "genicam", "pypylon": "pylon", "cv2": "camera"}
 FAKE_CAMERA = "arv-fake-gv-camera-0.8"
 SYSTEM_PYTHON = "/usr/bin/python3"
 RTSP_PIPELINE = (
@@ -113,6 +114,16 @@ def one_decision_each(decisions: list[Decision], parts: int) -> bool:
     return sorted(decision.sequence for decision in decisions) == list(range(parts))
 
 
+def first_frames(source: Source, count: int) -> list:
+    """So many captured frames; the camera is closed behind them."""
+    stopping, found = Event(), []
+    for captured in source.frames(stopping):
+        found.append(captured)
+        if len(found) == count:
+            stopping.set()
+    return found
+
+
 def port_free() -> int:
     """A loopback port that nobody has."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -156,6 +167,11 @@ def rtsp_server(port: int = 0) -> Iterator[tuple[subprocess.Popen, int]]:
     finally:
         process.kill()
         process.communicate()
+
+
+def needs(module: str):
+    """Skip where a Python package is not installed."""
+    return pytest.importorskip(module, reason=f"no {module}: pip install 'agvas[{PYTHON_PACKAGES[module]}]'")
 
 
 def has_system_package(name: str, version: str, package: str) -> None:

@@ -12,7 +12,7 @@ import trustme
 
 from agvas_runtime.bench.load import kserve_model
 from agvas_runtime.bench.load.connection import Connection
-from agvas_runtime.bench.load.inspect_target import InspectTarget
+from agvas_runtime.bench.load.inspect_target import InspectTarget, answer_from
 from agvas_runtime.bench.load.kserve_target import KServeTarget
 from agvas_runtime.bench.load.outcome import check_answered, describe_step, outcomes_of
 from agvas_runtime.bench.load.pictures import load_pictures
@@ -98,6 +98,12 @@ def test_every_frame_has_one_status_and_the_sum_is_what_was_due():
     assert [each.camera_id for each in opened] == ["camera-1", "camera-2", "camera-3"]
     assert [each.defaults.deadline_ms for each in opened] == [50.0, 50.0, 0.0]
     assert {each.policy for each in opened} == {pb.QUEUE_POLICY_BLOCK}
+
+
+def test_a_status_that_only_a_newer_server_knows_is_one_of_its_own():
+    newer = pb.SegmentResponse(status=9, reason="the lens is dirty", timings=[pb.StageTiming(stage="total", ms=3.0)])
+    found = answer_from(newer, 1.0)
+    assert (found.status, found.engine_ms, found.reason) == ("UNKNOWN", None, "the lens is dirty")
 
 
 def test_a_step_ends_although_answers_are_missing():

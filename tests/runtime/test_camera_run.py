@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import weakref
+from pathlib import Path
 from threading import Event
 
 import numpy as np
@@ -56,14 +57,21 @@ def folder(photo, tmp_path):
     return folder
 
 
+def executable(path: Path, script: str) -> Path:
+    """A program of the shell's."""
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
 def events(text: str, kind: str = "decision") -> list[dict]:
     return [event for event in map(json.loads, text.splitlines()) if event["event"] == kind]
 
 
 def test_every_part_is_a_json_line_and_rejects_are_pictures_and_commands(run, folder, tmp_path):
-    script, log = tmp_path / "eject", tmp_path / "ejected"
-    script.write_text(f'#!/bin/sh\necho "$1 $AGVAS_CAMERA $AGVAS_PART $AGVAS_GATE $AGVAS_STATUS" >> {log}\n')
-    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    log = tmp_path / "ejected"
+    told = "$1 $AGVAS_CAMERA $AGVAS_PART $AGVAS_GATE $AGVAS_STATUS"
+    script = executable(tmp_path / "eject", f'echo "{told}" >> {log}')
     rejects, lines = tmp_path / "rejects", tmp_path / "lines.jsonl"
     rejects.mkdir()
     (rejects / "notes.txt").write_text("stays")
@@ -175,11 +183,11 @@ def test_behind_the_block_signals_do_what_they_did_before():
 
 
 def test_a_signal_for_all_of_a_terminal_leaves_the_command_that_runs_its_time(folder, tmp_path):
-    begun, go_on, script = tmp_path / "begun", tmp_path / "go_on", tmp_path / "eject"
+    begun, go_on = tmp_path / "begun", tmp_path / "go_on"
     for pipe in (begun, go_on):
         os.mkfifo(pipe)
-    script.write_text(f"#!/bin/sh\necho begun > {begun}\nread line < {go_on}\necho $line > {tmp_path}/done\n")
-    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    what = f"echo begun > {begun}\nread line < {go_on}\necho $line > {tmp_path}/done"
+    script = executable(tmp_path / "eject", what)
     command = [sys.executable, "-m", CAMERA, "run", folder / "a.jpg", "--loop", "--fps", "0.02", "--json"]
     command += ["--on-reject", script, "--server", f"127.0.0.1:{port_free()}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -216,9 +224,9 @@ def test_a_signal_for_all_of_a_terminal_leaves_the_command_that_runs_its_time(fo
 def test_what_cannot_be_done_is_one_line_with_exit_code_2(run, folder, arguments, text):
     done = run(*(each.format(folder=folder) for each in arguments), "--json")
     assert done.returncode == 2
-    error = done.stderr.splitlines()[-1]
+    (error,) = done.stderr.splitlines()
     assert error.startswith(text.format(folder=folder))
-    assert events(done.stdout) == [] or text.startswith("error: recipe_name")
+    assert events(done.stdout) == events(done.stdout, "server") == []
 
 
 def decision(**changes) -> Decision:
@@ -244,19 +252,42 @@ def test_the_facts_of_a_command_are_single_lines_whatever_the_texts_hold():
     assert all(value.isprintable() for value in found.values())
 
 
-def test_a_command_that_fails_or_is_none_does_not_stop_the_next_one(capsys):
+def test_a_command_that_fails_or_is_gone_does_not_stop_the_next_one(tmp_path, capsys):
     worker = Worker("--on-reject", OnReject("/bin/false"), 8)
     for _ in range(3):
         worker.offer(decision())
     worker.close()
     assert (worker.failed, worker.skipped) == (3, 0)
     assert capsys.readouterr().err == "--on-reject: /bin/false ended with exit code 1; further ones are counted only\n"
-    absent = Worker("--on-reject", OnReject("/no/such/command"), 8)
+    script = executable(tmp_path / "eject", "exit 0")
+    absent = Worker("--on-reject", OnReject(str(script)), 8)
+    script.unlink()
     absent.offer(decision())
     absent.close()
     assert absent.failed == 1
-    with pytest.raises(InputError, match="--on-reject: found nothing"):
-        OnReject(" ")
+
+
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        (" ", "nothing, expected a command"),
+        ("/no/such/command --line 4", "/no/such/command, expected a program that is there and can be run"),
+        ("{folder}/a.jpg", "{folder}/a.jpg, expected a program"),
+    ],
+)
+def test_a_command_that_is_none_is_refused_before_there_is_any_part(folder, command, found):
+    with pytest.raises(InputError) as caught:
+        OnReject(command.format(folder=folder))
+    assert str(caught.value).startswith(f"--on-reject: found {found.format(folder=folder)}")
+
+
+def test_a_reject_without_a_frame_or_mask_is_a_picture_that_was_left_out(tmp_path, capsys):
+    office = Office(Outputs(rejects=tmp_path / "rejects"))
+    for sequence in range(2):
+        office.decided(decision(verdict=Verdict.REJECT, sequence=sequence))
+    assert office.close() == {"pictures": 2}
+    told = "--rejects: left 0: no picture, since it has no frame: too many parts waited for their answers"
+    assert capsys.readouterr().err == f"{told}; further ones are counted only\n"
 
 
 def busy_worker() -> tuple[Worker[int], Event, list[int]]:
@@ -296,10 +327,9 @@ def test_what_is_not_done_at_the_end_is_counted_and_left():
 
 def test_a_command_that_still_runs_at_the_end_is_ended_with_what_it_started_and_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(camera_run, "COMMAND_S", 0.1)
-    pipe, script = tmp_path / "pid", tmp_path / "eject"
+    pipe = tmp_path / "pid"
     os.mkfifo(pipe)
-    script.write_text(f"#!/bin/sh\nsleep 1000 &\necho $! > {pipe}\nwait\n")
-    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    script = executable(tmp_path / "eject", f"sleep 1000 &\necho $! > {pipe}\nwait")
     office = Office(Outputs(on_reject=str(script)))
     for _ in range(3):
         office.decided(decision())

@@ -16,14 +16,7 @@ from agvas_runtime.camera.source import CaptureOptions, Pace, SourceLostError
 from agvas_runtime.errors import InputError
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.wire import RawFrame
-from tests.runtime.camera_line import gige_camera, one_decision_each, rtsp_server, running
-
-PYTHON_PACKAGES = {"harvesters": "genicam", "pypylon": "pylon", "cv2": "camera"}
-
-
-def needs(module: str):
-    """Skip where a Python package is not installed."""
-    return pytest.importorskip(module, reason=f"no {module}: pip install 'agvas[{PYTHON_PACKAGES[module]}]'")
+from tests.runtime.camera_line import first_frames, gige_camera, needs, one_decision_each, rtsp_server, running
 
 
 @pytest.fixture
@@ -33,16 +26,6 @@ def address(server):
 
 def source_of(address: str, **options):
     return open_source(address, CaptureOptions(**options))[1]
-
-
-def first_frames(source, count: int) -> list:
-    """So many captured frames; the camera is closed behind them."""
-    stopping, found = Event(), []
-    for captured in source.frames(stopping):
-        found.append(captured)
-        if len(found) == count:
-            stopping.set()
-    return found
 
 
 def first_good(source):

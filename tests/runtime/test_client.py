@@ -10,6 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from agvas_runtime.client import Client, ConnectionLostError, DeadlineMissedError
 from agvas_runtime.errors import InputError
 from agvas_runtime.frames import read_image
+from agvas_runtime.scan_wire import WebSettings
 from agvas_runtime.server.channel import client_options
 from agvas_runtime.verdict import Recipe, Verdict
 from agvas_runtime.wire import RawFrame
@@ -101,6 +102,40 @@ def test_an_absent_server_is_a_lost_connection_that_names_the_address():
             client.wait_ready(timeout_s=0.2)
         with pytest.raises(ConnectionLostError, match=r"127\.0\.0\.1:1"):
             client.model()
+
+
+@pytest.mark.parametrize("token", [None, "t"])  # whose channel has gRPC's errors a step later
+def test_a_closed_client_says_so_whatever_it_is_asked(token):
+    client = Client("127.0.0.1:1", token=token)
+    client.close()
+    for call in (
+        client.model,
+        client.wait_ready,
+        lambda: client.segment(b"x"),
+        lambda: list(client.explain(b"x")),
+        lambda: list(client.inspect([b"x"])),
+        lambda: list(client.scan(WebSettings(8), [])),
+    ):
+        with pytest.raises(ConnectionLostError, match=r"^127\.0\.0\.1:1: the client is closed$"):
+            call()
+
+
+@pytest.mark.parametrize("token", [None, "t"])
+@pytest.mark.parametrize(
+    ("method", "call"),
+    [("_segment", lambda client: client.segment(b"x")), ("_get_model", Client.model), ("_check", Client.wait_ready)],
+)
+def test_a_client_that_is_closed_while_a_call_begins_says_so(token, method, call):
+    client = Client("127.0.0.1:1", token=token)
+    begin = getattr(client, method)
+
+    def closed_by_another_thread(*given, **options):
+        client.close()
+        return begin(*given, **options)
+
+    setattr(client, method, closed_by_another_thread)
+    with pytest.raises(ConnectionLostError, match=r"^127\.0\.0\.1:1: the client is closed$"):
+        call(client)
 
 
 class Restarting(health_pb2_grpc.HealthServicer):

@@ -141,6 +141,8 @@ def test_a_request_says_only_what_its_caller_said():
         ({"probability": "png"}, "probability: found 'png', expected none, float32"),
         ({"mode": Mode.CONVERSATION}, "mode conversation needs instruction"),
         ({"mode": "look"}, "mode: found 'look'"),
+        ({"recipe": {"threshold": 0.4}}, "^recipe: found a dict, expected a Recipe$"),
+        ({"decoding": {"text": False}}, "^decoding: found a dict, expected a Decoding$"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_it_is_sent(asked, text):

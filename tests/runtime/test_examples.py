@@ -10,15 +10,20 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
+from grpc_health.v1 import health, health_pb2_grpc
 
 from agvas_runtime.client import Client
 from agvas_runtime.demo.server_process import ServerProcess, server_process
 from agvas_runtime.errors import InputError
+from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
+from agvas_runtime.proto.agvas.v1 import inspection_pb2_grpc as pb_grpc
 from tests.conftest import DEMO_FRAMES, REPOSITORY
 from tests.runtime.live_server import WAIT_S, until
 
@@ -220,6 +225,99 @@ def test_an_example_that_begins_without_an_image_decides_all_the_same(server, co
     example.finish()
     assert example.lines[0].startswith("segment missing.png: NO_ANSWER, gate reject, 0 px: ")
     assert [line.split()[2:4] for line in example.lines[1:]] == [["LOST", "NO_ANSWER,"], ["OK", "PASS,"]]
+
+
+@pytest.mark.parametrize("name", PREPARE)
+def test_a_blank_line_is_a_part_without_an_answer_and_ends_nothing(server, commands, name):
+    if isinstance(commands[name], str):
+        pytest.skip(commands[name])
+    example = Example(commands[name], server.port)
+    example.ask("")
+    example.ask(NORMAL)
+    example.finish()
+    assert [line.split()[2:4] for line in example.lines[1:]] == [["LOST", "NO_ANSWER,"], ["OK", "PASS,"]]
+
+
+KNOWN = {"status": pb.FRAME_STATUS_OK, "verdict": pb.VERDICT_PASS, "gate": pb.GATE_PASS}
+NEWER = [{**KNOWN, field: number} for field in KNOWN for number in (9, 0) if (field, number) != ("status", 0)]
+"""What a newer server may send. A message that says nothing of its status has a result."""
+
+
+class Newer(pb_grpc.InspectionServicer):
+    """Answers with values that no client knows, and then with known ones."""
+
+    def Segment(self, request, context):
+        return pb.SegmentResponse(**NEWER[0])
+
+    def Inspect(self, messages, context):
+        next(messages)
+        for message, values in zip(messages, [*NEWER, KNOWN], strict=True):
+            yield answer_to(message, **values)
+
+
+class Ending(pb_grpc.InspectionServicer):
+    """Ends the stream behind every answer, with a heartbeat in between."""
+
+    def Segment(self, request, context):
+        return pb.SegmentResponse(**KNOWN)
+
+    def Inspect(self, messages, context):
+        next(messages)
+        yield answer_to(next(messages), **KNOWN)
+        yield pb.InspectResponse(heartbeat=pb.Heartbeat(serving=True))
+
+
+def answer_to(message: pb.InspectRequest, **values: int) -> pb.InspectResponse:
+    return pb.InspectResponse(answer=pb.SegmentResponse(identity=message.frame.frame.identity, **values))
+
+
+@contextmanager
+def serving(servicer: pb_grpc.InspectionServicer) -> Iterator[int]:
+    running = grpc.server(ThreadPoolExecutor(4))
+    pb_grpc.add_InspectionServicer_to_server(servicer, running)
+    health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), running)
+    port = running.add_insecure_port("127.0.0.1:0")
+    running.start()
+    try:
+        yield port
+    finally:
+        running.stop(0).wait()
+
+
+@pytest.mark.parametrize("name", PREPARE)
+def test_an_example_takes_what_only_a_newer_server_knows_for_no_answer(commands, name):
+    if isinstance(commands[name], str):
+        pytest.skip(commands[name])
+    with serving(Newer()) as port:
+        example = Example(commands[name], port, *[NORMAL] * (len(NEWER) + 1))
+        example.finish()
+    segmented, *newer, known = example.lines
+    assert segmented.startswith(f"segment {NORMAL.name}: NO_ANSWER, gate reject, 0 px: found status 9, ")
+    for line, values in zip(newer, NEWER, strict=True):
+        status = "OK" if values["status"] == pb.FRAME_STATUS_OK else "UNKNOWN"
+        assert line.partition(": ")[2].startswith(f"{status} NO_ANSWER, gate reject, 0 px: found status ")
+    assert known.endswith(": OK PASS, gate pass, 0 px")
+
+
+@pytest.mark.parametrize("name", PREPARE)
+def test_a_stream_that_ended_between_two_parts_costs_none(commands, name):
+    """Two parts in a row have answers once the end of the first one's stream has had the time to reach the example: a
+    part that overtakes it is lost, and the next ones come after a longer pause."""
+    if isinstance(commands[name], str):
+        pytest.skip(commands[name])
+    with serving(Ending()) as port:
+        example = Example(commands[name], port)
+        example.ask(NORMAL)
+        for _ in range(2):
+            example.hear()
+        for pause_ms in (0, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000):
+            threading.Event().wait(pause_ms / 1000)
+            example.ask(NORMAL)
+            example.hear()
+            if in_a_row := [": OK PASS" in line for line in example.lines[-2:]] == [True, True]:
+                break
+        example.finish()
+    assert in_a_row, example.lines
 
 
 def test_the_asyncio_client_s_own_command_makes_the_stubs_that_it_takes(tmp_path):

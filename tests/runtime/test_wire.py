@@ -14,6 +14,7 @@ from agvas_runtime.modes import Reading
 from agvas_runtime.outcome import Stopwatch, finish
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 from agvas_runtime.result import AnswerKind, Result, Scores
+from agvas_runtime.scan_wire import event_from
 from agvas_runtime.server import replies
 from agvas_runtime.verdict import Recipe, Verdict
 from agvas_runtime.wire import SegmentReply, recipe_to, reply_from
@@ -124,6 +125,36 @@ def test_a_frame_without_a_result_says_what_became_of_it_and_what_the_gate_does(
     assert reply.answer_kind is AnswerKind.OTHER
     assert (reply.size, reply.mask, reply.probability, reply.regions) == ((0, 0), None, None, ())
     assert reply.scores == Scores.unknown(0.0)
+
+
+@pytest.mark.parametrize(("field", "number"), [("status", 9), ("verdict", 9), ("verdict", 0), ("gate", 9), ("gate", 0)])
+def test_a_value_that_only_a_newer_server_knows_is_no_answer_and_its_gate_is_not_taken(field, number):
+    values = {"status": pb.FRAME_STATUS_OK, "verdict": pb.VERDICT_PASS, "gate": pb.GATE_PASS, field: number}
+    reply = reply_from(pb.SegmentResponse(**values, reason="the colour is off", index=7), 1.0)
+    assert (reply.verdict, reply.gate, reply.index) == (Verdict.NO_ANSWER, None, 7)
+    assert reply.status == ("unknown" if field == "status" else "ok")
+    found = "found status {status}, verdict {verdict}, gate {gate}".format(**values)
+    told = "expected values that this client knows; the server's reason: the colour is off"
+    assert reply.reason == f"{found}, {told}"
+
+
+def test_a_newer_kind_of_answer_changes_nothing_about_the_part():
+    message = replies.result_reply(result_of(MAPS[0]), RECIPE)
+    known = reply_from(message, 1.0)
+    message.answer_kind = message.verified = 9
+    reply = reply_from(message, 1.0)
+    assert (reply.answer_kind, reply.verified) == (AnswerKind.OTHER, "anchors")
+    assert (reply.verdict, reply.gate, reply.reason) == (known.verdict, known.gate, known.reason)
+
+
+@pytest.mark.parametrize(
+    ("status", "gate", "expected"),
+    [(9, pb.GATE_PASS, ("unknown", None)), (pb.FRAME_STATUS_DROPPED, 9, ("dropped", None)), (1, 0, ("ok", None))],
+)
+def test_skipped_rows_of_a_newer_server_have_no_gate(status, gate, expected):
+    skipped = event_from(pb.ScanResponse(skipped=pb.ScanSkipped(rows=3, status=status, gate=gate)))
+    assert (skipped.status, skipped.gate) == expected
+    assert skipped.rows == 3
 
 
 def test_what_is_set_in_a_recipe_travels():

@@ -15,6 +15,7 @@ from agvas_runtime.bench.load.pictures import Picture
 from agvas_runtime.bench.load.schedule import Camera
 from agvas_runtime.bench.load.step import CONNECTION_LOST, OK, Answer, Pace, Shot
 from agvas_runtime.client import Client
+from agvas_runtime.enums import status_of
 from agvas_runtime.outgoing import camera_stream
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
 
@@ -128,8 +129,11 @@ class InspectStation:
 
 
 def answer_from(reply: pb.SegmentResponse, at: float) -> Answer:
-    """What came back, and the engine's own time: all of its stages but decoding, as `docs/serving.md` has it."""
-    status = pb.FrameStatus.Name(reply.status).removeprefix("FRAME_STATUS_")
+    """What came back, and the engine's own time: all of its stages but decoding, as `docs/serving.md` has it.
+
+    The status is UNKNOWN for one that only a newer server knows.
+    """
+    status = status_of(reply.status).upper()
     times_ms = {timing.stage: timing.ms for timing in reply.timings}
     told = status == OK and "total" in times_ms
     engine_ms = times_ms["total"] - times_ms.get("decode", 0.0) if told else None
