@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from agvas_runtime.errors import BundleError
+from agvas_runtime.files import PART
 from agvas_runtime.hashing import remembered_sha256
 from agvas_runtime.manifest import SCHEMA_VERSION, FileEntry, content_digest
 from agvas_runtime.manifest import Manifest as Manifest
 
 MANIFEST, TOKENIZER, TEMPLATES, EMBEDDINGS = "manifest.json", "tokenizer.json", "templates.json", "embeddings.npy"
 CARD = "MODEL_CARD.md"
-PART = ".part"
-"""Ends the name of a folder that is being written."""
 ENGINES = "engines"
 """Folder of what was built on this machine; no part of the bundle's hashes."""
 

@@ -13,9 +13,9 @@ from typing import Annotated
 
 import typer
 
-from agvas_runtime import console
+from agvas_runtime import console, strict_yaml
 from agvas_runtime.errors import EngineError, InputError
-from agvas_runtime.server import access_file, strict_yaml
+from agvas_runtime.server import access_file
 
 BITS = 256
 

@@ -1,14 +1,18 @@
 """Writing result files: whole or not at all, and never two results under one name."""
 
+import glob
 import os
 import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile, mkdtemp
 
 from agvas_runtime.errors import EngineError, InputError
+
+PART = ".part"
+"""Ends the name of a folder that is being written; nothing of ours opens one."""
 
 
 def make_folder(folder: Path) -> Path:
@@ -118,8 +122,40 @@ def lock_folder(folder: Path, taken: str) -> int:
 
 
 @contextmanager
+def hidden_folder(place: Path) -> Iterator[Path]:
+    """A hidden folder beside a place, to be filled and renamed; it is gone at the end, whatever happens.
+
+    A lock says that its writer lives. Those that killed writers of the same place left are unlocked, and go first;
+    where folders cannot be locked, they stay. For Linux and macOS.
+
+    Raises OSError.
+    """
+    import fcntl
+
+    for left in place.parent.glob(f".{glob.escape(place.name)}-{'?' * 8}{PART}"):
+        with suppress(OSError):  # its writer is at work, or it is no folder of ours
+            handle = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
+            finally:
+                os.close(handle)
+    work = Path(mkdtemp(prefix=f".{place.name}-", suffix=PART, dir=place.parent))
+    lock = os.open(work, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        os.close(lock)
+
+
+@contextmanager
 def whole_folder(place: Path) -> Iterator[Path]:
     """A hidden folder beside the place that takes its name at the end; goes where anything fails.
+
+    What a killed process left of the same place goes, too.
 
     Raises:
         InputError: the place cannot be replaced, or the folder around it cannot be made.
@@ -128,19 +164,15 @@ def whole_folder(place: Path) -> Iterator[Path]:
     check_replaceable(place)
     place = place.resolve()
     make_folder(place.parent)
-    work = None
     try:
-        work = Path(mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-        yield work
-        umask = os.umask(0)
-        os.umask(umask)
-        work.chmod(0o777 & ~umask)
-        work.replace(place)
+        with hidden_folder(place) as work:
+            yield work
+            umask = os.umask(0)
+            os.umask(umask)
+            work.chmod(0o777 & ~umask)
+            work.replace(place)
     except OSError as error:
         raise EngineError(f"{place}: cannot write: {error.strerror or error}") from None
-    finally:
-        if work:
-            shutil.rmtree(work, ignore_errors=True)
 
 
 def result_names(images: Sequence[tuple[Path, Path]]) -> list[str]:

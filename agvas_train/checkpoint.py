@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import glob
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -17,9 +13,8 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from agvas_runtime.bundle import PART
 from agvas_runtime.errors import BundleError, EngineError, InputError
-from agvas_runtime.files import check_replaceable
+from agvas_runtime.files import check_replaceable, hidden_folder
 from agvas_runtime.prompts import Prompter, PromptSpec
 from agvas_runtime.templates import Templates, parse_templates
 from agvas_train.model import AGVAS, ModelConfig
@@ -96,9 +91,9 @@ def require_new(folder: Path) -> None:
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Fill a folder through a temporary sibling, so that it is never seen half-written, not even after a power cut.
+    """Fill a folder through a hidden sibling, so that it is never seen half-written, not even after a power cut.
 
-    The sibling's name ends with ".part", which nothing of ours opens; one that a killed process left is removed.
+    A sibling that a killed process left is removed.
 
     Raises:
         InputError: the folder exists and is not empty, or cannot be replaced.
@@ -106,41 +101,19 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """
     require_new(folder)
     folder = folder.resolve() if folder.is_symlink() else folder
-    temporary = lock = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=PART, dir=folder.parent))
-        lock = os.open(temporary, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        write(temporary)
-        for path in temporary.rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        temporary.chmod(0o755)
-        for path in (*temporary.rglob("*"), temporary):
-            _to_disk(path)
-        os.replace(temporary, folder)
-        _to_disk(folder.parent)
+        with hidden_folder(folder) as temporary:
+            write(temporary)
+            for path in temporary.rglob("*"):
+                path.chmod(0o755 if path.is_dir() else 0o644)
+            temporary.chmod(0o755)
+            for path in (*temporary.rglob("*"), temporary):
+                _to_disk(path)
+            os.replace(temporary, folder)
+            _to_disk(folder.parent)
     except OSError as error:
         raise EngineError(f"{error.filename or folder}: cannot write: {error.strerror}") from None
-    finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers of this folder left: their locks went with them."""
-    for left in folder.parent.glob(f".{glob.escape(folder.name)}-*{PART}"):
-        handle = os.open(left, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
-        except BlockingIOError:
-            pass  # its writer is at work
-        finally:
-            os.close(handle)
 
 
 def _to_disk(path: Path) -> None:
@@ -203,7 +176,9 @@ def read_info(folder: Path) -> CheckpointInfo:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such checkpoint folder")
     if not has_weights(folder):
-        raise InputError(f"{folder}: not a checkpoint, {MODEL} is missing")
+        from agvas_train.folders import instead_of_checkpoint  # imports the training
+
+        raise InputError(f"{folder}: {instead_of_checkpoint(folder) or f'not a checkpoint, {MODEL} is missing'}")
     for name in (CONFIG, TOKENIZER, TEMPLATES):
         if not (folder / name).is_file():
             raise InputError(f"{folder}: not a checkpoint, {name} is missing")

@@ -6,8 +6,9 @@ import json
 import os
 import signal
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -128,7 +129,7 @@ def _settings(recipe: Path | None, resumed: Path | None, given: dict[str, Any], 
 
     source = recipe or (resumed / "train.json" if resumed else None)
     recorded = with_data_root(read_options(source) if source else {}, data)
-    return make_config({**recorded, **given}, source=str(source) if recorded and not given else "training options")
+    return make_config(recorded, given=given, source=str(source) if source else None)
 
 
 def _dry_run(settings: TrainConfig, as_json: bool) -> None:
@@ -142,8 +143,6 @@ def _dry_run(settings: TrainConfig, as_json: bool) -> None:
 
 
 def _run(settings: TrainConfig, out: Path, resume: bool, as_json: bool) -> None:
-    from agvas_train.runs import run_training
-
     terminal = Console(stderr=True)
     shown = terminal.is_terminal and os.environ.get("RANK", "0") == "0"
     last: dict[str, float] = {}
@@ -157,7 +156,10 @@ def _run(settings: TrainConfig, out: Path, resume: bool, as_json: bool) -> None:
             if not terminal.is_terminal and (step + 1) % 50 == 0:
                 console.note(f"step {step + 1}/{settings.steps}: {text} ({figures['seconds']:.0f} s)")
 
-        final = run_training(out, settings, resume=resume, report=report)
+        with redirect_stdout(sys.stderr):  # DeepSpeed, where it is installed, prints; stdout is for the result
+            from agvas_train.runs import run_training
+
+            final = run_training(out, settings, resume=resume, report=report)
     if os.environ.get("RANK", "0") != "0":
         return  # the first process reports for all
     made = json.loads((final / "provenance.json").read_text(encoding="utf-8"))
@@ -183,16 +185,22 @@ def merge(
     """Merge LoRA adapters into their base, shard by shard. Example: agvas-train merge runs/l --out m."""
     from agvas_train.checkpoint import require_new, write_checkpoint
     from agvas_train.cli_init import say_written
+    from agvas_train.folders import adapter_folder
     from agvas_train.lora import merge as merge_adapters
 
     require_new(out)
-    folder = run / "final" if (run / "final").is_dir() else run
-    merged, tensors = merge_adapters(folder, base)
+    merged, tensors = merge_adapters(adapter_folder(run), base)
     write_checkpoint(merged, tensors, out, by_reference=by_reference, step=console.note)
     say_written(out, merged, as_json)
 
 
 def main() -> None:
     """Entry point of `agvas-train`."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # leave nothing half-written behind
+    signal.signal(signal.SIGTERM, _leave)
     console.run(app)
+
+
+def _leave(number: int, _: object) -> NoReturn:
+    """End in order, so that nothing half-written stays; loading processes that the same signal ended are not missed."""
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    sys.exit(128 + number)

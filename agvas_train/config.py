@@ -55,7 +55,7 @@ class TrainConfig(BaseModel):
     micro_batch: int | None = Field(None, gt=0)
     """Samples that one process computes at a time; gradients accumulate up to `batch_size`. None: its whole share."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: products in bfloat16, frozen weights stored in it; trained weights, losses and optimiser stay float32."""
+    """bf16: products in bfloat16, and the frozen weights of a LoRA run stored in it; all else stays float32."""
     gradient_checkpointing: bool = False
     """Compute the language model's activations again in the backward pass instead of keeping them."""
     deepspeed: str | None = None

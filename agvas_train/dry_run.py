@@ -23,7 +23,7 @@ from agvas_train.lora import AdapterConfig, add_adapters
 from agvas_train.model import FROM_SCRATCH, PRESETS, ModelConfig
 from agvas_train.model.cost import PARTS
 from agvas_train.parallel import read_deepspeed
-from agvas_train.runs import train_all, with_fresh_spam
+from agvas_train.runs import check_from_scratch, check_known, check_preset, train_all, with_fresh_spam
 from agvas_train.weights.load import build_empty
 
 DRAWS = 20_000
@@ -35,7 +35,7 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     """Work out a run for the number of processes that the launcher says (one without a launcher).
 
     Raises:
-        InputError: the recipe cannot be carried out, whatever the base holds.
+        InputError: the run could not begin with these options; a base that is not there yet may still come.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     try:
@@ -58,7 +58,7 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     trained = sum(count["trained"] for count in parts.values())
     frozen = sum(count["frozen"] for count in parts.values())
     stage = read_deepspeed(Path(config.deepspeed))["zero_optimization"]["stage"] if config.deepspeed else None
-    frozen_bytes = frozen * (2 if config.precision == "bf16" else 4)
+    frozen_bytes = frozen * (2 if config.precision == "bf16" and config.lora else 4)
     return {
         "preset": model_config.preset,
         "base": config.base,
@@ -83,16 +83,14 @@ def plan(config: TrainConfig) -> dict[str, Any]:
 
 
 def _model_config(config: TrainConfig) -> tuple[ModelConfig, bool]:
-    """The base's configuration where it is there, else the preset's."""
-    from agvas_train.runs import check_preset
-
-    if config.base and Path(config.base).is_dir():
-        check_preset(config, Path(config.base))
-        return read_info(Path(config.base)).config.model, True
-    if config.preset not in PRESETS:
-        raise InputError(f"preset {config.preset}: expected one of {', '.join(PRESETS)}")
-    if config.lora and not config.base:
-        raise InputError("--lora needs a base checkpoint: name it with --from")
+    """The base's configuration, and True; the preset's, and False, where there is none or it is still to be made."""
+    if config.base is None:
+        return PRESETS[check_from_scratch(config)](config.vocabulary_size), False
+    base = Path(config.base)
+    if base.is_dir() or config.preset is None:
+        check_preset(config, base)
+        return read_info(base).config.model, True
+    check_known(config.preset)
     sizes = (config.vocabulary_size,) if config.preset in FROM_SCRATCH else ()
     return PRESETS[config.preset](*sizes), False
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -14,14 +15,14 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
+from agvas_runtime import console
 from agvas_runtime.errors import EngineError, InputError
-from agvas_runtime.files import write_whole
 from agvas_runtime.prompts import Prompter
 from agvas_train.checkpoint import write_folder
 from agvas_train.config import TrainConfig
 from agvas_train.data.batch import Batch
+from agvas_train.journal import Journal
 from agvas_train.model import AGVAS
 from agvas_train.optimizers import make_optimizers
 from agvas_train.parallel import UNFINISHED, Parallel
@@ -29,7 +30,7 @@ from agvas_train.step import TrainingStep
 from agvas_train.weights.reader import open_weights
 from agvas_train.weights.store import save_tensors
 
-OPTIMIZER, STATE, METRICS, CHECKPOINTS = "optimizer.safetensors", "state.json", "metrics.jsonl", "checkpoints"
+OPTIMIZER, STATE, CHECKPOINTS = "optimizer.safetensors", "state.json", "checkpoints"
 STEP = re.compile(r"step-(\d+)")
 """A checkpoint's folder; what else lies beside them is somebody's own."""
 
@@ -96,7 +97,7 @@ def train(
     module, *optimizers = accelerator.prepare(step_module, *optimizers)
     if resumed and parallel.deepspeed:
         parallel.load_state(module, resumed.folder)
-    journal = _Journal(run, start) if accelerator.is_main_process else None
+    journal = Journal(run, start) if accelerator.is_main_process else None
     if journal:
         for leftover in (*(run / CHECKPOINTS).glob(".step-*"), *run.glob(".final-*")):  # a kill left them half-written
             shutil.rmtree(leftover, ignore_errors=True)
@@ -112,8 +113,6 @@ def train(
         done = step + 1
         if done % config.save_every == 0 or done == config.steps:
             _save(run, done, module, optimizers, trained, write_files, config, parallel)
-    if journal:
-        journal.close()
     model.eval()
 
 
@@ -166,44 +165,21 @@ def latest_checkpoint(run: Path) -> Resumed | None:
     return Resumed(step=int(state["step"]), folder=folders[-1])
 
 
+@contextmanager
+def saying_newest(run: Path, then: str = "") -> Iterator[None]:
+    """An EngineError from inside says, too, which checkpoint of the run is the newest whole one; `then` follows."""
+    try:
+        yield
+    except EngineError as error:
+        whole = latest_checkpoint(run)
+        rest = f"the newest whole checkpoint is {whole.folder}{then}" if whole else "no checkpoint was written yet"
+        raise EngineError(f"{error}; {rest}") from None
+
+
 def _checkpoints(run: Path) -> list[Path]:
     """The checkpoint folders of a run, oldest first."""
     found = ((STEP.fullmatch(folder.name), folder) for folder in (run / CHECKPOINTS).glob("step-*"))
     return [folder for _, folder in sorted((int(match[1]), folder) for match, folder in found if match)]
-
-
-class _Journal:
-    """The figures of every step: lines of `metrics.jsonl`, and TensorBoard's scalars."""
-
-    def __init__(self, run: Path, start: int) -> None:
-        self.path = run / METRICS
-        if self.path.is_file():  # steps that a resumed run does again, and a line that a kill cut short
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            write_whole(self.path, "".join(line for line in lines if _step_of(line) < start).encode())
-        self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=start)
-
-    def write(self, step: int, figures: dict[str, float]) -> None:
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **figures}) + "\n")
-            for name, value in figures.items():
-                self.writer.add_scalar(name, value, step)
-        except OSError as error:
-            raise EngineError(f"{error.filename or self.path}: cannot write: {error.strerror}") from None
-
-    def close(self) -> None:
-        try:
-            self.writer.close()
-        except OSError as error:
-            raise EngineError(f"{self.writer.log_dir}: cannot write: {error.strerror}") from None
-
-
-def _step_of(line: str) -> float:
-    """The step of a line of figures; of one that a kill has cut short, or that is none, infinity."""
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
 
 
 def _save(
@@ -236,15 +212,22 @@ def _save(
         if accelerator.is_main_process:
             try:
                 write_folder(folder, write)
-            except EngineError as error:
+            finally:
                 shutil.rmtree(run / CHECKPOINTS / UNFINISHED, ignore_errors=True)
-                whole = latest_checkpoint(run)
-                rest = f"the newest whole checkpoint is {whole.folder}" if whole else "no checkpoint was written yet"
-                raise EngineError(f"{error}; {rest}") from None
-            if config.keep:
-                for old in _checkpoints(run)[: -config.keep]:
-                    shutil.rmtree(old)
+            for old in _checkpoints(run)[: -config.keep] if config.keep else ():
+                _drop(old)
     accelerator.wait_for_everyone()
+
+
+def _drop(checkpoint: Path) -> None:
+    """Remove a checkpoint, hidden first so that it is never seen in part; one that stays is told of, and no more."""
+    hidden = checkpoint.with_name(f".{checkpoint.name}.old")  # the next start of the run tries again
+    try:
+        checkpoint.rename(hidden)
+        shutil.rmtree(hidden)
+    except OSError as error:
+        left = hidden if hidden.exists() else checkpoint
+        console.note(f"{left}: cannot remove this old checkpoint: {error.strerror}; the training goes on")
 
 
 def _optimizer_tensors(optimizers: list[torch.optim.Optimizer], trained: list[nn.Parameter]) -> dict[str, Tensor]:

@@ -11,12 +11,11 @@ from typing import IO, Any, Literal
 
 import torch
 from accelerate.utils import gather_object
-from pydantic import ValidationError
 from torch import Tensor
 
 from agvas_runtime import console
 from agvas_runtime.bench.machine import git_commit
-from agvas_runtime.errors import InputError
+from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.files import make_folder, write_whole
 from agvas_runtime.templates import default_templates, templates_text
 from agvas_train.assemble import tools
@@ -29,9 +28,9 @@ from agvas_train.checkpoint import (
     write_info_files,
 )
 from agvas_train.config import SYNTHETIC, TrainConfig
-from agvas_train.data.loading import Sets, load_batches, small_view, text_corpus
+from agvas_train.data.loading import Sets, load_batches, naming_lost_loaders, small_view, text_corpus
 from agvas_train.data.mixture.opening import check_alike, open_mixture
-from agvas_train.loop import OPTIMIZER, STATE, Report, Resumed, latest_checkpoint, train
+from agvas_train.loop import OPTIMIZER, STATE, Report, Resumed, latest_checkpoint, saying_newest, train
 from agvas_train.lora import (
     ADAPTER,
     AdapterConfig,
@@ -45,12 +44,13 @@ from agvas_train.model import AGVAS, FROM_SCRATCH, PRESETS, ModelConfig, build_a
 from agvas_train.model.build import build_spam
 from agvas_train.model.cost import PARTS
 from agvas_train.parallel import start_parallel
+from agvas_train.resume import DEEPSPEED, FINAL, TRAIN_CONFIG, recorded
 from agvas_train.tokenizer import prompt_spec, template_sentences, train_tokenizer
 from agvas_train.weights.load import named_tensors
 from agvas_train.weights.reader import LazyTensors, in_memory
 from agvas_train.weights.store import read_weights, weights_sha256, write_weights
 
-TRAIN_CONFIG, FINAL, LOCK = "train.json", "final", ".lock"
+LOCK = ".lock"
 NEVER_USED = ("vision_tower.post_layernorm", "vision_tower.vision_model.post_layernorm", ".mask_token")
 CLIPS = ("pixel_encoder.post_layernorm", "pixel_encoder.vision_model.post_layernorm")
 """Parameters that no forward pass of ours reaches; several processes would wait for their gradients."""
@@ -71,16 +71,16 @@ def run_training(run: Path, config: TrainConfig, *, resume: bool, report: Report
 
     Args:
         run: the run's folder; must be new or empty unless `resume`.
-        config: the run's options; when resuming, equal to the recorded ones.
+        config: the run's options; when resuming, equal to the recorded ones but for what `resume.py` says.
         resume: go on from the run's newest checkpoint.
 
     Raises:
         InputError: the folder, the base or the options do not allow it; nothing was written.
-        EngineError: a file cannot be written; the checkpoints written before stay whole.
+        EngineError: a file cannot be written, a loading process was killed; the checkpoints written before stay whole.
     """
     resumed = None
     if resume:
-        config, resumed = _recorded(run, config)
+        config, resumed = recorded(run, config)
     elif run.exists() and (not run.is_dir() or any(not path.name.startswith(".") for path in run.iterdir())):
         raise InputError(f"{run}: exists already; use --resume to go on with a run, or another --out")
     parallel = start_parallel(config)
@@ -100,6 +100,8 @@ def run_training(run: Path, config: TrainConfig, *, resume: bool, report: Report
     lock = _lock(run) if main else None
     if main and not resume:
         write_whole(run / TRAIN_CONFIG, (config.model_dump_json(indent=1) + "\n").encode())
+        if config.deepspeed:
+            write_whole(run / DEEPSPEED, Path(config.deepspeed).read_bytes())
     checkpoint, origin = start.checkpoint, start.origin
 
     def write_files(values: dict[str, Tensor], step: int, folder: Path) -> None:
@@ -110,20 +112,22 @@ def run_training(run: Path, config: TrainConfig, *, resume: bool, report: Report
             write_weights(in_memory({**named_tensors(checkpoint.model), **values}), folder)
             write_info_files(info, folder)
 
-    train(
-        checkpoint.model,
-        load_batches(checkpoint, sets, config, resumed.step if resumed else 0, parallel),
-        config,
-        prompter=checkpoint.prompter,
-        run=run,
-        write_files=write_files,
-        report=report,
-        resumed=resumed,
-        parallel=parallel,
-    )
+    with saying_newest(run), naming_lost_loaders(config.workers):
+        train(
+            checkpoint.model,
+            load_batches(checkpoint, sets, config, resumed.step if resumed else 0, parallel),
+            config,
+            prompter=checkpoint.prompter,
+            run=run,
+            write_files=write_files,
+            report=report,
+            resumed=resumed,
+            parallel=parallel,
+        )
     final, newest = run / FINAL, latest_checkpoint(run)
     if main and newest:
-        write_folder(final, lambda folder: _copy_model(newest.folder, folder))
+        with saying_newest(run, f", of which --resume writes {FINAL}"):
+            write_folder(final, lambda folder: _copy_model(newest.folder, folder))
     parallel.accelerator.wait_for_everyone()
     parallel.accelerator.end_training()
     if lock:
@@ -132,10 +136,17 @@ def run_training(run: Path, config: TrainConfig, *, resume: bool, report: Report
 
 
 def _copy_model(checkpoint: Path, folder: Path) -> None:
-    """What a step's checkpoint holds of the model, without what only resuming needs."""
+    """What a step's checkpoint holds of the model, without what only resuming needs.
+
+    Raises:
+        EngineError: a file cannot be written; an OSError of copying names the file that is read.
+    """
     for path in checkpoint.iterdir():
         if path.is_file() and path.name not in (OPTIMIZER, STATE):
-            shutil.copyfile(path, folder / path.name)
+            try:
+                shutil.copyfile(path, folder / path.name)
+            except OSError as error:
+                raise EngineError(f"{folder / path.name}: cannot write: {error.strerror}") from None
 
 
 def _lock(run: Path) -> IO[str]:
@@ -152,37 +163,10 @@ def _quiet(_: str) -> None:
     """Another process says it."""
 
 
-def _recorded(run: Path, config: TrainConfig) -> tuple[TrainConfig, Resumed | None]:
-    """The recorded configuration of a run and its newest checkpoint; raises InputError unless `config` is the same."""
-    path = run / TRAIN_CONFIG
-    if not path.is_file():
-        raise InputError(f"{run}: nothing to resume, {TRAIN_CONFIG} is missing")
-    try:
-        found = TrainConfig.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    # a base may have moved: its hash tells whether it is the same; so may data sets, whose samples are counted
-    found = found.model_copy(update={"base": config.base if found.base else None})
-    asked = config.model_copy(update={"base_sha256": found.base_sha256})
-    if (recorded := found.data) and config.data:
-        found = found.model_copy(update={"data": recorded.model_copy(update={"root": config.data.root})})
-        asked = asked.model_copy(update={"data": config.data.model_copy(update={"samples": recorded.samples})})
-    if found != asked:
-        names = [n for n in TrainConfig.model_fields if getattr(found, n) != getattr(asked, n)]
-        raise InputError(f"{run}: was started with another configuration ({', '.join(names)} differ)")
-    if (run / FINAL).is_dir():
-        raise InputError(f"{run}: all {found.steps} steps are done already")
-    return found, latest_checkpoint(run)
-
-
 def _start(config: TrainConfig, resumed: Resumed | None, sets: Sets | None) -> Start:
     """The model to train; raises InputError when the base is not there, or is not the one the run began with."""
     if config.base is None:
-        if config.lora is not None:
-            raise InputError("--lora needs a base checkpoint: name it with --from")
-        if config.fresh_spam or config.frozen:
-            raise InputError("fresh_spam and frozen are about a base checkpoint: name it with --from")
+        check_from_scratch(config)
         checkpoint = load_checkpoint(resumed.folder, dtype=torch.float32) if resumed else fresh_checkpoint(config, sets)
         return Start(_all_trained(checkpoint), None, checkpoint.provenance.get("base"))
     base = Path(config.base)
@@ -229,6 +213,29 @@ def check_preset(config: TrainConfig, base: Path) -> None:
         raise InputError(f"{base}: is a checkpoint of preset {found}, the options name preset {config.preset}")
 
 
+def check_from_scratch(config: TrainConfig) -> str:
+    """The preset to train without a base; raises InputError where the options or the preset need one."""
+    if config.lora is not None:
+        raise InputError("--lora needs a base checkpoint: name it with --from")
+    if config.fresh_spam or config.frozen:
+        raise InputError("fresh_spam and frozen are about a base checkpoint: name it with --from")
+    if config.preset is None:
+        raise InputError("--preset or --from is missing: name what to train")
+    check_known(config.preset)
+    if config.preset not in FROM_SCRATCH:
+        raise InputError(
+            f"--preset {config.preset} starts from released backbones; make a base of it with "
+            "agvas-train init and name that with --from"
+        )
+    return config.preset
+
+
+def check_known(preset: str) -> None:
+    """Raise InputError where there is no such preset."""
+    if preset not in PRESETS:
+        raise InputError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
+
+
 def with_fresh_spam(model: ModelConfig) -> ModelConfig:
     """A model's configuration with SPAM as its preset has it today."""
     preset = PRESETS[model.preset](int(model.language["vocab_size"]))
@@ -266,19 +273,11 @@ def fresh_checkpoint(config: TrainConfig, sets: Sets | None = None) -> Checkpoin
     Raises:
         InputError: the preset is unknown, or is one that starts from released backbones.
     """
-    if config.preset is None:
-        raise InputError("--preset or --from is missing: name what to train")
-    if config.preset not in PRESETS:
-        raise InputError(f"--preset {config.preset}: expected one of {', '.join(PRESETS)}")
-    if config.preset not in FROM_SCRATCH:
-        raise InputError(
-            f"--preset {config.preset} starts from released backbones; make a base of it with "
-            "agvas-train init and name that with --from"
-        )
+    preset = check_from_scratch(config)
     templates = default_templates()
     corpus = template_sentences(templates) * 4 + text_corpus(config, sets, templates)
     tokenizer_json = train_tokenizer(corpus, vocabulary_size=config.vocabulary_size)
-    model_config = PRESETS[config.preset](config.vocabulary_size)
+    model_config = PRESETS[preset](config.vocabulary_size)
     return Checkpoint(
         model=build_agvas(model_config),
         config=CheckpointConfig(model=model_config, prompt=prompt_spec(templates)),

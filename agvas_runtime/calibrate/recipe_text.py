@@ -10,11 +10,11 @@ from pathlib import Path
 
 import yaml
 
+from agvas_runtime import strict_yaml
 from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.files import write_whole
 from agvas_runtime.modes import Mode
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
-from agvas_runtime.server import strict_yaml
 from agvas_runtime.server.engine.task import Task
 from agvas_runtime.server.recipe_file import parse
 from agvas_runtime.server.requests import read_settings

@@ -21,8 +21,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from agvas_runtime import strict_yaml
 from agvas_runtime.errors import InputError
-from agvas_runtime.server import strict_yaml
 
 Right = Literal["inspect", "admin"]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"

@@ -15,11 +15,11 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from agvas_runtime import strict_yaml
 from agvas_runtime.console import one_line
 from agvas_runtime.errors import InputError
-from agvas_runtime.server import strict_yaml
 from agvas_runtime.server.config import ServerConfig
-from agvas_runtime.server.strict_yaml import SHOWN_CHARACTERS, shown
+from agvas_runtime.strict_yaml import SHOWN_CHARACTERS, shown
 
 PREFIX = "AGVAS_"
 CONFIG = "AGVAS_CONFIG"

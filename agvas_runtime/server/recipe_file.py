@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from agvas_runtime import strict_yaml
 from agvas_runtime.errors import InputError
 from agvas_runtime.modes import Mode, Request, with_normal_look
 from agvas_runtime.prompts import MAX_INSTRUCTION_CHARACTERS
 from agvas_runtime.proto.agvas.v1 import inspection_pb2 as pb
-from agvas_runtime.server import strict_yaml
-from agvas_runtime.server.strict_yaml import shown
+from agvas_runtime.strict_yaml import shown
 from agvas_runtime.verdict import Recipe
 from agvas_runtime.writer import Decoding
 

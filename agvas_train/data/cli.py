@@ -93,6 +93,7 @@ def _fail(message: str) -> None:
 
 def main() -> None:
     """Entry point of the command."""
+    console.leave_at_sigterm()
     console.run(app)
 
 

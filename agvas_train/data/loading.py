@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch.utils.data import DataLoader
 
-from agvas_runtime.errors import InputError
+from agvas_runtime.errors import EngineError, InputError
 from agvas_runtime.templates import Templates
 from agvas_train.checkpoint import Checkpoint
 from agvas_train.config import TrainConfig
@@ -91,6 +92,25 @@ def load_batches(
         if isinstance(batch, InputError):
             raise batch
         yield batch
+
+
+@contextmanager
+def naming_lost_loaders(workers: int) -> Iterator[None]:
+    """Around all that is done with batches: PyTorch tells of a killed loading process at any moment, by a signal.
+
+    Args:
+        workers: how many there are.
+
+    Raises:
+        EngineError: one of them was killed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise EngineError(f"{reason} (out of memory?): found {workers} --workers, expected fewer") from None
 
 
 def start_loading(stream: TurnStream, workers: int, *, pin: bool = False) -> Iterator[Batch | InputError]:

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from agvas_runtime.errors import EngineError, InputError
-from agvas_runtime.files import check_place, write_all, write_whole
+from agvas_runtime.files import check_place, hidden_folder, write_all, write_whole
 
 
 @pytest.fixture(params=["pipe", "socket", "folder", "link to a pipe"])
@@ -70,3 +70,14 @@ def test_of_files_that_belong_together_all_are_written_or_none(tmp_path):
     write_all(dict.fromkeys(names, b"new"))
     assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"new"}
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_what_a_killed_writer_left_goes_and_nothing_else(tmp_path):
+    left, others = tmp_path / ".set-abcd_123.part", [".set-b-abcd_123.part", ".set-mine.part", ".set-abcd_123", "set"]
+    for folder in (left, *(tmp_path / name for name in others)):
+        folder.mkdir()
+        (folder / "file").write_text("x")
+    with hidden_folder(tmp_path / "set") as first, hidden_folder(tmp_path / "set"):
+        assert not left.exists()
+        assert first.is_dir()  # its writer lives
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)

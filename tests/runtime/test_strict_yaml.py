@@ -1,9 +1,9 @@
-"""The YAML of the server's files: which values plain words are, what is refused, and what an error shows of a file."""
+"""YAML files that people write: which values plain words are, what is refused, and what an error shows of a file."""
 
 import pytest
 
+from agvas_runtime import strict_yaml
 from agvas_runtime.errors import InputError
-from agvas_runtime.server import strict_yaml
 
 SECRET = "hunter2-hunter2"
 

@@ -103,6 +103,7 @@ def test_deepspeed_gives_the_losses_of_one_process_and_resumes(single: Path, sma
     run = start(single.parent, f"zero{stage}", 2, "--config", "recipe.yaml", "--deepspeed", config)
     assert losses(run) == pytest.approx(losses(single), rel=1e-4)
     same_updates(run, single, small_folder)
+    assert read_deepspeed(run / "deepspeed.json") == read_deepspeed(Path(config))
     again = single.parent / f"again{stage}"
     shutil.copytree(run, again)
     shutil.rmtree(again / "final")

@@ -39,9 +39,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the recipe, and a run of it that nothing disturbed."""
     root = tmp_path_factory.mktemp("survival")
     (root / "recipe.yaml").write_text(RECIPE)
-    command = [sys.executable, "-m", "agvas_train", *new(root), "undisturbed"]
+    command = [sys.executable, "-m", "agvas_train", *new(root), "undisturbed", "--json"]
     done = subprocess.run(command, cwd=root, env=ONE_THREAD, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    (root / "stdout").write_text(done.stdout)
     return root
 
 
@@ -64,6 +65,11 @@ def kill_when(process: ForkServerProcess, seen: list[object], look: Callable[[],
             break
         process.join(0.002)
     process.join()
+
+
+def test_stdout_is_one_json_document_whatever_libraries_print(folder: Path) -> None:
+    """DeepSpeed, where it is installed, warns on stdout as soon as it is imported."""
+    assert json.loads((folder / "stdout").read_text())["final"] == "undisturbed/final"
 
 
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 import json
 import resource
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +87,17 @@ def test_nothing_is_left_of_a_run_that_breaks(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(folder, "_write_sample", broken)
     with pytest.raises(EngineError, match="No space left"):
         write_folder(tmp_path / "set", 2, 0, SynthConfig())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_left_of_a_run_that_sigterm_ends(tmp_path: Path):
+    command = [sys.executable, "-m", "agvas_train.data.cli", "synth", str(tmp_path / "set"), "--count", "1000000"]
+    run = subprocess.Popen(command)
+    while run.poll() is None and not any(tmp_path.glob("*/*")):
+        with suppress(subprocess.TimeoutExpired):
+            run.wait(0.05)
+    run.terminate()
+    assert run.wait() == 143
     assert list(tmp_path.iterdir()) == []
 
 

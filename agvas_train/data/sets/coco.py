@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas_runtime.frames import MAX_PIXELS
 from agvas_train.data.sets.adapter import Counts
 from agvas_train.data.sets.json_ranges import elements, read_element
 from agvas_train.data.sets.outlines import paint
@@ -40,12 +41,14 @@ class CocoIndex:
     """[annotations, 2]: first byte and byte behind the last."""
 
     def file(self, image_id: int) -> tuple[str, Size]:
-        """File name, and height and width, of an image; KeyError without it."""
+        """File name, and height and width, of an image; KeyError without it, ValueError beyond the largest images."""
         at = int(np.searchsorted(self.listed_ids, image_id, "right")) - 1
         if at < 0 or self.listed_ids[at] != image_id:
             raise KeyError(image_id)
         place = int(self.places[at])
         height, width = self.sizes[place].tolist()
+        if height * width > MAX_PIXELS:  # its masks would be as large
+            raise ValueError(f"found {height} x {width} pixels, expected at most {MAX_PIXELS / 10**6:g} megapixels")
         return self.names[place], (height, width)
 
     def annotations(self, image_id: int) -> list[dict[str, Any]]:

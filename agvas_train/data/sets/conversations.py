@@ -12,15 +12,11 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from agvas_runtime.errors import InputError
-from agvas_runtime.frames import read_bytes
 from agvas_train.data.sets.adapter import Counts, Subset
 from agvas_train.data.sets.json_ranges import records
-from agvas_train.data.sets.reading import below, naming
+from agvas_train.data.sets.reading import below, naming, read_yaml
 from agvas_train.data.sets.sample import Message, Sample, Source
 
 IMAGE = "<image>"
@@ -132,15 +128,8 @@ class ConversationMix:
 def _mixed(mix: ConversationMix) -> tuple[Subset, ...]:
     parts = []
     with naming(mix.file):
-        for entry in _yaml(mix.file)["datasets"]:
+        for entry in read_yaml(mix.file, "a list of conversations")["datasets"]:
             whole = Conversations(mix.name, mix.file.parent / entry["json_path"], mix.images)
             strategy = str(entry.get("sampling_strategy", "all"))
             parts.append(Subset(whole, chosen(strategy, len(whole), entry["json_path"])))
     return tuple(parts)
-
-
-def _yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(read_bytes(path))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: found no YAML ({' '.join(str(error).split())})") from None

@@ -17,16 +17,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agvas_runtime.datasets import Item, load_mask
 from agvas_runtime.errors import InputError
-from agvas_runtime.frames import read_bytes
 from agvas_train.data.sets.adapter import Counts, Subset
 from agvas_train.data.sets.json_ranges import Records, records
-from agvas_train.data.sets.reading import below, image_size, naming, read_json
+from agvas_train.data.sets.reading import below, image_size, naming, read_json, read_yaml
 from agvas_train.data.sets.sample import ALL_ANCHORS, Anomaly, Sample, Source
 from agvas_train.data.synth.notes import Caption
 
@@ -138,9 +136,7 @@ def read_mapping(file: Path) -> Mapping:
     if not path.is_file():
         return Mapping()
     try:
-        return Mapping.model_validate(yaml.safe_load(read_bytes(path)) or {})
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: found no YAML ({' '.join(str(error).split())})") from None
+        return Mapping.model_validate(read_yaml(path, "a mapping") or {})
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

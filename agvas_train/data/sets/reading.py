@@ -12,8 +12,10 @@ from typing import Any
 
 from PIL import Image
 
+from agvas_runtime import strict_yaml
 from agvas_runtime.errors import InputError
 from agvas_runtime.frames import read_bytes
+from agvas_runtime.strict_yaml import shown
 from agvas_train.data.sets.sample import Size
 
 _ORIENTATION = 274
@@ -50,8 +52,12 @@ def naming(thing: object) -> Iterator[None]:
         yield
     except KeyError as error:
         raise InputError(f"{thing}: found no {error}, expected it") from None
-    except (ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
-        raise InputError(f"{thing}: not as its format says ({' '.join(str(error).split())})") from None
+    except OSError as error:
+        place = f": {shown(error.filename)}" if error.filename else ""  # which may be as long as a text
+        raise InputError(f"{thing}: {error.strerror or error}{place}") from None
+    except (ValueError, TypeError, IndexError, AttributeError, OverflowError, MemoryError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{thing}: not as its format says ({reason})") from None
 
 
 def below(root: Path, name: str, source: object) -> Path:
@@ -78,6 +84,20 @@ def read_json(path: Path) -> Any:
             return json.loads(data.decode("cp1252"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: found no JSON document ({' '.join(str(error).split())})") from None
+
+
+def read_yaml(path: Path, kind: str) -> Any:
+    """The value of a YAML document of plain values in which no name stands twice. Raises InputError.
+
+    Args:
+        path: of the document.
+        kind: what it should be, for errors: "a mapping".
+    """
+    data = read_bytes(path)
+    try:
+        return strict_yaml.load(data, kind)
+    except InputError as error:
+        raise InputError(f"{path}: found no YAML of plain values ({error})") from None
 
 
 def image_size(path: Path) -> Size:

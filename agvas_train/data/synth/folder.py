@@ -71,8 +71,9 @@ def write_folder(
 ) -> dict[str, int]:
     """Write `count` samples of stream `seed` to the new or empty folder `out`; how many of what was written.
 
-    The folder is made beside its final place and renamed at the end, so an interrupted run leaves nothing.
-    `step` is called after each image. Raises FolderError when `out` cannot be used, EngineError when the disk is full.
+    The folder is made beside its final place and renamed at the end: a run that Ctrl-C or SIGTERM ends leaves nothing,
+    and what a killed one leaves goes with the next. `step` is called after each image. Raises FolderError when `out`
+    cannot be used, EngineError when the disk is full.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FolderError(f"{out}: already there and not an empty folder")

@@ -67,6 +67,15 @@ def test_faults_of_one_image_are_errors_of_that_image(tmp_path):
         _ = adapter.sample(3).pixels
 
 
+def test_a_size_that_no_image_has_is_the_fault_of_its_image_alone(tmp_path):
+    adapter = parts(tmp_path, [(1, "one.jpg"), (2, "two.jpg")], [(1, 1, SQUARE), (2, 1, SQUARE)])
+    listed = adapter.annotations.read_text().replace('"height": 8, "width": 12', '"height": 1e6, "width": 1e6', 1)
+    adapter.annotations.write_text(listed)
+    with pytest.raises(InputError, match=r"image 1: .*found 1000000 x 1000000 pixels, expected at most 200 megapixels"):
+        adapter.sample(0)
+    assert np.array_equal(adapter.sample(1).regions[0].mask, box(1, 5, 2, 6))
+
+
 @pytest.mark.parametrize(
     "content", ["", "[]", '{"images": [1,', '{"images": [{"id": 1}]}', '{"images" 1}', '{"a": 1 "b": 2}']
 )

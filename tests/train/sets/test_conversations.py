@@ -139,6 +139,7 @@ def test_your_own_conversations_are_a_set_by_name(sets):
         ("datasets: [{json_path: a.json, sampling_strategy: some}]", "found the sampling strategy 'some', expected"),
         ("data: []", "found no 'datasets', expected it"),
         ("datasets: [", "found no YAML"),
+        ("datasets: []\ndatasets: []", "found no YAML of plain values .line 2, column 1: 'datasets' stands twice"),
         ("[" * 20_000, "found no YAML"),
     ],
 )

@@ -63,6 +63,7 @@ def test_records_of_ours_are_below_the_folder_of_their_own_set(tmp_path):
         ({"image": "/etc/passwd"}, "found the path '/etc/passwd', expected one below"),
         ({"mask": ""}, "found the path '', expected one below"),
         ({"image": 3}, "not as its format says"),
+        ({"dataset": "x" * 6000}, r"File name too long: '.{50,60}\.\.\.$"),
     ],
 )
 def test_a_broken_record_is_an_error_that_names_it(tmp_path, changed, fault):
@@ -89,6 +90,7 @@ def test_a_byte_that_is_no_utf_8_is_the_fault_of_its_record_alone(tmp_path):
     [
         ("fields: {picture: a}", r"x.mapping.yaml: fields.picture"),
         ("records: {", "x.mapping.yaml: found no YAML"),
+        ("records: a\nrecords: b", "x.mapping.yaml: found no YAML of plain values .line 2, .*'records' stands twice"),
         ("field: {}", "x.mapping.yaml: field: Extra inputs are not permitted"),
         ("fields: {category: cls.name}", "x.jsonl, record 0: found no 'cls', expected it"),
         ("records: data", "x.jsonl: found no 'data', expected it"),

@@ -225,6 +225,7 @@ def test_a_killed_run_leaves_nothing_that_loads_or_stands_in_the_way(downloads, 
         find_benchmarks(tmp_path)
     standardize("isic", downloads / "isic", tmp_path)
     assert content(place) == content(place_of(tree, "isic"))
+    assert list(place.parent.iterdir()) == [place]
 
 
 def test_two_images_that_want_one_name_are_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""YAML files that people write for a server: one document of plain values, in which nothing is left to be guessed.
+"""YAML files that people write: one document of plain values, in which nothing is left to be guessed.
 
 The plain types are those of YAML 1.2, so that `no` and `1:30` are texts and 1e-3 is a number. A key that stands twice
 is refused, for one of its values would silently be nothing. So are tags, anchors and aliases: no such file has a use
