@@ -35,8 +35,8 @@ def train(
     config: Annotated[
         str | None,
         typer.Option(
-            help="Recipe: a YAML file, or a shipped one (tiny, tiny-gpu, tiny-more, tiny-words, tiny-mixture, 0.5b, "
-            "7b); options here win."
+            help="Recipe: a YAML file, or a shipped one (tiny, tiny-gpu, tiny-more, tiny-words, tiny-further, "
+            "tiny-mixture, 0.5b, 7b); options here win."
         ),
     ] = None,
     base: Annotated[Path | None, typer.Option("--from", help="Checkpoint to start from.")] = None,

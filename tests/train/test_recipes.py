@@ -26,7 +26,7 @@ PAPER = {
 
 
 def test_the_shipped_recipes_are_the_files() -> None:
-    expected = {"tiny", "tiny-gpu", "tiny-more", "tiny-words", "tiny-mixture", "0.5b", "7b"}
+    expected = {"tiny", "tiny-gpu", "tiny-more", "tiny-words", "tiny-further", "tiny-mixture", "0.5b", "7b"}
     assert {path.stem for path in RECIPES} == set(shipped_recipes()) == expected
     assert [path.stem for path in ENGINES] == ["zero2", "zero3"]
 
@@ -40,7 +40,7 @@ def test_every_recipe_is_dry_run(recipe: Path) -> None:
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert found["preset"] == recipe.stem.partition("-")[0]
-    assert bool(found["data"]) == (recipe.stem not in ("tiny", "tiny-gpu", "tiny-more", "tiny-words"))
+    assert bool(found["data"]) == (recipe.stem not in ("tiny", "tiny-gpu", "tiny-more", "tiny-words", "tiny-further"))
     assert found["processes"] * found["accumulated"] * found["micro_batch"] == found["batch_size"]
     assert found["trained"] > 0
     table = CliRunner().invoke(app, options)

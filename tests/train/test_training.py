@@ -208,7 +208,7 @@ def test_numbers_that_no_run_can_have_are_refused_before_it_begins(options: dict
         ),
         (
             ["--config", "nope", "--out", "x"],
-            "no shipped recipe (there are 0.5b, 7b, tiny-gpu, tiny-mixture, tiny-more, tiny-words, tiny)",
+            "no shipped recipe (there are 0.5b, 7b, tiny-further, tiny-gpu, tiny-mixture, tiny-more, tiny-words, tiny)",
         ),
         (["--preset", "tiny", "--seed", "-1", "--out", "x"], "seed: Input should be greater than or equal to 0"),
         (["--preset", "tiny", "--deepspeed", "nowhere.json", "--out", "x"], "cannot be read as a DeepSpeed"),
