@@ -55,8 +55,8 @@ def test_the_embedded_models_answers_are_those_of_the_reference_whatever_is_aske
 @pytest.mark.parametrize(
     ("depth", "goes_on", "nth"),
     [
-        (0, " dent [NOR][ANO][SEG]", 0),
-        (1, " dent [NOR][ANO][SEG]", 0),
+        (0, " scratch [NOR][ANO][SEG]", 0),
+        (1, " scratch [NOR][ANO][SEG]", 0),
         (2, " so [NOR][ANO][SEG] a scratch", 1),
         (4, " so [SEG]", 1),
         (7, " so [SEG]", 2),
@@ -78,7 +78,7 @@ def test_answers_that_begin_as_known_ones_do(plantable, answer):
     compared(sides, [Request(), Request(class_name="qwzx glorp")], frames(2))
 
 
-@pytest.mark.parametrize("answer", ["Sure, it is [NOR][ANO][SEG].", "Sure, it is a scratch [SEG]."])
+@pytest.mark.parametrize("answer", ["Sure, it is [NOR][ANO][SEG].", "Sure, it is a crack [SEG]."])
 def test_the_token_limit_stops_both_at_the_same_token(plantable, answer):
     sides = plantable.plant(answer)
     for limit in range(1, 12):

@@ -25,7 +25,7 @@ from tests.conftest import DEMO_FRAMES
 
 IMAGES = [np.asarray(Image.open(path).convert("RGB").resize((120, 90))) for path in sorted(DEMO_FRAMES.glob("*.jpg"))]
 SHORT = Task(probability=True)
-LONG = Task(Request(Mode.DESCRIBE), decoding=Decoding(temperature=10, seed=4, max_new_tokens=300), probability=True)
+LONG = Task(Request(Mode.DESCRIBE), decoding=Decoding(temperature=10, seed=8, max_new_tokens=300), probability=True)
 OUTSIDE = Task(recipe=Recipe(roi=(500, 500, 600, 600)))
 """A region that no image here has: the segmenter refuses it."""
 ONE_THREAD = EngineSpec(threads=1)
