@@ -39,10 +39,12 @@ def check_folder(folder: Path) -> None:
 def check_place(path: Path) -> None:
     """As `check_folder`, for a file that `write_whole` is to write: its place is free or a file, and its folder fit."""
     try:
-        place = _place(path)
+        fault = _no_file(path)
     except OSError as error:
         raise InputError(f"{path}: cannot write: {error.strerror}") from None
-    check_folder(place.parent)
+    if fault:
+        raise InputError(f"{path}: {fault}")
+    check_folder(_behind_links(path).parent)
 
 
 def check_replaceable(folder: Path) -> None:
@@ -58,8 +60,9 @@ def write_whole(path: Path, data: bytes) -> None:
     """Write a file in one step: readers see the old file or the new one, never half of it. A link stays one.
 
     Raises:
-        InputError: something else has this name: a folder, a device, a pipe, a socket.
-        EngineError: the file cannot be written (no rights, disk full); nothing of it is left behind.
+        InputError: its folder cannot be made.
+        EngineError: the file cannot be written (no rights, disk full, a folder or a device has this name); nothing of
+            it is left behind.
     """
     write_all({path: data})
 
@@ -71,7 +74,9 @@ def write_all(contents: Mapping[Path, bytes]) -> None:
     try:
         for path, data in contents.items():
             make_folder(path.parent)
-            place = _place(path)
+            if fault := _no_file(path):
+                raise EngineError(f"{path}: cannot write: {fault}")
+            place = _behind_links(path)
             ready[path] = place.with_name(f".{place.name[:100]}.{os.getpid()}.part"), place
             ready[path][0].write_bytes(data)
         for path in ready:
@@ -83,15 +88,18 @@ def write_all(contents: Mapping[Path, bytes]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _place(path: Path) -> Path:
-    """Where a file of this name is to be, behind links. Raises InputError where something else is there, OSError."""
+def _no_file(path: Path) -> str | None:
+    """What is wrong where something else than a file has this name; None where nothing is. Raises OSError."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        return Path(os.path.realpath(path))
-    if not stat.S_ISREG(mode):
-        found = "folder" if stat.S_ISDIR(mode) else "device, pipe or socket"
-        raise InputError(f"{path}: found a {found}, expected a file to write")
+        return None
+    if stat.S_ISREG(mode):
+        return None
+    return f"found a {'folder' if stat.S_ISDIR(mode) else 'device, pipe or socket'}, expected a file to write"
+
+
+def _behind_links(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 

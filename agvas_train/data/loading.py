@@ -106,10 +106,12 @@ def naming_lost_loaders(workers: int) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
+    except (RuntimeError, EOFError, ConnectionError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
+        if not isinstance(error, RuntimeError):  # its pipe ended before PyTorch's signal came
+            reason = "DataLoader worker ended in the midst of a batch"
+        elif not reason.startswith("DataLoader worker"):
+            raise
         raise EngineError(f"{reason} (out of memory?): found {workers} --workers, expected fewer") from None
 
 

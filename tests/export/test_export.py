@@ -378,7 +378,7 @@ def test_every_process_writes_the_same_graphs(killed: list[Path], exported: Expo
 
 
 def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
-    dead, living, other = (tmp_path / name for name in (f".b-1{PART}", f".b-2{PART}", f".c-1{PART}"))
+    dead, living, other = (tmp_path / f".{name}{PART}" for name in ("b-11111111", "b-22222222", "c-11111111"))
     for folder in (dead, living, other):
         folder.mkdir()
     handle = os.open(living, os.O_RDONLY)

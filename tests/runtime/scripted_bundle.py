@@ -1,7 +1,8 @@
 """The embedded bundle with another graph for decoding: its next token stands in a script, by the token's position.
 
 So its answers are as long as a test needs them, hold as many groups of anchors, or end because the graph fails, while
-everything about them is real: bundle, engine, process and server. What the pass proves needs no decoding and stays.
+everything about them is real: bundle, engine, process and server. What the pass proves needs no decoding and stays:
+asked the long things below the model has to begin an answer of its own, which is not its end.
 """
 
 import shutil
@@ -17,9 +18,9 @@ from agvas_runtime.prompts import Prompter
 WORD = " is"
 ENDLESS = "What is on the surface?"
 """Asked this, it writes the word again and again, up to the limit of tokens."""
-GROUPS = "\u00e9" * 300
+GROUPS = "\u00fc?" * 200
 """Asked this, it writes three anchors, the word and one more anchor, so two groups, and ends."""
-FAILING = "\u00e9" * 500
+FAILING = "\u00fc?" * 250
 """Asked this, it writes a few tokens, then the graph fails."""
 WRITTEN = 5
 """So many tokens before it fails."""

@@ -270,7 +270,7 @@ def test_places_that_cannot_be_written_are_one_line(tmp_path):
     (tmp_path / "out" / "report.html").mkdir(parents=True)
     earlier = '{"schema": 3, "kind": "report", "reports": []}'
     (tmp_path / "out" / "report.json").write_text(earlier)
-    with pytest.raises(InputError, match=r"report\.html: found a folder, expected a file"):
+    with pytest.raises(EngineError, match=r"report\.html: cannot write: found a folder"):
         write_report([engine_report({"a": 1.0}, 1)], tmp_path / "out")
     assert (tmp_path / "out" / "report.json").read_text() == earlier, "data of one report beside the page of another"
 

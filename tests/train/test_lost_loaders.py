@@ -7,6 +7,10 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
+from agvas_runtime.errors import EngineError
+from agvas_train.data.loading import naming_lost_loaders
 from agvas_train.loop import latest_checkpoint
 
 from .processes import begin
@@ -44,9 +48,20 @@ def test_a_loading_process_that_is_killed_is_one_line(tmp_path: Path) -> None:
     newest = latest_checkpoint(tmp_path / "run")
     assert newest is not None
     (line,) = (tmp_path / "said.err").read_text().splitlines()
-    assert line.startswith("error: DataLoader worker (pid")
+    assert line.startswith("error: DataLoader worker ")  # by its number, or without where its pipe ends first
     assert "(out of memory?): found 1 --workers, expected fewer; " in line
     assert line.endswith(f"the newest whole checkpoint is run/checkpoints/{newest.folder.name}")
+
+
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "Connection reset by peer")])
+def test_a_loading_process_whose_pipe_ends_first_is_one_line_too(error: Exception) -> None:
+    with (
+        pytest.raises(EngineError, match=r"DataLoader worker ended .* \(out of memory\?\): found 2 --workers"),
+        naming_lost_loaders(2),
+    ):
+        raise error
+    with pytest.raises(RuntimeError, match="of another kind"), naming_lost_loaders(2):
+        raise RuntimeError("of another kind")
 
 
 def test_a_run_and_its_loading_process_end_quietly_together(tmp_path: Path) -> None:
