@@ -77,7 +77,8 @@ def write_all(contents: Mapping[Path, bytes]) -> None:
             if fault := _no_file(path):
                 raise EngineError(f"{path}: cannot write: {fault}")
             place = _behind_links(path)
-            ready[path] = place.with_name(f".{place.name[:100]}.{os.getpid()}.part"), place
+            begins = os.fsdecode(os.fsencode(place.name)[:100])
+            ready[path] = place.with_name(f".{begins}.{os.getpid()}-{len(ready)}{PART}"), place
             ready[path][0].write_bytes(data)
         for path in ready:
             os.replace(*ready[path])
@@ -148,11 +149,16 @@ def hidden_folder(place: Path) -> Iterator[Path]:
                 shutil.rmtree(left, ignore_errors=True)
             finally:
                 os.close(handle)
-    work = Path(mkdtemp(prefix=f".{place.name}-", suffix=PART, dir=place.parent))
-    lock = os.open(work, os.O_RDONLY)
+    while True:
+        work = Path(mkdtemp(prefix=f".{place.name}-", suffix=PART, dir=place.parent))
+        with suppress(FileNotFoundError):  # another writer took it for a left one before it was locked
+            lock = os.open(work, os.O_RDONLY)
+            with suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if work.exists():
+                break
+            os.close(lock)
     try:
-        with suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)

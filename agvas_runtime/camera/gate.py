@@ -131,8 +131,10 @@ class Gate:
     def answer(self, reply: SegmentReply) -> bool:
         """Decide as the server says, and by the rule for no answer where it names no gate; false if it is too late."""
         sequence = -1 if reply.identity.sequence is None else reply.identity.sequence
-        gate = reply.gate or self._on_no_answer
-        if self._decide(sequence, reply.status, reply.verdict, gate, reply.reason, reply):
+        gate, status = reply.gate, reply.status
+        if gate is None:  # whatever is not known of it
+            gate, status = self._on_no_answer, "unknown"
+        if self._decide(sequence, status, reply.verdict, gate, reply.reason, reply):
             return True
         with self.changed:
             self.late += 1

@@ -106,13 +106,13 @@ def naming_lost_loaders(workers: int) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, EOFError, ConnectionError) as error:
+    except (RuntimeError, EOFError, ConnectionResetError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        if not isinstance(error, RuntimeError):  # its pipe ended before PyTorch's signal came
-            reason = "DataLoader worker ended in the midst of a batch"
+        if workers and not isinstance(error, RuntimeError) and not reason.startswith("Caught"):
+            reason = "DataLoader worker ended in the midst of a batch"  # its pipe ended before PyTorch's signal came
         elif not reason.startswith("DataLoader worker"):
             raise
-        raise EngineError(f"{reason} (out of memory?): found {workers} --workers, expected fewer") from None
+        raise EngineError(f"{reason} (out of memory?): found {workers} --workers, expected fewer") from error
 
 
 def start_loading(stream: TurnStream, workers: int, *, pin: bool = False) -> Iterator[Batch | InputError]:

@@ -48,13 +48,19 @@ def test_of_parts_that_were_sent_no_more_frames_are_in_memory_than_pictures_may_
     assert [image() is None for image in kept] == [True] * 3 + [False] * MOST_IMAGES
 
 
-def of_a_newer_server(messages, context):
-    for index, message in enumerate(messages):
-        identity = message.frame.frame.identity
-        yield pb.SegmentResponse(index=index, identity=identity, verdict=99, gate=99, status=99)
+@pytest.mark.parametrize("new", [("verdict",), ("gate",), ("status",), ("verdict", "gate", "status")])
+def test_what_only_a_newer_server_knows_is_decided_by_the_line_s_own_rule_and_shown(capsys, new):
+    said = {
+        "verdict": pb.VERDICT_PASS,
+        "gate": pb.GATE_PASS,
+        "status": pb.FRAME_STATUS_OK,
+        **dict.fromkeys(new, 99),
+    }
 
+    def of_a_newer_server(messages, context):
+        for index, message in enumerate(messages):
+            yield pb.SegmentResponse(index=index, identity=message.frame.frame.identity, **said)
 
-def test_what_only_a_newer_server_knows_is_decided_by_the_line_s_own_rule_and_shown(capsys):
     with (
         serving(of_a_newer_server) as (address, _),
         running(Scripted([Captured(FRAME)]), address, on_no_answer="stop") as line,

@@ -82,3 +82,10 @@ def test_what_a_killed_writer_left_goes_and_nothing_else(tmp_path):
         assert not left.exists()
         assert first.is_dir()  # its writer lives
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+
+
+def test_files_with_long_names_that_begin_alike_keep_their_own_content(tmp_path):
+    names = [tmp_path / ("\u65e5" * 84 + end) for end in ("1", "2")]
+    write_all({path: path.name[-1].encode() for path in names})
+    assert [path.read_bytes() for path in names] == [b"1", b"2"]
+    assert len(list(tmp_path.iterdir())) == 2

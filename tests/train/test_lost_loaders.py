@@ -60,8 +60,16 @@ def test_a_loading_process_whose_pipe_ends_first_is_one_line_too(error: Exceptio
         naming_lost_loaders(2),
     ):
         raise error
-    with pytest.raises(RuntimeError, match="of another kind"), naming_lost_loaders(2):
-        raise RuntimeError("of another kind")
+
+
+@pytest.mark.parametrize(
+    ("error", "workers"),
+    [(RuntimeError("of another kind"), 2), (EOFError("Caught EOFError in a worker"), 2), (EOFError(), 0)],
+)
+def test_what_no_lost_loader_raised_stays_as_it_is(error: Exception, workers: int) -> None:
+    with pytest.raises(type(error)) as raised, naming_lost_loaders(workers):
+        raise error
+    assert raised.value is error
 
 
 def test_a_run_and_its_loading_process_end_quietly_together(tmp_path: Path) -> None:
