@@ -79,8 +79,16 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
 
 
 def leave_at_sigterm() -> None:
-    """Have SIGTERM end the process by way of every `finally`, with exit code 143: nothing half-written stays then."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    """Have SIGTERM end the process by way of every `finally`, with exit code 143: nothing half-written stays then.
+
+    Processes of its own that the same signal ended are not missed.
+    """
+
+    def leave(number: int, _: object) -> NoReturn:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
 
 
 def _flush() -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -196,11 +195,5 @@ def merge(
 
 def main() -> None:
     """Entry point of `agvas-train`."""
-    signal.signal(signal.SIGTERM, _leave)
+    console.leave_at_sigterm()
     console.run(app)
-
-
-def _leave(number: int, _: object) -> NoReturn:
-    """End in order, so that nothing half-written stays; loading processes that the same signal ended are not missed."""
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    sys.exit(128 + number)
